@@ -1,0 +1,1 @@
+"""What IP bytes say: endpoints, datagrams, checksums. Pure: bytes in, values out."""
