@@ -1,0 +1,90 @@
+"""The `nfqlb` command: a group that knows its commands by name and imports each one only when it is called.
+
+Knows the list of commands with a line for each, and how a run ends (exit status, broken pipe, Ctrl-C). Does
+not know what any command does: `nfqlb NAME` is `command` in nfqlb/cli/NAME.py. Nothing heavy may be imported
+here, because `nfqlb --help` has to answer at once.
+"""
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from nfqlb import __version__
+
+COMMANDS = {
+    "run": "The gateway, in the foreground (systemd starts it).",
+    "check": "Check the configuration; with --live also this host.",
+    "rules": "Show, apply, remove or compare the iptables rules.",
+    "stats": "Queues, workers, backends and reasons, from the running gateway.",
+    "replay": "Stored packets through the engine; needs no root.",
+    "explain": "Why a packet went where it went, rule by rule.",
+    "lab": "The whole thing in network namespaces on one machine.",
+    "secret": "Make the file of keys that signs what we write into headers.",
+    "version": "Versions of nfqlb, Python and the libraries it runs on.",
+}
+"""Name → the line that `nfqlb --help` shows: the first line of the command's own help (a test compares)."""
+
+INTERRUPTED = 128 + 2
+"""Exit status after Ctrl-C, as a shell reports SIGINT."""
+
+PIPE_CLOSED = 128 + 13
+"""Exit status when the reader of our output has gone (`nfqlb replay … | head`): SIGPIPE's."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules of this package."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(f"{__name__}.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" See '{ctx.command_path} --help'."
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+        except BrokenPipeError:
+            # What is still buffered would raise once more when Python closes stdout.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(PIPE_CLOSED)
+        return result
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, "--version", prog_name="nfqlb", message="%(prog)s %(version)s")
+def main() -> None:
+    """A SIP load balancer in the packet path of a Linux gateway.
+
+    Every command has its own --help. Exit status: 0 fine, 1 something is wrong, 2 wrong usage.
+
+    \b
+    Example:
+      nfqlb check -c /etc/nfqlb/nfqlb.toml
+    """

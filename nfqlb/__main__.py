@@ -1,0 +1,5 @@
+"""`python -m nfqlb` is the `nfqlb` command."""
+
+from nfqlb.cli import main
+
+main(prog_name="nfqlb")

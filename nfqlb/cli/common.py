@@ -1,0 +1,72 @@
+"""What commands share: their common options, their errors, JSON and the rich console.
+
+Imports nothing heavy at module level; rich and the configuration come when a command asks for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nfqlb.config import Config
+
+DEFAULT_CONFIG = Path("/etc/nfqlb/nfqlb.toml")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class UserError(click.ClickException):
+    """Something is wrong that a person can put right: `Error: …` on stderr, exit status 1, no traceback.
+
+    The message is one or two sentences that say what to do.
+    """
+
+    exit_code = 1
+
+
+def config_option(function: F) -> F:
+    """Give a command `-c/--config`; it receives `config_path: Path`."""
+    return click.option(
+        "-c",
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_CONFIG,
+        show_default=True,
+        metavar="FILE",
+        help="The configuration.",
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """Give a command `--json`; it receives `as_json: bool`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(function)
+
+
+def load_config(path: Path) -> Config:
+    """The configuration in `path`; every mistake in it becomes one UserError that lists them all."""
+    from nfqlb.config import ConfigError, load
+
+    try:
+        return load(path)
+    except ConfigError as error:
+        raise UserError(str(error)) from None
+
+
+def echo_json(value: object) -> None:
+    """Print `value` as one line of JSON."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console: colours on a terminal only, and no guessing of markup or highlights in our texts."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
