@@ -1,0 +1,171 @@
+"""The TOML file as frozen, validated values.
+
+`load(path)` gives a Config or raises ConfigError with every mistake at once; `Config.setup()` reads the keys
+too and gives what the engine decides by. Nothing here looks at the host: `nfqlb.gateway.host` does.
+"""
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nfqlb.config.problems import ConfigError, Problem, Severity, errors_in
+from nfqlb.config.secret import read_keys
+from nfqlb.proxy.setup import Listener, Network, PathPolicy, Pool, RouteRule, Setup
+
+__all__ = ["Config", "ConfigError", "Gateway", "Problem", "Severity", "Workers", "load"]
+
+FILE_MAX = 4 << 20
+"""Bytes; a configuration is far smaller, and the wrong file may be far larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    name: str
+    secret_file: Path
+    run_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    count: int
+    """At least 1: resolved to the cores this process may use when the file says 0 or nothing."""
+    queue: int
+    queue_length: int
+    """Packets."""
+    socket_buffer: int
+    """Bytes."""
+
+    @property
+    def queues(self) -> range:
+        """One NFQUEUE number for each worker."""
+        return range(self.queue, self.queue + self.count)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One configuration file without mistakes."""
+
+    path: Path
+    gateway: Gateway
+    listeners: tuple[Listener, ...]
+    pools: tuple[Pool, ...]
+    routes: tuple[RouteRule, ...]
+    path_policy: PathPolicy
+    accept_unsigned: bool
+    workers: Workers
+    egress: tuple[Network, ...] | None
+    """None: everywhere."""
+    warnings: tuple[Problem, ...]
+
+    def setup(self, keys: tuple[bytes, ...] | None = None) -> Setup:
+        """What the engine decides by. Without `keys`, those of the secret file, or ConfigError."""
+        if keys is None:
+            keys, problems = read_keys(self.gateway.secret_file)
+            if errors_in(problems):
+                raise ConfigError(self.path, problems)
+        everywhere = {} if self.egress is None else {"egress": self.egress}
+        return Setup(
+            name=self.gateway.name,
+            keys=keys,
+            listeners=self.listeners,
+            pools=self.pools,
+            routes=self.routes,
+            path_policy=self.path_policy,
+            accept_unsigned=self.accept_unsigned,
+            **everywhere,
+        )
+
+
+def load(path: Path | str) -> Config:
+    """Read and check the file. Raises ConfigError, with all mistakes that can be found, when there is one."""
+    path = Path(path)
+    return build(path, parse(path))
+
+
+def parse(path: Path) -> dict[str, Any]:
+    """The file as TOML's plain values."""
+
+    def wrong(text: str, place: str = "file") -> ConfigError:
+        return ConfigError(path, [Problem(place, text)])
+
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_MAX + 1)
+    except FileNotFoundError:
+        raise wrong("there is no such file; name another one with -c") from None
+    except (OSError, ValueError) as error:
+        raise wrong(f"it cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if len(content) > FILE_MAX:
+        raise wrong(f"it is larger than {FILE_MAX >> 20} MiB; is it a configuration?")
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise wrong("expected UTF-8 text", f"line {line}") from None
+    except RecursionError:
+        raise wrong("the lists or tables in it are nested too deep") from None
+    except tomllib.TOMLDecodeError as error:
+        text, place = str(error), "file"
+        if found := re.fullmatch(r"(.*) \(at (line \d+, column \d+|end of document)\)", text, re.DOTALL):
+            text, place = found.groups()
+        raise wrong(f"not TOML: {text[:1].lower()}{text[1:]}", place) from None
+    except ValueError:
+        raise wrong("not TOML: a number in it has thousands of digits") from None
+
+
+def build(path: Path, raw: dict[str, Any]) -> Config:
+    """The parsed file as a Config. `path` is what errors name and where relative file names start."""
+    # pydantic takes a moment to import; who only needs the types of this package does not pay for it.
+    from nfqlb.config.contradictions import contradictions
+    from nfqlb.config.reading import read_draft
+
+    problems: list[Problem] = []
+    draft = read_draft(raw, problems)
+    problems += contradictions(draft)
+    problems.sort(key=lambda problem: position(problem.place, raw))
+    if errors_in(problems):
+        raise ConfigError(path, problems)
+    gateway, path_table, workers, egress = draft.gateway, draft.path, draft.workers, draft.egress
+    assert gateway is not None
+    assert path_table is not None
+    assert workers is not None
+    assert egress is not None
+    return Config(
+        path=path,
+        gateway=Gateway(
+            name=gateway.name,
+            secret_file=path.parent / gateway.secret_file,
+            run_dir=Path(gateway.run_dir),
+        ),
+        listeners=tuple(table.value() for table in draft.listeners.values() if table),
+        pools=tuple(
+            Pool(
+                name=pool.name,
+                backends=tuple(table.value() for table in draft.backends[place].values() if table),
+                hash_on=pool.hash_on,
+            )
+            for place, pool in draft.pools.items()
+            if pool
+        ),
+        routes=tuple(table.value() for table in draft.routes.values() if table),
+        path_policy=path_table.policy,
+        accept_unsigned=path_table.accept_unsigned,
+        workers=Workers(
+            count=workers.count or len(os.sched_getaffinity(0)),
+            queue=workers.queue,
+            queue_length=workers.queue_length,
+            socket_buffer=workers.socket_buffer,
+        ),
+        egress=egress.networks,
+        warnings=tuple(problems),
+    )
+
+
+def position(place: str, raw: dict[str, Any]) -> tuple[int, list[int]]:
+    """Sorts places as they stand in the file: by top-level table, then by the numbers of the tables in it."""
+    top = re.split(r"[.\[]", place, maxsplit=1)[0]
+    order = list(raw).index(top) if top in raw else len(raw)
+    return order, [int(number) for number in re.findall(r"\[(\d+)\]", place)]

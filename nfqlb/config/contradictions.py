@@ -1,0 +1,209 @@
+"""What is wrong although every table is right: values that cannot hold together.
+
+Each check is one function from the draft to problems; CHECKS is the list of them. A check skips what could
+not be read, so that nobody is told of a consequence beside its cause.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import combinations
+
+from nfqlb.config.problems import Problem, nearest, shown
+from nfqlb.config.reading import Draft
+from nfqlb.config.tables import BackendTable, RouteTable
+from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy.setup import Network
+
+Check = Callable[[Draft], Iterator[Problem]]
+
+
+def duplicate_names(draft: Draft) -> Iterator[Problem]:
+    """Backends share one name space: commands and the board speak of them by name alone."""
+    for names in (draft.listener_names, draft.pool_names, draft.backend_names):
+        first: dict[str, str] = {}
+        for place, name in names.items():
+            other = first.setdefault(name, place)
+            if other != place:
+                table = other.removesuffix(".name")
+                yield Problem(place, f"this name is taken by {table}", value=shown(name))
+
+
+def shared_sockets(draft: Draft) -> Iterator[Problem]:
+    """A packet's destination names its listener, so no two may have one socket."""
+    taken: dict[Endpoint, str] = {}
+    for place, listener in draft.listeners.items():
+        if listener is None:
+            continue
+        for key, socket in listener.sockets.items():
+            other = taken.setdefault(socket, f"{place}.{key}")
+            if other != f"{place}.{key}":
+                yield Problem(f"{place}.{key}", f"this socket is {other} already", value=shown(str(socket)))
+
+
+def mixed_families(draft: Draft) -> Iterator[Problem]:
+    """A packet keeps its IP version on the way through."""
+    for place, listener in draft.listeners.items():
+        if listener is None:
+            continue
+        version = listener.external.version
+        for key in ("internal", "advertise"):
+            socket: Endpoint | None = getattr(listener, key)
+            if socket is not None and socket.version != version:
+                yield Problem(
+                    f"{place}.{key}",
+                    f"expected IPv{version} as in external; for the other IP version make a second listener",
+                    value=shown(str(socket)),
+                )
+
+
+def unreachable_backends(draft: Draft) -> Iterator[Problem]:
+    """A backend must be reachable from a listener, and must not be the gateway itself."""
+    listeners = [listener for listener in draft.listeners.values() if listener is not None]
+    all_read = len(listeners) == len(draft.listeners)
+    versions = {listener.external.version for listener in listeners}
+    ours = {socket.addr for each in listeners for socket in (each.external, each.internal)}
+    sockets = {socket for listener in listeners for socket in listener.sockets.values()}
+    for place, backend in backends_of(draft):
+        address = backend.address
+        at, value = f"{place}.address", shown(str(address))
+        if address in sockets:
+            yield Problem(at, "this is a socket of ours: packets would go round in a circle", value=value)
+        elif address.addr in ours:
+            text = "an address of the gateway itself: what a backend there sends never enters the packet path"
+            yield Problem(at, text, value=value)
+        elif all_read and versions and address.version not in versions:
+            yield Problem(at, f"no listener has IPv{address.version}", value=value)
+
+
+def repeated_backends(draft: Draft) -> Iterator[Problem]:
+    for backends in draft.backends.values():
+        taken: dict[Endpoint, str] = {}
+        for place, backend in backends.items():
+            if backend is None:
+                continue
+            other = taken.setdefault(backend.address, place)
+            if other != place:
+                text = (
+                    f"this pool has that address as {other} already; for a larger share give it more weight"
+                )
+                yield Problem(f"{place}.address", text, value=shown(str(backend.address)))
+
+
+def weightless_pools(draft: Draft) -> Iterator[Problem]:
+    for place, backends in draft.backends.items():
+        if backends and all(backend is not None and backend.weight == 0 for backend in backends.values()):
+            yield Problem(place, "every backend has weight 0: expected one that takes requests")
+
+
+def unknown_names(draft: Draft) -> Iterator[Problem]:
+    for kind, named, names in (
+        ("pool", draft.pools_named, draft.pool_names.values()),
+        ("listener", draft.listeners_named, draft.listener_names.values()),
+    ):
+        for place, name in named.items():
+            if names and name not in names:
+                text = f"no {kind} has this name"
+                yield Problem(place, text, value=shown(name), nearest=nearest(name, names))
+
+
+def followers(draft: Draft) -> Iterator[Problem]:
+    """ACK and CANCEL go where their INVITE went (P29), so as conditions they say nothing."""
+    for place, route in routes_of(draft):
+        methods = route.methods or ()
+        for index, method in enumerate(methods):
+            if method in ("ACK", "CANCEL"):
+                yield Problem(
+                    f"{place}.methods[{index}]",
+                    f"{method} goes where its INVITE goes; "
+                    + ("leave it out" if "INVITE" in methods else "write INVITE instead"),
+                    severity="warning" if "INVITE" in methods else "error",
+                    value=shown(method),
+                )
+
+
+def dead_routes(draft: Draft) -> Iterator[Problem]:
+    """First match wins, so a rule is dead when an earlier one matches all that it does."""
+    for (earlier, before), (later, after) in combinations(routes_of(draft), 2):
+        if covers(before, after):
+            why = "matches everything" if is_catch_all(before) else "matches all that this one does"
+            yield Problem(later, f"never reached: {earlier} stands before it and {why}")
+
+
+def covers(before: RouteTable, after: RouteTable) -> bool:
+    """Whether every message that `after` matches is matched by `before`."""
+    for key in ("methods", "listeners", "domains"):
+        wide, narrow = getattr(before, key), getattr(after, key)
+        if wide is not None and (narrow is None or not set(narrow) <= set(wide)):
+            return False
+    if before.sources is None:
+        return True
+    return after.sources is not None and all(
+        any(within(narrow, wide) for wide in before.sources) for narrow in after.sources
+    )
+
+
+def within(narrow: Network, wide: Network) -> bool:
+    return (
+        narrow.version == wide.version
+        and narrow.network_address in wide
+        and narrow.prefixlen >= wide.prefixlen
+    )
+
+
+def is_catch_all(route: RouteTable) -> bool:
+    return (route.methods, route.listeners, route.domains, route.sources) == (None, None, None, None)
+
+
+def unmatched_requests(draft: Draft) -> Iterator[Problem]:
+    routes = [route for _, route in routes_of(draft)]
+    if routes and len(routes) == len(draft.routes) and not any(map(is_catch_all, routes)):
+        text = "requests that match no rule are answered 503; a last rule without conditions takes them"
+        yield Problem("route", text, severity="warning")
+
+
+def unused_pools(draft: Draft) -> Iterator[Problem]:
+    if None in draft.routes.values() or not draft.routes:
+        return
+    used = {route.pool for _, route in routes_of(draft)}
+    for place, pool in draft.pools.items():
+        if pool is not None and pool.name not in used:
+            text = "no [[route]] leads to this pool; it gets no new requests"
+            yield Problem(f"{place}.name", text, severity="warning", value=shown(pool.name))
+
+
+def queue_range(draft: Draft) -> Iterator[Problem]:
+    workers = draft.workers
+    if workers is not None and workers.queue + max(workers.count, 1) > 1 << 16:
+        text = f"the queues of {workers.count} workers end beyond 65535: expected a lower first number"
+        yield Problem("workers.queue", text, value=shown(workers.queue))
+
+
+CHECKS: tuple[Check, ...] = (
+    duplicate_names,
+    shared_sockets,
+    mixed_families,
+    unreachable_backends,
+    repeated_backends,
+    weightless_pools,
+    unknown_names,
+    followers,
+    dead_routes,
+    unmatched_requests,
+    unused_pools,
+    queue_range,
+)
+
+
+def contradictions(draft: Draft) -> list[Problem]:
+    """Everything that does not hold together, in the order of CHECKS."""
+    return [problem for check in CHECKS for problem in check(draft)]
+
+
+def routes_of(draft: Draft) -> list[tuple[str, RouteTable]]:
+    return [(place, route) for place, route in draft.routes.items() if route is not None]
+
+
+def backends_of(draft: Draft) -> Iterator[tuple[str, BackendTable]]:
+    for backends in draft.backends.values():
+        for place, backend in backends.items():
+            if backend is not None:
+                yield place, backend

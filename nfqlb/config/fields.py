@@ -1,0 +1,174 @@
+"""The kinds of value the file may hold: sockets, networks, hosts, names, sizes.
+
+Each kind turns the file's text into the value that the gateway works with, or raises `Expected` with a
+sentence that says what is expected. Whether values fit together is not known here.
+"""
+
+import re
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Annotated
+
+from pydantic import PlainValidator
+
+from nfqlb.config.problems import nearest
+from nfqlb.net.endpoint import SIP_PORT, Endpoint, pack_host
+from nfqlb.proxy.setup import Network
+
+SOCKET = "expected an IP address and a port from 1 to 65535, such as 192.0.2.1:5060 or [2001:db8::1]:5060"
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+"""Names of ours: safe as the user part of a SIP URI [RFC 3261 25.1], on a command line and in a log."""
+
+TOKEN = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+")
+"""RFC 3261 25.1 token: what a method is made of."""
+
+HOST = re.compile(
+    r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?)*\.?"
+)
+"""RFC 3261 25.1 hostname, with the underscore that people use anyway."""
+
+METHODS = (
+    *("INVITE", "REGISTER", "SUBSCRIBE", "NOTIFY", "MESSAGE", "OPTIONS", "PUBLISH", "REFER", "INFO"),
+    *("UPDATE", "PRACK", "BYE", "ACK", "CANCEL"),
+)
+
+UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+class Expected(ValueError):
+    """A value of the wrong form; `meant` is the one that was probably meant, where that can be told."""
+
+    def __init__(self, text: str, meant: str | None = None) -> None:
+        super().__init__(text)
+        self.meant = meant
+
+
+def text_of(value: object, expected: str) -> str:
+    if not isinstance(value, str):
+        raise Expected(expected)
+    return value
+
+
+def read_socket(value: object) -> Endpoint:
+    """An address that a packet may carry, and a port (5060 when absent)."""
+    text = text_of(value, f"{SOCKET}, in quotes")
+    if text.count(":") > 1 and pack_host(text.encode()) is not None and not text.startswith("["):
+        raise Expected("an IPv6 address is written in brackets", f"[{text}]:{SIP_PORT}")
+    try:
+        endpoint = Endpoint.parse(text, SIP_PORT)
+    except ValueError:
+        host = text.rpartition(":")[0] or text
+        is_name = HOST.fullmatch(host.lower()) and not re.fullmatch(r"[\d.]+", host)
+        raise Expected(f"{SOCKET}; host names are not looked up" if is_name else SOCKET) from None
+    if wrong := unusable(endpoint):
+        raise Expected(wrong, meant_address(endpoint))
+    return endpoint
+
+
+def unusable(endpoint: Endpoint) -> str | None:
+    """Why no SIP peer of ours can have this address, or None when one can."""
+    address = ip_address(endpoint.addr)
+    if address.is_unspecified:
+        return "the unspecified address is nobody's; name the very address"
+    if address.is_multicast:
+        return "a multicast address cannot be a SIP socket"
+    if address.is_loopback:
+        return "a loopback address never passes through the packet path"
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return "an IPv4 address in IPv6 clothing never stands in a packet"
+        if address.is_link_local:
+            return "a link-local address means nothing on another interface"
+    elif address.is_reserved or address.packed[0] == 0:
+        return "this address is reserved"
+    return None
+
+
+def meant_address(endpoint: Endpoint) -> str | None:
+    address = ip_address(endpoint.addr)
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return None if mapped is None else str(Endpoint(mapped.packed, endpoint.port))
+
+
+def read_network(value: object) -> Network:
+    """An IPv4 or IPv6 network; a bare address is a network of one."""
+    expected = "expected a network such as 192.0.2.0/24 or 2001:db8::/32"
+    text = text_of(value, f"{expected}, in quotes")
+    try:
+        return ip_network(text)
+    except ValueError:
+        pass
+    try:
+        wider = ip_network(text, strict=False)
+    except ValueError:
+        raise Expected(expected) from None
+    raise Expected("the address has bits set beyond its prefix length", str(wider))
+
+
+def read_host(value: object) -> str:
+    """A host of a URI: a name in lower case, or the canonical text of an address (IPv6 without brackets)."""
+    text = text_of(value, "expected a host name or an IP address, in quotes")
+    packed = pack_host(text.encode())
+    if packed is not None:
+        return Endpoint(packed, SIP_PORT).host
+    name = text.lower()
+    if not HOST.fullmatch(name) or re.fullmatch(r"[\d.]+", name):
+        wild = "; there are no wildcards" if "*" in text else ""
+        port = "; without a port" if re.search(r":\d+$", text) else ""
+        raise Expected(f"expected a host name such as sip.example.org, or an IP address{wild}{port}")
+    return name
+
+
+def read_name(value: object) -> str:
+    text = text_of(value, "expected a name, in quotes")
+    if not NAME.fullmatch(text):
+        raise Expected('expected 1 to 64 letters, digits, "-", "_" or "."; the first a letter or digit')
+    return text
+
+
+def read_method(value: object) -> str:
+    """A SIP method. Methods are case-sensitive [RFC 3261 7.1]; a known one in lower case is a slip."""
+    text = text_of(value, "expected a SIP method such as REGISTER, in quotes")
+    if text not in METHODS and text.upper() in METHODS:
+        raise Expected("methods are written in capitals", text.upper())
+    if not TOKEN.fullmatch(text):
+        raise Expected("expected a SIP method such as REGISTER", nearest(text, METHODS))
+    return text
+
+
+def read_size(value: object) -> int:
+    """Bytes: a whole number, or a number with KiB, MiB or GiB."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    expected = 'expected bytes, as a whole number or as "512 KiB", "8 MiB", "1 GiB"'
+    found = re.fullmatch(r"(\d{1,12})\s*([A-Za-z]*)", text_of(value, expected), re.ASCII)
+    if not found:
+        raise Expected(expected)
+    number, unit = found.groups()
+    if unit not in UNITS:
+        raise Expected(expected, f"{number} {unit[0].upper()}iB" if unit[:1] in tuple("kKmMgG") else None)
+    return int(number) * UNITS[unit]
+
+
+def read_path(value: object) -> str:
+    text = text_of(value, "expected a file name, in quotes")
+    if not text or "\0" in text:
+        raise Expected("expected a file name")
+    return text
+
+
+def read_directory(value: object) -> str:
+    text = read_path(value)
+    if not text.startswith("/"):
+        raise Expected("expected an absolute directory such as /run/nfqlb")
+    return text
+
+
+Socket = Annotated[Endpoint, PlainValidator(read_socket)]
+NetworkField = Annotated[IPv4Network | IPv6Network, PlainValidator(read_network)]
+Host = Annotated[str, PlainValidator(read_host)]
+Name = Annotated[str, PlainValidator(read_name)]
+Method = Annotated[str, PlainValidator(read_method)]
+Size = Annotated[int, PlainValidator(read_size)]
+FilePath = Annotated[str, PlainValidator(read_path)]
+Directory = Annotated[str, PlainValidator(read_directory)]

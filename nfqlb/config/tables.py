@@ -1,0 +1,135 @@
+"""The tables of the file: their keys, the kind of value of each, the defaults.
+
+Each class is one table; its field docs are the reference of the configuration. Whether tables fit together is
+for `contradictions`; here each stands alone.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+from nfqlb.config.fields import Directory, FilePath, Host, Method, Name, NetworkField, Size, Socket
+from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy.setup import Backend, ForceRport, HashOn, Listener, PathPolicy, RouteRule
+
+Listed = Strict(False)
+"""TOML's list, read into a tuple; what is in it is as strict as anywhere."""
+
+
+class Table(BaseModel):
+    """One table of the file; an unknown key or a value of another type is a mistake."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class GatewayTable(Table):
+    name: Name = "lb"
+    """User part of our Path and Record-Route URIs; the same on every node."""
+    secret_file: FilePath = "/etc/nfqlb/secret"
+    """Keys that sign what we write into headers. A relative name starts from this file's directory."""
+    run_dir: Directory = "/run/nfqlb"
+    """Where the running gateway keeps its board."""
+
+
+class ListenerTable(Table):
+    name: Name
+    external: Socket
+    """The one visible address."""
+    internal: Socket
+    """Where backends find us; equal to `external` for a one-armed listener."""
+    aliases: Annotated[tuple[Host, ...], Listed] = ()
+    """Names by which phones address us."""
+    advertise: Socket | None = None
+    """The external address as the world sees it, behind a 1:1 NAT."""
+    force_rport: ForceRport = "auto"
+    """Whether to answer phones where they sent from although they do not ask for it."""
+
+    def value(self) -> Listener:
+        return Listener(**dict(self))
+
+    @property
+    def sockets(self) -> dict[str, Endpoint]:
+        """Key → socket of ours, without those that the listener repeats on purpose."""
+        found = {"external": self.external}
+        if self.internal != self.external:
+            found["internal"] = self.internal
+        if self.advertise is not None and self.advertise != self.external:
+            found["advertise"] = self.advertise
+        return found
+
+
+class BackendTable(Table):
+    name: Name
+    address: Socket
+    weight: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Share of the pool's new transactions, relative to the others; 0 takes none."""
+    priority: Annotated[int, Field(ge=1, le=100)] = 1
+    """Higher numbers are used only when no lower one is up."""
+
+    def value(self) -> Backend:
+        return Backend(**dict(self))
+
+
+class PoolTable(Table):
+    """A pool without its backends: those are tables of their own."""
+
+    name: Name
+    hash_on: HashOn = "call-id"
+    """What keeps together on one backend."""
+
+
+class RouteTable(Table):
+    methods: Annotated[tuple[Method, ...], Listed, Field(min_length=1)] | None = None
+    listeners: Annotated[tuple[str, ...], Listed, Field(min_length=1)] | None = None
+    domains: Annotated[tuple[Host, ...], Listed, Field(min_length=1)] | None = None
+    """Hosts of the Request-URI."""
+    sources: Annotated[tuple[NetworkField, ...], Listed, Field(min_length=1)] | None = None
+    """Networks of the outside peer."""
+    pool: str
+
+    def value(self) -> RouteRule:
+        return RouteRule(
+            pool=self.pool,
+            methods=frozenset(self.methods or ()),
+            listeners=frozenset(self.listeners or ()),
+            domains=frozenset(self.domains or ()),
+            sources=self.sources or (),
+        )
+
+
+class PathTable(Table):
+    policy: PathPolicy = "always"
+    """Whether a REGISTER gets our Path value when the phone does not say that it supports Path."""
+    accept_unsigned: bool = False
+    """Honour Paths that another load balancer wrote before the migration."""
+
+
+class WorkersTable(Table):
+    count: Annotated[int, Field(ge=0, le=256)] = 0
+    """Worker processes; 0 means one for each core."""
+    queue: Annotated[int, Field(ge=0, le=65535)] = 5060
+    """The first NFQUEUE number; each worker has one."""
+    queue_length: Annotated[int, Field(ge=64, le=1 << 20)] = 8192
+    """Packets that may wait in the kernel for one worker."""
+    socket_buffer: Annotated[Size, Field(ge=1 << 16, le=1 << 30)] = 8 << 20
+    """Bytes that may wait in one worker's netlink socket."""
+
+
+class EgressTable(Table):
+    networks: Annotated[tuple[NetworkField, ...], Listed] | None = None
+    """Networks that backends may reach without a signed flow; all of them unless given."""
+
+
+SINGLE: dict[str, type[Table]] = {
+    "gateway": GatewayTable,
+    "path": PathTable,
+    "workers": WorkersTable,
+    "egress": EgressTable,
+}
+"""Tables that stand once, as `[name]`; each may be left out."""
+
+REPEATED: dict[str, type[Table]] = {"listener": ListenerTable, "pool": PoolTable, "route": RouteTable}
+"""Tables that stand as often as needed, as `[[name]]`."""
+
+NESTED: dict[type[Table], dict[str, type[Table]]] = {PoolTable: {"backend": BackendTable}}
+"""Repeated tables inside a table, as `[[pool.backend]]`."""
