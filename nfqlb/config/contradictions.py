@@ -170,6 +170,25 @@ def unused_pools(draft: Draft) -> Iterator[Problem]:
             yield Problem(f"{place}.name", text, severity="warning", value=shown(pool.name))
 
 
+def stranded_listeners(draft: Draft) -> Iterator[Problem]:
+    """A packet keeps its IP version, so a pool serves a listener only with backends of that version."""
+    listeners = {
+        listener.name: listener.external.version for listener in draft.listeners.values() if listener
+    }
+    pools = {pool.name: draft.backends[place] for place, pool in draft.pools.items() if pool is not None}
+    for place, route in routes_of(draft):
+        backends = pools.get(route.pool, {}).values()
+        if None in backends or not backends:
+            continue
+        served = {backend.address.version for backend in backends if backend and backend.weight}
+        for name in route.listeners or listeners:
+            if served and name in listeners and (version := listeners[name]) not in served:
+                text = (
+                    f"its pool {route.pool} has no IPv{version} backend, so listener {name} answers 503 here"
+                )
+                yield Problem(place, text, severity="warning")
+
+
 def queue_range(draft: Draft) -> Iterator[Problem]:
     workers = draft.workers
     if workers is not None and workers.queue + max(workers.count, 1) > 1 << 16:
@@ -189,6 +208,7 @@ CHECKS: tuple[Check, ...] = (
     dead_routes,
     unmatched_requests,
     unused_pools,
+    stranded_listeners,
     queue_range,
 )
 

@@ -23,7 +23,7 @@ TOKEN = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+")
 """RFC 3261 25.1 token: what a method is made of."""
 
 HOST = re.compile(
-    r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?)*\.?"
+    r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?)*"
 )
 """RFC 3261 25.1 hostname, with the underscore that people use anyway."""
 
@@ -106,7 +106,7 @@ def read_network(value: object) -> Network:
 
 
 def read_host(value: object) -> str:
-    """A host of a URI: a name in lower case, or the canonical text of an address (IPv6 without brackets)."""
+    """A host: a name in lower case, or the canonical text of an address (IPv6 without brackets)."""
     text = text_of(value, "expected a host name or an IP address, in quotes")
     packed = pack_host(text.encode())
     if packed is not None:
@@ -117,6 +117,12 @@ def read_host(value: object) -> str:
         port = "; without a port" if re.search(r":\d+$", text) else ""
         raise Expected(f"expected a host name such as sip.example.org, or an IP address{wild}{port}")
     return name
+
+
+def read_domain(value: object) -> str:
+    """The host of a Request-URI as it stands there: like any host, but IPv6 in brackets."""
+    host = read_host(value)
+    return f"[{host}]" if ":" in host else host
 
 
 def read_name(value: object) -> str:
@@ -167,6 +173,7 @@ def read_directory(value: object) -> str:
 Socket = Annotated[Endpoint, PlainValidator(read_socket)]
 NetworkField = Annotated[IPv4Network | IPv6Network, PlainValidator(read_network)]
 Host = Annotated[str, PlainValidator(read_host)]
+Domain = Annotated[str, PlainValidator(read_domain)]
 Name = Annotated[str, PlainValidator(read_name)]
 Method = Annotated[str, PlainValidator(read_method)]
 Size = Annotated[int, PlainValidator(read_size)]

@@ -2,8 +2,8 @@
 
 Knows how a wrong piece is named and explained. Does not know what the pieces mean together: a piece that
 cannot be read is None in the draft, and whoever compares pieces has to live with that. A wrong optional value
-is replaced by its default, so that the rest of its table can still be compared; not so in a route rule, because
-with a condition less it would match more.
+is replaced by its default so that the rest of its table can still be compared; not so in a route rule, which
+with a condition less would match more.
 """
 
 import re

@@ -25,7 +25,9 @@ def read_keys(path: Path) -> tuple[tuple[bytes, ...], list[Problem]]:
             mode = os.fstat(file.fileno()).st_mode
             lines = file.read().split(b"\n")
     except FileNotFoundError:
-        return (), [Problem(str(path), "there is no such file of keys; make it with: nfqlb secret new")]
+        return (), [
+            Problem(str(path), f"there is no such file of keys; make it with: nfqlb secret new {path}")
+        ]
     except OSError as error:
         return (), [Problem(str(path), f"the file of keys cannot be read ({error.strerror})")]
     problems = []
@@ -44,7 +46,7 @@ def read_keys(path: Path) -> tuple[tuple[bytes, ...], list[Problem]]:
         else:
             places[key] = f"line {number}"
     if not places and not problems:
-        problems.append(Problem(str(path), "no key in the file; make one with: nfqlb secret new"))
+        problems.append(Problem(str(path), "no key in the file; make one with: openssl rand -hex 32"))
     keys = () if problems else tuple(places)
     if mode & (stat.S_IROTH | stat.S_IWOTH):
         text = "everybody on this machine can read the keys; take that away with chmod o= and renew them"

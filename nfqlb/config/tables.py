@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
-from nfqlb.config.fields import Directory, FilePath, Host, Method, Name, NetworkField, Size, Socket
+from nfqlb.config.fields import Directory, Domain, FilePath, Host, Method, Name, NetworkField, Size, Socket
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import Backend, ForceRport, HashOn, Listener, PathPolicy, RouteRule
 
@@ -81,7 +81,7 @@ class PoolTable(Table):
 class RouteTable(Table):
     methods: Annotated[tuple[Method, ...], Listed, Field(min_length=1)] | None = None
     listeners: Annotated[tuple[str, ...], Listed, Field(min_length=1)] | None = None
-    domains: Annotated[tuple[Host, ...], Listed, Field(min_length=1)] | None = None
+    domains: Annotated[tuple[Domain, ...], Listed, Field(min_length=1)] | None = None
     """Hosts of the Request-URI."""
     sources: Annotated[tuple[NetworkField, ...], Listed, Field(min_length=1)] | None = None
     """Networks of the outside peer."""

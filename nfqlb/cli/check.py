@@ -1,0 +1,180 @@
+"""`nfqlb check`: the configuration, its keys and, with --live, this host, before anything acts on them.
+
+Finds nothing itself: `nfqlb.config` and `nfqlb.gateway.host` do. Knows how a configuration is summed up for a
+person and for a script.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nfqlb.cli.common import config_option, console, echo_json, json_option
+
+if TYPE_CHECKING:
+    from nfqlb.config import Config, Problem
+
+
+@click.command()
+@config_option
+@click.option(
+    "--live", is_flag=True, help="Also check this host: addresses, sysctls, kernel, privileges, rules."
+)
+@json_option
+def command(config_path: Path, live: bool, as_json: bool) -> None:
+    """Check the configuration; with --live also this host.
+
+    Prints what the configuration amounts to, or all its mistakes at once. Changes nothing.
+    Exit status: 0 when nothing is wrong (warnings are not), 1 otherwise.
+
+    \b
+    Example:
+      nfqlb check -c /etc/nfqlb/nfqlb.toml --live
+    """
+    config, problems = examine(config_path, live)
+    wrong = any(problem.severity == "error" for problem in problems)
+    if as_json:
+        echo_json(
+            {
+                "file": str(config_path),
+                "ok": not wrong,
+                "problems": [problem.as_dict() for problem in problems],
+                "config": None if config is None else summary(config),
+            }
+        )
+    elif wrong or config is None:
+        report(config_path, problems)
+    else:
+        show(config)
+        report(config_path, problems)
+    raise SystemExit(1 if wrong else 0)
+
+
+def examine(path: Path, live: bool) -> tuple[Config | None, list[Problem]]:
+    """The configuration unless it is wrong, and all there is to say of it, its keys and (`live`) the host."""
+    from nfqlb.config import ConfigError, load
+    from nfqlb.config.secret import read_keys
+
+    try:
+        config = load(path)
+    except ConfigError as error:
+        return None, list(error.problems)
+    problems = [*config.warnings, *read_keys(config.gateway.secret_file)[1]]
+    if live:
+        from nfqlb.gateway import host
+
+        problems += host.problems(config)
+    return config, problems
+
+
+def report(path: Path, problems: list[Problem]) -> None:
+    """All problems on stderr, the errors last, where the eye is."""
+    for severity, title in (("warning", "warning"), ("error", "mistake")):
+        found = [problem for problem in problems if problem.severity == severity]
+        if found:
+            click.echo(f"{path}: {len(found)} {title}{'s' if len(found) > 1 else ''}", err=True)
+        for problem in found:
+            click.secho(f"  {problem}", err=True, fg="red" if severity == "error" else "yellow")
+
+
+def summary(config: Config) -> dict[str, Any]:
+    """The configuration as it takes effect, defaults filled in, for JSON. Never the keys."""
+    return {
+        "gateway": {
+            "name": config.gateway.name,
+            "secret_file": str(config.gateway.secret_file),
+            "run_dir": str(config.gateway.run_dir),
+        },
+        "listeners": [
+            {
+                "name": listener.name,
+                "external": str(listener.external),
+                "internal": str(listener.internal),
+                "advertise": str(listener.visible),
+                "aliases": list(listener.aliases),
+                "force_rport": listener.force_rport,
+                "one_armed": listener.one_armed,
+            }
+            for listener in config.listeners
+        ],
+        "pools": [
+            {
+                "name": pool.name,
+                "hash_on": pool.hash_on,
+                "backends": [
+                    {
+                        "name": backend.name,
+                        "address": str(backend.address),
+                        "weight": backend.weight,
+                        "priority": backend.priority,
+                    }
+                    for backend in pool.backends
+                ],
+            }
+            for pool in config.pools
+        ],
+        "routes": [
+            {
+                "methods": sorted(rule.methods),
+                "listeners": sorted(rule.listeners),
+                "domains": sorted(rule.domains),
+                "sources": [str(network) for network in rule.sources],
+                "pool": rule.pool,
+            }
+            for rule in config.routes
+        ],
+        "path": {"policy": config.path_policy, "accept_unsigned": config.accept_unsigned},
+        "workers": {
+            "count": config.workers.count,
+            "queue": config.workers.queue,
+            "queue_length": config.workers.queue_length,
+            "socket_buffer": config.workers.socket_buffer,
+        },
+        "egress": None if config.egress is None else [str(network) for network in config.egress],
+    }
+
+
+def show(config: Config) -> None:
+    """What the configuration amounts to, on stdout."""
+    from rich.table import Table
+
+    def table(*columns: str) -> Table:
+        made = Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for column in made.columns:
+            column.overflow = "fold"
+        return made
+
+    listeners = table("listener", "outside", "inside", "", "also known as")
+    for listener in config.listeners:
+        seen = f" (seen as {listener.advertise})" if listener.advertise else ""
+        arms = "one-armed" if listener.one_armed else ""
+        listeners.add_row(
+            *(listener.name, f"{listener.external}{seen}", str(listener.internal), arms),
+            ", ".join(listener.aliases),
+        )
+    pools = table("pool", "backend", "address", "weight", "priority", "hash on")
+    for pool in config.pools:
+        for index, backend in enumerate(pool.backends):
+            pools.add_row(
+                *("" if index else pool.name, backend.name, str(backend.address)),
+                *(str(backend.weight), str(backend.priority), "" if index else pool.hash_on),
+            )
+    routes = table("route", "requests", "pool")
+    for index, rule in enumerate(config.routes):
+        conditions = [
+            " ".join(sorted(rule.methods)),
+            " ".join(sorted(f"to {domain}" for domain in rule.domains)),
+            " ".join(f"from {network}" for network in rule.sources),
+            " ".join(sorted(f"on {name}" for name in rule.listeners)),
+        ]
+        routes.add_row(str(index), ", ".join(filter(None, conditions)) or "all", rule.pool)
+    queues = config.workers.queues
+    span = f"queue {queues[0]}" if len(queues) == 1 else f"queues {queues[0]} to {queues[-1]}"
+    out = console()
+    out.print(f"{config.path} is fine.\n", soft_wrap=True)
+    for each in (listeners, pools, routes):
+        out.print(each)
+        out.print()
+    out.print(f"Path: {config.path_policy}. Workers: {config.workers.count}, {span}.", soft_wrap=True)
