@@ -2,13 +2,28 @@
 
 from collections.abc import Callable, Mapping
 
-from nfqlb.proxy.setup import Setup
-from nfqlb.proxy.verdict import Verdict
+from nfqlb.net import datagram
+from nfqlb.net.datagram import DatagramError, Fault
+from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy.proxy import Proxy
+from nfqlb.proxy.request import Arrival
+from nfqlb.proxy.setup import Listener, Setup
+from nfqlb.proxy.verdict import Action, Reason, Side, Verdict
 
 Trace = Callable[[str, str], None]
+"""Told, in order, each rule that decided and what it did: `("P22", "top Via gets its true source …")`."""
+
+_FAULTS = {
+    Fault.NOT_UDP: Reason.NOT_OURS,
+    Fault.BROKEN: Reason.BAD_DATAGRAM,
+    Fault.FRAGMENT: Reason.BAD_DATAGRAM,
+    Fault.CHECKSUM: Reason.BAD_CHECKSUM,
+}
 
 
 class Engine:
+    """The rules of one Setup, and one counter: the IP identification (P37)."""
+
     def __init__(
         self,
         setup: Setup,
@@ -17,8 +32,53 @@ class Engine:
         verify_checksums: bool = True,
         first_ident: int = 0,
     ) -> None:
-        raise NotImplementedError
+        """`up`: which backends take new requests, by name; those not named do. `verify_checksums`: off for captures,
+        whose packets may have been taken before the sending host's card filled the checksum in. `first_ident`: give
+        each worker another one, so that their IP identifications lie apart.
+        """
+        self._proxy = Proxy(setup, up)
+        self._verify = verify_checksums
+        self._ident = first_ident
+
+    def locate(self, src: Endpoint, dst: Endpoint) -> tuple[Listener, Side] | None:
+        """The listener and the side of a packet between these, None when `dst` is none of our sockets."""
+        own = self._proxy.identity.sockets.get(dst)
+        return None if own is None else (own.listener, self._proxy.identity.side(own, src))
 
     def process(self, packet: bytes, trace: Trace | None = None) -> Verdict:
-        """`packet` is a whole IP packet as NFQUEUE delivers it (defragmented)."""
-        raise NotImplementedError
+        """The verdict on one whole IP packet, as NFQUEUE delivers it (defragmented)."""
+        try:
+            src, dst, payload, tos = datagram.parse(packet, verify=self._verify)
+        except DatagramError as error:
+            return Verdict(_FAULTS[error.fault], b"")
+        own = self._proxy.identity.sockets.get(dst)
+        if own is None:
+            return Verdict(Reason.NOT_OURS, b"")
+        arrival = Arrival(own, self._proxy.identity.side(own, src), src)
+        if not src.port:
+            # Nobody can be answered at port 0, and nothing honest comes from there [RFC 768].
+            return Verdict(Reason.BAD_DATAGRAM, b"")
+        outcome = self._proxy.decide(payload, arrival, trace)
+        try:
+            return self._sent(outcome.reason, outcome.payload, outcome.out, outcome.dst, outcome.backend, tos)
+        except DatagramError:
+            outcome = self._proxy.too_large(payload, arrival, trace)
+        try:
+            return self._sent(outcome.reason, outcome.payload, outcome.out, outcome.dst, outcome.backend, tos)
+        except DatagramError:
+            return Verdict(Reason.TOO_LARGE, b"")
+
+    def _sent(
+        self,
+        reason: Reason,
+        payload: bytes,
+        src: Endpoint | None,
+        dst: Endpoint | None,
+        backend: int,
+        tos: int,
+    ) -> Verdict:
+        if src is None or dst is None or reason.action is Action.DROP:
+            return Verdict(reason, b"", backend)
+        self._ident = (self._ident + 1) & 0xFFFF
+        packet = datagram.build(src, dst, payload, tos=tos, ident=self._ident)
+        return Verdict(reason, packet, backend, src, dst)

@@ -7,10 +7,22 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
+from nfqlb.balance.pool import Backend, HashOn, Pool
+from nfqlb.balance.rules import Network, RouteRule
 from nfqlb.net.endpoint import Endpoint
 
-Network = IPv4Network | IPv6Network
-HashOn = Literal["call-id", "from-uri", "to-uri", "request-user", "auth-user", "source-ip"]
+__all__ = [
+    "Backend",
+    "ForceRport",
+    "HashOn",
+    "Listener",
+    "Network",
+    "PathPolicy",
+    "Pool",
+    "RouteRule",
+    "Setup",
+]
+
 PathPolicy = Literal["always", "if-supported", "require"]
 ForceRport = Literal["auto", "always", "never"]
 
@@ -38,37 +50,10 @@ class Listener:
         """The external socket as we write it towards the outside."""
         return self.advertise or self.external
 
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """One registrar or proxy."""
-
-    name: str
-    address: Endpoint
-    weight: int = 1
-    priority: int = 1
-    """Higher numbers are used only when no lower one is up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    name: str
-    backends: tuple[Backend, ...]
-    hash_on: HashOn = "call-id"
-
-
-@dataclass(frozen=True, slots=True)
-class RouteRule:
-    """Which pool a new request goes to. An empty condition matches everything; all conditions must match."""
-
-    pool: str
-    methods: frozenset[str] = frozenset()
-    """ACK and CANCEL count as the INVITE they belong to (P29)."""
-    listeners: frozenset[str] = frozenset()
-    domains: frozenset[str] = frozenset()
-    """Lower-case hosts of the Request-URI."""
-    sources: tuple[Network, ...] = ()
-    """Networks of the outside peer."""
+    @property
+    def one_face(self) -> bool:
+        """Are both sockets written the same? Then one Record-Route value says it all (P26)."""
+        return self.visible == self.internal
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +71,7 @@ class Setup:
     accept_unsigned: bool = False
     """Honour unsigned Paths from backends (P18, migration)."""
     egress: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
-    """Networks that backends may reach without a signed flow (P20). Never multicast, loopback, unspecified or our own."""
+    """Networks that backends may reach without a signed flow (P20); multicast, loopback and our own never count."""
 
     @property
     def backends(self) -> tuple[Backend, ...]:

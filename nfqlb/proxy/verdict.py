@@ -58,7 +58,13 @@ class Reason(IntEnum):
     PING = 16, Action.REPLY, "P13", "OPTIONS to ourselves", 200
     HOPS_PING = 17, Action.REPLY, "P10", "OPTIONS with Max-Forwards 0", 200
     BAD_START_LINE = 18, Action.REPLY, "P8", "request line that is not SIP's grammar", 400
-    BAD_HEADER_BLOCK = 19, Action.REPLY, "P5", "bare CR, bare LF, NUL, no blank line, or a line that is no header", 400
+    BAD_HEADER_BLOCK = (
+        19,
+        Action.REPLY,
+        "P5",
+        "bare CR, bare LF, NUL, no blank line, or a line that is no header",
+        400,
+    )
     BAD_LENGTH = 20, Action.REPLY, "P4", "Content-Length unreadable or beyond the datagram", 400
     DUPLICATE_HEADER = 21, Action.REPLY, "P5", "a header that may stand once stands twice", 400
     BAD_QUOTING = 22, Action.REPLY, "P5", "unterminated quote or < in a header that we read", 400
@@ -72,11 +78,18 @@ class Reason(IntEnum):
     TOO_MANY_HOPS = 30, Action.REPLY, "P10", "Max-Forwards 0", 483
     BAD_EXTENSION = 31, Action.REPLY, "P11", "Proxy-Require names an option that we do not know", 420
     LOOP = 32, Action.REPLY, "P12", "our own Via with the same loop part", 482
-    BAD_FLOW = 33, Action.REPLY, "P18", "received needed, but unsigned, wrongly signed or not a peer's address", 403
+    BAD_FLOW = (
+        33,
+        Action.REPLY,
+        "P18",
+        "received needed, but unsigned, wrongly signed or not a peer's address",
+        403,
+    )
     NOT_A_BACKEND = 34, Action.REPLY, "P19", "next hop of a request from outside is no backend", 403
     NO_EGRESS = 35, Action.REPLY, "P20", "destination is a name or outside the permitted egress networks", 503
     PATH_REQUIRED = 36, Action.REPLY, "P25", "[path] policy require, and the phone does not support Path", 421
     NO_BACKEND = 37, Action.REPLY, "P32", "nothing to choose from", 503
+    MESSAGE_TOO_LARGE = 38, Action.REPLY, "P7", "request would exceed 65,535 bytes with our additions", 513
 
     # drop
     KEEPALIVE = 64, Action.DROP, "P3", "CRLF, NUL or blank keepalive"
@@ -89,13 +102,17 @@ class Reason(IntEnum):
     STRAY_RESPONSE = 71, Action.DROP, "P33", "response whose top Via is not ours or does not verify"
     FINAL_HERE = 72, Action.DROP, "P34", "response with no Via below ours"
     NO_RETURN = 73, Action.DROP, "P35", "response whose next Via names no address that we may send to"
-    NOT_FROM_BACKEND = 74, Action.DROP, "P21", "packet to the internal socket from a source that is no backend"
+    NOT_FROM_BACKEND = (
+        74,
+        Action.DROP,
+        "P21",
+        "packet to the internal socket from a source that is no backend",
+    )
     BAD_CHECKSUM = 75, Action.DROP, "P37", "UDP checksum wrong"
     BAD_DATAGRAM = 76, Action.DROP, "P37", "broken IP or UDP header"
-    TOO_LARGE = 77, Action.DROP, "P7", "would exceed 65,535 bytes after our additions"
+    TOO_LARGE = 77, Action.DROP, "P7", "our reply would exceed 65,535 bytes"
     SEND_FAILED = 78, Action.DROP, "P38", "the kernel refused the packet on the IPv6 socket path"
     INTERNAL_ERROR = 79, Action.DROP, "", "our bug: an exception in the engine; the log has the packet"
-    FAMILY_MISMATCH = 80, Action.DROP, "P37", "destination of the other IP version than the socket it must leave from"
 
     # ignore
     NOT_OURS = 96, Action.IGNORE, "", "not UDP to one of our sockets"

@@ -1,0 +1,114 @@
+"""One message in, one outcome out: forward, reply or drop."""
+
+from collections.abc import Mapping
+
+from nfqlb.balance.pool import Chooser
+from nfqlb.proxy import facts as fact
+from nfqlb.proxy import stamp
+from nfqlb.proxy.facts import Reject
+from nfqlb.proxy.identity import Identity
+from nfqlb.proxy.keys import Keyring
+from nfqlb.proxy.request import Arrival, Note, Outcome, RequestRules
+from nfqlb.proxy.response import ResponseRules
+from nfqlb.proxy.setup import Setup
+from nfqlb.proxy.verdict import Action, Reason, Side
+from nfqlb.sip import address, grammar, message, reply
+from nfqlb.sip.message import Message, NotSip
+from nfqlb.sip.via import Via
+
+
+class Proxy:
+    """The rules for one Setup. Holds no state of calls, dialogs or registrations: the packet carries that."""
+
+    def __init__(self, setup: Setup, up: Mapping[str, bool] | None = None) -> None:
+        """`up` says by name which backends take new requests (all that it does not name do)."""
+        self.identity = Identity(setup)
+        self._keys = Keyring(setup.keys)
+        choosers = {pool.name: Chooser(pool, up) for pool in setup.pools}
+        self._requests = RequestRules(setup, self.identity, self._keys, choosers)
+        self._responses = ResponseRules(self.identity, self._keys)
+
+    def decide(self, payload: bytes, arrival: Arrival, note: Note | None = None) -> Outcome:
+        """What becomes of one datagram's payload."""
+        if arrival.side is Side.INSIDE and self.identity.backend_from(arrival.src) < 0:
+            return _dropped(Reason.NOT_FROM_BACKEND, note)
+        if message.is_keepalive(payload):
+            return _dropped(Reason.KEEPALIVE, note)
+        if message.is_stun_binding_request(payload):
+            return _dropped(Reason.STUN, note)
+        try:
+            read = message.parse(payload)
+        except NotSip:
+            return _dropped(Reason.NOT_SIP, note)
+        try:
+            if read.is_request:
+                return self._requests.forward(read, arrival, note)
+            return self._responses.forward(read, arrival, note)
+        except Reject as reject:
+            return self._reject(read, arrival, reject, note)
+
+    def too_large(self, payload: bytes, arrival: Arrival, note: Note | None = None) -> Outcome:
+        """The answer to a request that our additions would make longer than a datagram can be (P7)."""
+        return self._reject(message.parse(payload), arrival, Reject(Reason.MESSAGE_TOO_LARGE), note)
+
+    def _reject(self, read: Message, arrival: Arrival, reject: Reject, note: Note | None) -> Outcome:
+        reason = reject.reason
+        if reason.action is not Action.REPLY:
+            return _dropped(reason, note, reject.detail)
+        if read.method == b"ACK":
+            return _dropped(Reason.BROKEN_ACK, note, reject.detail)
+        via = _usable_via(read)
+        if via is None:
+            return _dropped(Reason.UNANSWERABLE, note, reject.detail)
+        payload = self.reply(read, via, arrival, reject)
+        if note:
+            note(reason.rule, f"{reason.status} {reply.PHRASES[reason.status].decode()}: {reject.detail}")
+            note("P14", f"answered from {arrival.own.socket}, back to where it came from")
+        return Outcome(reason, payload, arrival.own.socket, arrival.src, self._backend(arrival))
+
+    def reply(self, read: Message, via: Via, arrival: Arrival, reject: Reject) -> bytes:
+        """The bytes of a local reply, the same for every retransmission (P14, P39)."""
+        headers = list(reject.headers)
+        if reject.reason.status != 200 and not any(row.startswith(b"Warning:") for row in headers):
+            headers.append(self._requests.warning(reject.detail))
+        _, edits = stamp.fill_via(via, arrival.src, arrival.own.listener.force_rport)
+        return reply.build(
+            read,
+            reject.reason.status,
+            to_tag=None if _has_to_tag(read) else self._keys.to_tag(_transaction(read)),
+            via_edits=edits,
+            headers=headers,
+        )
+
+    def _backend(self, arrival: Arrival) -> int:
+        return self.identity.backend_from(arrival.src) if arrival.side is Side.INSIDE else -1
+
+
+def _dropped(reason: Reason, note: Note | None, detail: str = "") -> Outcome:
+    if note:
+        note(reason.rule, f"dropped: {detail or reason.doc}")
+    return Outcome(reason)
+
+
+def _usable_via(read: Message) -> Via | None:
+    try:
+        return fact.top_via(read)
+    except grammar.QuotingError:
+        return None
+
+
+def _has_to_tag(read: Message) -> bool:
+    try:
+        row = read.rows[b"to"][0]
+        to = address.parse(read.raw, row.value, row.value_end)
+    except (KeyError, grammar.QuotingError):
+        return False
+    return to is not None and b"tag" in to.params
+
+
+def _transaction(read: Message) -> tuple[bytes, ...]:
+    """What the To-tag of a reply is made of: Facts.transaction where the message can be read, else what is there."""
+    try:
+        return fact.read(read).transaction()
+    except Reject:
+        return tuple(read.value(name) or b"" for name in (b"call-id", b"from", b"cseq"))

@@ -1,0 +1,321 @@
+"""A request: the checks of section B in their order, the way it goes, the backend, and what is written (P8–P32)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from nfqlb.balance.pool import Chooser
+from nfqlb.balance.rules import Facts as RuleFacts
+from nfqlb.balance.rules import NetworkSet, Rules
+from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy import facts as fact
+from nfqlb.proxy import route, selection, stamp
+from nfqlb.proxy.facts import Facts, Reject
+from nfqlb.proxy.identity import Identity, Own
+from nfqlb.proxy.keys import Keyring
+from nfqlb.proxy.route import Passage, Way
+from nfqlb.proxy.setup import Listener, Setup
+from nfqlb.proxy.verdict import Reason, Side
+from nfqlb.sip import edit, grammar, uri
+from nfqlb.sip.edit import Edit
+from nfqlb.sip.message import Message
+
+SCHEMES = frozenset((b"sip", b"sips", b"tel"))
+RETRY_AFTER = b"Retry-After: 5"
+"""Seconds. Long enough for a backend to come back, short enough for a phone's patience."""
+MAX_FORWARDS = 70
+"""[RFC 3261 16.6(3)]."""
+
+Note = Callable[[str, str], None]
+
+
+class Outcome(NamedTuple):
+    """What becomes of a message: its new bytes, from which of our sockets, to whom."""
+
+    reason: Reason
+    payload: bytes = b""
+    out: Endpoint | None = None
+    dst: Endpoint | None = None
+    backend: int = -1
+
+
+class Arrival(NamedTuple):
+    """How a message came."""
+
+    own: Own
+    side: Side
+    src: Endpoint
+
+
+class RequestRules:
+    """Everything that is decided about requests; made once from a Setup."""
+
+    def __init__(self, setup: Setup, identity: Identity, keys: Keyring, choosers: dict[str, Chooser]) -> None:
+        self._identity = identity
+        self._keys = keys
+        self._choosers = choosers
+        self._rules = Rules(setup.routes)
+        self._hash_on = {pool.name: pool.hash_on for pool in setup.pools}
+        self._numbers: dict[str, int] = {}
+        for index, backend in enumerate(setup.backends):
+            self._numbers.setdefault(backend.name, index)
+        self._egress = NetworkSet(setup.egress)
+        self._name = setup.name.encode()
+        self._path_policy = setup.path_policy
+        self._accept_unsigned = setup.accept_unsigned
+
+    def forward(self, message: Message, arrival: Arrival, note: Note | None) -> Outcome:
+        """The request as it goes on. Raises Reject."""
+        if message.fault is not None:
+            raise Reject(fact.FAULTS[message.fault])
+        facts = fact.read(message)
+        hops = self._check(message, facts)
+        keys, identity = self._keys, self._identity
+        if message.method == b"ACK" and keys.is_to_tag(facts.to_tag, facts.transaction()):
+            raise Reject(Reason.OWN_ACK)
+        passage = route.read(message, identity, arrival.side)
+        loop = (arrival.side.value.encode(), message.uri, *passage.routes)
+        self._check_loop(message, loop)
+        if message.method == b"OPTIONS":
+            self._check_ping(message)
+        if note:
+            _note_route(note, passage)
+        if passage.strict_in and uri.scheme(passage.uri) not in SCHEMES:
+            raise Reject(Reason.BAD_HEADER, detail="unreadable last Route of a strict router")
+
+        flow = self._flow(passage, facts, note)
+        listener = arrival.own.listener if passage.exit is None else passage.exit.own.listener
+        if passage.way is Way.ENTERING:
+            dst, backend = self._enter(message, facts, passage, arrival, note)
+            reason, out, face = Reason.REQUEST_ENTERING, listener.internal, listener.internal
+        else:
+            dst, backend = flow or self._leave(passage, note), identity.backend_from(arrival.src)
+            out, face = listener.external, listener.visible
+            reason = Reason.REQUEST_LEAVING if passage.way is Way.LEAVING else Reason.REQUEST_HAIRPIN
+        if dst.version != out.version:
+            raise Reject(Reason.NO_EGRESS, self.warning(f"{dst} is of another IP version than {out}"))
+
+        edits, new_uri = _route_edits(message, passage)
+        if note and new_uri is not None:
+            note("P17" if not passage.strict_in else "P15", f"Request-URI becomes {new_uri.decode('latin-1')}")
+        below, via_edits = stamp.fill_via(facts.via, arrival.src, arrival.own.listener.force_rport)
+        edits += via_edits
+        if note and via_edits:
+            note("P22", f"top Via gets its true source {arrival.src}")
+        branch = keys.branch(
+            (below.identity(), *facts.transaction(), stamp.socket_text(arrival.own.socket)), keys.loop(loop)
+        )
+        rows = [stamp.via_row(face, branch)]
+        if note:
+            note("P23", f"our Via above, sent-by {face}")
+            note("P24", f"branch {branch.decode()}")
+        rows += self._own_rows(message, facts, passage, arrival, listener, dst, note)
+        if hops is None:
+            rows.append(b"Max-Forwards: %d\r\n" % MAX_FORWARDS)
+        else:
+            row = message.rows[b"max-forwards"][0]
+            start, end = grammar.trim(message.raw, row.value, row.value_end)
+            edits.append((start, end, b"%d" % (hops - 1)))
+        if note:
+            note(
+                "P10",
+                f"Max-Forwards {MAX_FORWARDS} added" if hops is None else f"Max-Forwards {hops} becomes {hops - 1}",
+            )
+            if message.end < len(message.raw):
+                note("P4", f"{len(message.raw) - message.end} bytes beyond Content-Length are cut off")
+        edits.insert(0, (message.first_header, message.first_header, b"".join(rows)))
+        if new_uri is not None:
+            edits.append((*message.uri_span, new_uri))
+        payload = edit.apply(message.raw, edits, message.start, message.end)
+        return Outcome(reason, payload, out, dst, backend)
+
+    # -- checks, section B ------------------------------------------------------------------------------------------
+
+    def _check(self, message: Message, facts: Facts) -> int | None:
+        """P8 to P11, in order; returns Max-Forwards, None when absent. Raises Reject."""
+        if facts.cseq_method != message.method:
+            raise Reject(Reason.METHOD_MISMATCH)
+        scheme = uri.scheme(message.uri)
+        if scheme is None:
+            raise Reject(Reason.BAD_URI)
+        if scheme not in SCHEMES:
+            raise Reject(Reason.BAD_SCHEME)
+        if scheme != b"tel" and uri.parse(message.uri) is None:
+            raise Reject(Reason.BAD_URI)
+        hops = fact.max_forwards(message)
+        if hops == 0:
+            raise Reject(Reason.HOPS_PING if message.method == b"OPTIONS" else Reason.TOO_MANY_HOPS)
+        # Proxy-Require means nothing in a CANCEL or ACK, which cannot be refused for it [RFC 3261 8.2.2.3].
+        if b"proxy-require" in message.rows and message.method not in (b"CANCEL", b"ACK"):
+            try:
+                wanted = message.values(b"proxy-require")
+            except grammar.QuotingError:
+                raise Reject(Reason.BAD_QUOTING) from None
+            if wanted:
+                tags = b", ".join(message.raw[start:end] for start, end in wanted)
+                raise Reject(Reason.BAD_EXTENSION, b"Unsupported: " + tags)
+        return hops
+
+    def _check_loop(self, message: Message, loop: tuple[bytes, ...]) -> None:
+        """P12."""
+        for below in fact.marked_vias(message):
+            if self._identity.find_host(below.host, below.port) and self._keys.is_loop(below.branch or b"", loop):
+                raise Reject(Reason.LOOP)
+
+    def _check_ping(self, message: Message) -> None:
+        """P13."""
+        parsed = uri.parse(message.uri)
+        if parsed is not None and parsed.user is None and self._identity.find_uri(parsed) is not None:
+            raise Reject(Reason.PING)
+
+    # -- where to ---------------------------------------------------------------------------------------------------
+
+    def _flow(self, passage: Passage, facts: Facts, note: Note | None) -> Endpoint | None:
+        """The signed flow that decides the destination, None when none does (P18). Raises Reject."""
+        exit_by = passage.exit
+        if exit_by is None or exit_by.flow is None:
+            return None
+        flow = uri.flow_param(exit_by.flow)
+        sig = exit_by.uri.params.get(b"sig")
+        internal = stamp.socket_text(exit_by.own.listener.internal)
+        text = b"" if flow is None else stamp.flow_text(flow)
+        in_dialog = flow is not None and self._keys.is_route(sig, text, internal, facts.call_id)
+        if passage.way is Way.HAIRPIN:
+            good = in_dialog
+        elif in_dialog or exit_by.paired:
+            if exit_by.uri.params.get(b"nat") != b"yes":
+                return None
+            good = in_dialog
+        else:
+            good = flow is not None and (
+                self._keys.is_path(sig, text, internal) or (sig is None and self._accept_unsigned)
+            )
+        if not good or flow is None:
+            raise Reject(Reason.BAD_FLOW, detail="received is not signed by us, or not for this dialog")
+        if not self._identity.may_be_peer(flow):
+            raise Reject(Reason.BAD_FLOW, detail=f"received names {flow}, which is no peer's address")
+        if note:
+            note("P18", f"destination is the signed received {flow}")
+        return flow
+
+    def _enter(
+        self, message: Message, facts: Facts, passage: Passage, arrival: Arrival, note: Note | None
+    ) -> tuple[Endpoint, int]:
+        """The backend that a request from outside goes to (P19, P29, P32). Raises Reject."""
+        identity = self._identity
+        if passage.next is not None:
+            target = identity.target(passage.next.uri)
+            index = -1 if target is None else identity.backend_at(target)
+            if target is None or index < 0:
+                raise Reject(Reason.NOT_A_BACKEND)
+            if note:
+                note("P19", f"next Route is backend {identity.backends[index].name}")
+            return target, index
+        parsed = uri.parse(passage.uri)
+        if facts.to_tag is not None and parsed is not None:
+            target = identity.target(parsed)
+            index = -1 if target is None else identity.backend_at(target)
+            if target is not None and index >= 0:
+                if note:
+                    note("P19", f"in a dialog, Request-URI is backend {identity.backends[index].name}")
+                return target, index
+        domain = parsed.host.decode("ascii") if parsed else ""
+        listener = arrival.own.listener
+        pool = self._rules.pool(RuleFacts(message.method.decode("ascii"), listener.name, domain, arrival.src.addr))
+        if pool is None:
+            raise Reject(Reason.NO_BACKEND, RETRY_AFTER, detail="no route rule matches")
+        key = selection.key(self._hash_on[pool], message, facts, parsed, arrival.src)
+        backend = self._choosers[pool].choose(key, listener.internal.version)
+        if backend is None:
+            raise Reject(Reason.NO_BACKEND, RETRY_AFTER, detail=f"pool {pool} has no backend to choose from")
+        if note:
+            shown = key.hex(":") if self._hash_on[pool] == "source-ip" else key.decode("latin-1")
+            note("P29", f"pool {pool} by {self._hash_on[pool]} {shown}: {backend.name} {backend.address}")
+        return backend.address, self._numbers[backend.name]
+
+    def _leave(self, passage: Passage, note: Note | None) -> Endpoint:
+        """The destination of a request from a backend without a flow (P20). Raises Reject."""
+        parsed = passage.next.uri if passage.next is not None else uri.parse(passage.uri)
+        if parsed is None:
+            raise Reject(Reason.NO_EGRESS, self.warning("the Request-URI names no host"))
+        target = self._identity.target(parsed)
+        if target is None:
+            host = parsed.host.decode("ascii")
+            raise Reject(Reason.NO_EGRESS, self.warning(f"{host} is a name, not an address"))
+        if target.addr not in self._egress or not self._identity.may_be_peer(target):
+            raise Reject(Reason.NO_EGRESS, self.warning(f"{target.host} is not in the permitted egress networks"))
+        if note:
+            note("P20", f"no received: to {target} of the {'next Route' if passage.next else 'Request-URI'}")
+        return target
+
+    # -- what is written --------------------------------------------------------------------------------------------
+
+    def _own_rows(
+        self,
+        message: Message,
+        facts: Facts,
+        passage: Passage,
+        arrival: Arrival,
+        listener: Listener,
+        dst: Endpoint,
+        note: Note | None,
+    ) -> list[bytes]:
+        """Path or Record-Route (P25, P26). Raises Reject (PATH_REQUIRED)."""
+        method, entering = message.method, passage.way is Way.ENTERING
+        if method == b"REGISTER" and entering:
+            if not self._wants_path(message):
+                return []
+            row = stamp.path_row(self._name, listener, arrival.src, self._keys)
+            if note:
+                note("P25", row.decode("latin-1").strip())
+            return [row]
+        if method in stamp.RECORD_ROUTED_NEVER or passage.way is Way.HAIRPIN:
+            return []
+        if entering:
+            peer, nat = arrival.src, stamp.is_behind_nat(message, facts.via, arrival.src)
+        else:
+            parsed = uri.parse(passage.uri)
+            peer, nat = dst, parsed is None or self._identity.target(parsed) != dst
+        if note:
+            note("P26", f"Record-Route with flow {peer}" + (", nat=yes" if nat else ""))
+        return [
+            stamp.record_route_rows(self._name, listener, peer, facts.call_id, self._keys, nat=nat, entering=entering)
+        ]
+
+    def _wants_path(self, message: Message) -> bool:
+        if self._path_policy == "always":
+            return True
+        try:
+            supported = b"path" in fact.options(message, b"supported")
+        except grammar.QuotingError:
+            raise Reject(Reason.BAD_QUOTING) from None
+        if not supported and self._path_policy == "require":
+            raise Reject(Reason.PATH_REQUIRED, b"Require: path")
+        return supported
+
+    def warning(self, text: str) -> bytes:
+        """A Warning row; `text` holds no quote and no backslash [RFC 3261 20.43]."""
+        return b'Warning: 399 %b "%b"' % (self._name, text.encode("latin-1", "replace"))
+
+
+def _note_route(note: Note, passage: Passage) -> None:
+    if passage.strict_in:
+        note("P15", "the Request-URI was our Record-Route: a strict router upstream")
+    if passage.consumed:
+        note("P16", f"{passage.consumed} Route value(s) of ours consumed, {passage.way.value}")
+    else:
+        note("P16", f"no Route value of ours, {passage.way.value}")
+
+
+def _route_edits(message: Message, passage: Passage) -> tuple[list[Edit], bytes | None]:
+    """Edits of the Route rows, and the new Request-URI or None (P15, P16, P17)."""
+    new_uri = passage.uri if passage.strict_in else None
+    consumed, moved, append = passage.consumed, int(passage.strict_in), b""
+    if passage.next is not None and b"lr" not in passage.next.uri.params:
+        append = b"Route: <%b>\r\n" % passage.uri
+        new_uri = passage.next.text
+        consumed += 1
+    edits = edit.remove_values(message, b"route", consumed, moved) if consumed or moved else []
+    if append:
+        end = message.rows[b"route"][-1].end
+        edits.append((end, end, append))
+    return edits, new_uri
