@@ -9,13 +9,13 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nfqlb.config.problems import ConfigError, Problem, Severity, errors_in
 from nfqlb.config.secret import read_keys
 from nfqlb.proxy.setup import Listener, Network, PathPolicy, Pool, RouteRule, Setup
 
-__all__ = ["Config", "ConfigError", "Gateway", "Problem", "Severity", "Workers", "load"]
+__all__ = ["Config", "ConfigError", "Gateway", "Problem", "Rules", "RulesBackend", "Severity", "Workers", "load"]
 
 FILE_MAX = 4 << 20
 """Bytes; a configuration is far smaller, and the wrong file may be far larger."""
@@ -44,6 +44,17 @@ class Workers:
         return range(self.queue, self.queue + self.count)
 
 
+RulesBackend = Literal["auto", "nft", "legacy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    backend: RulesBackend
+    interfaces: tuple[str, ...] | None
+    """None: found from addresses and routes."""
+    forward: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """One configuration file without mistakes."""
@@ -58,6 +69,7 @@ class Config:
     workers: Workers
     egress: tuple[Network, ...] | None
     """None: everywhere."""
+    rules: Rules
     warnings: tuple[Problem, ...]
 
     def setup(self, keys: tuple[bytes, ...] | None = None) -> Setup:
@@ -129,10 +141,12 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
     if errors_in(problems):
         raise ConfigError(path, problems)
     gateway, path_table, workers, egress = draft.gateway, draft.path, draft.workers, draft.egress
+    rules = draft.rules
     assert gateway is not None
     assert path_table is not None
     assert workers is not None
     assert egress is not None
+    assert rules is not None
     return Config(
         path=path,
         gateway=Gateway(
@@ -160,6 +174,7 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
             socket_buffer=workers.socket_buffer,
         ),
         egress=egress.networks,
+        rules=Rules(**dict(rules)),
         warnings=tuple(problems),
     )
 

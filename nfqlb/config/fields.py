@@ -32,6 +32,9 @@ METHODS = (
     *("UPDATE", "PRACK", "BYE", "ACK", "CANCEL"),
 )
 
+INTERFACE = re.compile(r"[^\s/:]{1,15}")
+"""What Linux takes as the name of a network interface, but for "." and ".."."""
+
 UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
@@ -163,6 +166,14 @@ def read_path(value: object) -> str:
     return text
 
 
+def read_interface(value: object) -> str:
+    expected = "expected the name of a network interface such as eth0"
+    text = text_of(value, f"{expected}, in quotes")
+    if not INTERFACE.fullmatch(text) or text in (".", ".."):
+        raise Expected(expected)
+    return text
+
+
 def read_directory(value: object) -> str:
     text = read_path(value)
     if not text.startswith("/"):
@@ -178,4 +189,5 @@ Name = Annotated[str, PlainValidator(read_name)]
 Method = Annotated[str, PlainValidator(read_method)]
 Size = Annotated[int, PlainValidator(read_size)]
 FilePath = Annotated[str, PlainValidator(read_path)]
+Interface = Annotated[str, PlainValidator(read_interface)]
 Directory = Annotated[str, PlainValidator(read_directory)]

@@ -26,6 +26,7 @@ from nfqlb.config.tables import (
     PathTable,
     PoolTable,
     RouteTable,
+    RulesTable,
     Table,
     WorkersTable,
 )
@@ -53,6 +54,7 @@ class Draft:
     path: PathTable | None
     workers: WorkersTable | None
     egress: EgressTable | None
+    rules: RulesTable | None
     listeners: dict[str, ListenerTable | None]
     pools: dict[str, PoolTable | None]
     backends: dict[str, dict[str, BackendTable | None]]
@@ -91,6 +93,7 @@ def read_draft(raw: dict[str, Any], problems: list[Problem]) -> Draft:
         path=read_table(PathTable, raw.get("path", {}), "path", problems),
         workers=read_table(WorkersTable, raw.get("workers", {}), "workers", problems),
         egress=read_table(EgressTable, raw.get("egress", {}), "egress", problems),
+        rules=read_table(RulesTable, raw.get("rules", {}), "rules", problems),
         listeners=read_tables(ListenerTable, repeated["listener"], problems),
         pools=pools,
         backends=backends,

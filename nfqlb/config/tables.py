@@ -8,7 +8,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
-from nfqlb.config.fields import Directory, Domain, FilePath, Host, Method, Name, NetworkField, Size, Socket
+from nfqlb.config import RulesBackend
+from nfqlb.config.fields import Directory, Domain, FilePath, Host, Interface, Method, Name, NetworkField, Size, Socket
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import Backend, ForceRport, HashOn, Listener, PathPolicy, RouteRule
 
@@ -120,11 +121,21 @@ class EgressTable(Table):
     """Networks that backends may reach without a signed flow; all of them unless given."""
 
 
+class RulesTable(Table):
+    backend: RulesBackend = "auto"
+    """Which iptables commands: the plain ones (auto), `iptables-nft-…` or `iptables-legacy-…`."""
+    interfaces: Annotated[tuple[Interface, ...], Listed, Field(min_length=1)] | None = None
+    """Interfaces that SIP packets come in by; found from addresses and routes unless given."""
+    forward: bool = True
+    """Let our packets, and only ours, pass the FORWARD chain; false leaves the filter table alone."""
+
+
 SINGLE: dict[str, type[Table]] = {
     "gateway": GatewayTable,
     "path": PathTable,
     "workers": WorkersTable,
     "egress": EgressTable,
+    "rules": RulesTable,
 }
 """Tables that stand once, as `[name]`; each may be left out."""
 
