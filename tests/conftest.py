@@ -1,0 +1,36 @@
+"""For all tests: what is left out without root, and how hard hypothesis tries.
+
+Profiles: `gate` (the default) always tries the same examples, so that a red run says something about the change at
+hand; `pytest --hypothesis-profile hunt` draws new ones, many more, and is for looking for trouble on purpose.
+"""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# No deadline in either: a shared machine may stall at any moment, and no test of ours asserts speed.
+settings.register_profile("gate", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "hunt", parent=settings.get_profile("gate"), derandomize=False, max_examples=5000, print_blob=True
+)
+settings.load_profile("gate")
+
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the tests marked `root` when we are not."""
+    if os.geteuid() == 0:
+        return
+    marked = [item for item in items if item.get_closest_marker("root")]
+    for item in marked:
+        item.add_marker(pytest.mark.skip(reason="needs root"))
+    config.stash[LEFT_OUT] = len(marked)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what was left out, so that a green line is not taken for more than it is."""
+    if count := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.section("LEFT OUT", sep="!", red=True, bold=True)
+        terminalreporter.line(f"{count} tests need root and were NOT run. All of them: sudo tools/test")
