@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @config_option
-@click.option(
-    "--live", is_flag=True, help="Also check this host: addresses, sysctls, kernel, privileges, rules."
-)
+@click.option("--live", is_flag=True, help="Also check this host: addresses, sysctls, kernel, privileges, rules.")
 @json_option
 def command(config_path: Path, live: bool, as_json: bool) -> None:
     """Check the configuration; with --live also this host.
@@ -131,6 +129,11 @@ def summary(config: Config) -> dict[str, Any]:
             "queue": config.workers.queue,
             "queue_length": config.workers.queue_length,
             "socket_buffer": config.workers.socket_buffer,
+        },
+        "rules": {
+            "backend": config.rules.backend,
+            "interfaces": None if config.rules.interfaces is None else list(config.rules.interfaces),
+            "forward": config.rules.forward,
         },
         "egress": None if config.egress is None else [str(network) for network in config.egress],
     }

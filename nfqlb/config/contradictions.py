@@ -82,9 +82,7 @@ def repeated_backends(draft: Draft) -> Iterator[Problem]:
                 continue
             other = taken.setdefault(backend.address, place)
             if other != place:
-                text = (
-                    f"this pool has that address as {other} already; for a larger share give it more weight"
-                )
+                text = f"this pool has that address as {other} already; for a larger share give it more weight"
                 yield Problem(f"{place}.address", text, value=shown(str(backend.address)))
 
 
@@ -142,11 +140,7 @@ def covers(before: RouteTable, after: RouteTable) -> bool:
 
 
 def within(narrow: Network, wide: Network) -> bool:
-    return (
-        narrow.version == wide.version
-        and narrow.network_address in wide
-        and narrow.prefixlen >= wide.prefixlen
-    )
+    return narrow.version == wide.version and narrow.network_address in wide and narrow.prefixlen >= wide.prefixlen
 
 
 def is_catch_all(route: RouteTable) -> bool:
@@ -172,9 +166,7 @@ def unused_pools(draft: Draft) -> Iterator[Problem]:
 
 def stranded_listeners(draft: Draft) -> Iterator[Problem]:
     """A packet keeps its IP version, so a pool serves a listener only with backends of that version."""
-    listeners = {
-        listener.name: listener.external.version for listener in draft.listeners.values() if listener
-    }
+    listeners = {listener.name: listener.external.version for listener in draft.listeners.values() if listener}
     pools = {pool.name: draft.backends[place] for place, pool in draft.pools.items() if pool is not None}
     for place, route in routes_of(draft):
         backends = pools.get(route.pool, {}).values()
@@ -183,9 +175,7 @@ def stranded_listeners(draft: Draft) -> Iterator[Problem]:
         served = {backend.address.version for backend in backends if backend and backend.weight}
         for name in route.listeners or listeners:
             if served and name in listeners and (version := listeners[name]) not in served:
-                text = (
-                    f"its pool {route.pool} has no IPv{version} backend, so listener {name} answers 503 here"
-                )
+                text = f"its pool {route.pool} has no IPv{version} backend, so listener {name} answers 503 here"
                 yield Problem(place, text, severity="warning")
 
 

@@ -40,7 +40,7 @@ SENTENCES = {
     "less_than_equal": "expected a number of at most {le}",
     "missing": "expected, but it is not there",
     "string_type": "expected text in quotes",
-    "too_short": "an empty list matches nothing; to match everything, leave the key out",
+    "too_short": "expected at least one; where there is nothing to name, leave the key out",
     "tuple_type": 'expected a list such as ["…", "…"]',
 }
 """pydantic's type of error → our sentence."""
@@ -180,7 +180,7 @@ def explained(details: ErrorDetails, place: str) -> Problem:
     elif isinstance(error := context.get("error"), Expected):
         text, meant = str(error), error.meant
     else:
-        text = SENTENCES[details["type"]].format(**context)
+        text = SENTENCES.get(details["type"], details["msg"]).format(**context)
     for key in details["loc"]:
         place = joined(place, key)
     return Problem(place, text, value=value, nearest=meant)
@@ -201,9 +201,7 @@ def texts(raw: dict[str, Any], key: str) -> dict[str, str]:
         value = table.get(key) if is_table(table) else None
         at = joined(place, key)
         items = (
-            {joined(at, index): each for index, each in enumerate(value)}
-            if isinstance(value, list)
-            else {at: value}
+            {joined(at, index): each for index, each in enumerate(value)} if isinstance(value, list) else {at: value}
         )
         found |= {place: each for place, each in items.items() if isinstance(each, str)}
     return found

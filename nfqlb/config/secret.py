@@ -25,9 +25,7 @@ def read_keys(path: Path) -> tuple[tuple[bytes, ...], list[Problem]]:
             mode = os.fstat(file.fileno()).st_mode
             lines = file.read().split(b"\n")
     except FileNotFoundError:
-        return (), [
-            Problem(str(path), f"there is no such file of keys; make it with: nfqlb secret new {path}")
-        ]
+        return (), [Problem(str(path), f"there is no such file of keys; make it with: nfqlb secret new {path}")]
     except OSError as error:
         return (), [Problem(str(path), f"the file of keys cannot be read ({error.strerror})")]
     problems = []

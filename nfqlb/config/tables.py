@@ -141,6 +141,3 @@ SINGLE: dict[str, type[Table]] = {
 
 REPEATED: dict[str, type[Table]] = {"listener": ListenerTable, "pool": PoolTable, "route": RouteTable}
 """Tables that stand as often as needed, as `[[name]]`."""
-
-NESTED: dict[type[Table], dict[str, type[Table]]] = {PoolTable: {"backend": BackendTable}}
-"""Repeated tables inside a table, as `[[pool.backend]]`."""
