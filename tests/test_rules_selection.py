@@ -1,0 +1,171 @@
+"""Part E of the rules: which backend a new request goes to (P29, P30, P32)."""
+
+from collections import Counter
+from ipaddress import ip_network
+
+import pytest
+from sipcase import OTHER, PHONE, PROXY1, REG1, REG2, Gateway, endpoint, request, setup
+
+from nfqlb.balance import maglev
+from nfqlb.balance.pool import Backend, Chooser, Pool
+from nfqlb.balance.rules import NetworkSet
+from nfqlb.proxy.setup import HashOn, RouteRule
+from nfqlb.proxy.verdict import Reason
+
+
+def farm(count: int, hash_on: HashOn = "call-id") -> Gateway:
+    backends = tuple(Backend(f"b{n}", endpoint(f"192.168.1.{n + 1}:5060")) for n in range(count))
+    return Gateway(setup(pools=(Pool("all", backends, hash_on),), routes=(RouteRule("all"),)))
+
+
+AUTH = 'Authorization: Digest realm="x", username="carol", uri="sip:x"'
+
+KEYS: list[tuple[HashOn, dict[str, str], dict[str, str]]] = [
+    ("call-id", {"From": "<sip:x@y>;tag=1"}, {"Call_ID": "other"}),
+    ("from-uri", {"From": '"A" <sip:alice@EXAMPLE.org:5060;x=y>;tag=9', "Call_ID": "o"}, {"From": "<sip:x@y>;tag=f1"}),
+    ("to-uri", {"To": "<sip:bob@example.org;user=phone>;tag=9", "Call_ID": "o"}, {"To": "<sip:carol@example.org>"}),
+    ("request-user", {"To": "<sip:x@y>", "Call_ID": "o"}, {}),
+    ("auth-user", {"To": "<sip:x@y>", "Call_ID": "o"}, {"From": "<sip:zed@example.org>;tag=f1"}),
+    ("source-ip", {"To": "<sip:x@y>", "Call_ID": "o"}, {}),
+]
+
+
+@pytest.mark.parametrize(("hash_on", "same", "other"), KEYS)
+def test_P29_the_key_decides_and_nothing_else(hash_on: HashOn, same: dict[str, str], other: dict[str, str]) -> None:
+    gateway = farm(100, hash_on)
+    chosen = gateway.from_phone(request()).dst
+    assert gateway.from_phone(request(**same)).dst == chosen
+    changed = gateway.from_phone(
+        request("INVITE", "sip:dave@example.org" if hash_on == "request-user" else "sip:bob@example.org", **other),
+        OTHER if hash_on == "source-ip" else PHONE,
+    )
+    assert changed.dst != chosen
+
+
+@pytest.mark.parametrize("hash_on", [key[0] for key in KEYS])
+def test_P29_invite_its_cancel_its_ack_and_retransmissions_make_one_choice(hash_on: HashOn) -> None:
+    gateway = farm(50, hash_on)
+    for number in range(20):
+        fields = {"Call_ID": f"c{number}", "From": f"<sip:u{number}@x>;tag=1"}
+        chosen = gateway.from_phone(request("INVITE", "sip:bob@x", AUTH, **fields)).dst
+        assert gateway.from_phone(request("INVITE", "sip:bob@x", AUTH, **fields)).dst == chosen
+        assert gateway.from_phone(request("CANCEL", "sip:bob@x", **fields)).dst == chosen
+        assert gateway.from_phone(request("ACK", "sip:bob@x", To="<sip:bob@example.org>;tag=9", **fields)).dst == chosen
+
+
+def test_P29_auth_user_is_the_user_name_of_the_credentials() -> None:
+    gateway = farm(100, "auth-user")
+    with_auth = gateway.from_phone(request("REGISTER", "sip:x", AUTH)).dst
+    assert gateway.from_phone(request("REGISTER", "sip:x", From="<sip:carol@z>;tag=1")).dst == with_auth
+    assert gateway.from_phone(request("REGISTER", "sip:x")).dst != with_auth
+
+
+def test_P29_rules_choose_the_pool_and_ack_and_cancel_follow_their_invite() -> None:
+    gateway = Gateway(
+        setup(
+            routes=(
+                RouteRule("proxies", methods=frozenset(("INVITE",)), domains=frozenset(("gold.example.org",))),
+                RouteRule("proxies", sources=(ip_network("198.51.100.0/24"), ip_network("2001:db8::/32"))),
+                RouteRule("proxies", listeners=frozenset(("nobody",))),
+                RouteRule("registrars"),
+            )
+        )
+    )
+    for method in ("INVITE", "ACK", "CANCEL"):
+        assert gateway.from_phone(request(method, "sip:bob@Gold.Example.org")).dst == PROXY1
+    assert gateway.from_phone(request("OPTIONS", "sip:bob@gold.example.org")).dst in (REG1, REG2)
+    assert gateway.from_phone(request("OPTIONS"), OTHER).dst == PROXY1
+
+
+def test_P30_weights_are_kept_to_two_percent() -> None:
+    for weights in ([1, 1], [1, 2, 3], [10, 1], [5, 3, 2, 7, 1], [1] * 50, [100, 1, 50]):
+        table = maglev.build([(f"b{n}", w) for n, w in enumerate(weights)], maglev.table_size(weights))
+        counts = Counter(table)
+        for index, weight in enumerate(weights):
+            wanted = weight / sum(weights)
+            assert counts[index] / len(table) == pytest.approx(wanted, rel=0.02)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 10, 50, 100])
+def test_P30_when_one_leaves_the_keys_of_the_others_stay(count: int) -> None:
+    backends = tuple(Backend(f"b{n}", endpoint(f"10.0.{n}.1:5060")) for n in range(count))
+    pool = Pool("p", backends)
+    size = maglev.table_size([1] * count)
+    before = maglev.build([(b.name, 1) for b in backends], size)
+    for gone in {0, count // 2, count - 1}:
+        left = [b for n, b in enumerate(backends) if n != gone]
+        after = maglev.build([(b.name, 1) for b in left], size)
+        moved = sum(
+            old != gone and backends[old].name != left[new].name for old, new in zip(before, after, strict=True)
+        )
+        assert moved / size <= 0.01
+    # and the chooser keeps the size of the table when states change
+    assert sum(Chooser(pool, {"b0": False}).shares(4).values()) == pytest.approx(1)
+    assert "b0" not in Chooser(pool, {"b0": False}).shares(4)
+
+
+def test_P30_tables_do_not_depend_on_the_order_in_the_file() -> None:
+    names = [("a", 1), ("b", 2), ("c", 1), ("d", 3)]
+    size = maglev.table_size([weight for _, weight in names])
+    one = [names[index][0] for index in maglev.build(names, size)]
+    other = [names[::-1][index][0] for index in maglev.build(names[::-1], size)]
+    assert one == other
+
+
+def naive_maglev(members: list[tuple[str, int]], size: int) -> list[str]:
+    """An independent oracle for equal weights, after the pseudocode of the paper: explicit permutations."""
+    from hashlib import blake2b
+
+    permutations = []
+    for name, _ in sorted(members):
+        digest = blake2b(name.encode(), digest_size=16, person=b"nfqlb-maglev").digest()
+        offset = int.from_bytes(digest[:8], "big") % size
+        skip = int.from_bytes(digest[8:], "big") % (size - 1) + 1
+        permutations.append((name, [(offset + j * skip) % size for j in range(size)]))
+    entry: list[str | None] = [None] * size
+    nexts = [0] * len(members)
+    left = size
+    while True:
+        for i, (name, permutation) in enumerate(permutations):
+            while entry[permutation[nexts[i]]] is not None:
+                nexts[i] += 1
+            entry[permutation[nexts[i]]] = name
+            left -= 1
+            if not left:
+                return [name or "" for name in entry]
+
+
+def test_P30_the_table_is_maglevs() -> None:
+    members = [(f"m{n}", 1) for n in range(7)]
+    assert [members[index][0] for index in maglev.build(members, 1021)] == naive_maglev(members, 1021)
+
+
+def test_P30_priorities_a_group_is_used_only_when_no_lower_one_is_up() -> None:
+    pool = Pool(
+        "p",
+        (
+            Backend("a", endpoint(REG1), priority=1),
+            Backend("b", endpoint(REG2), priority=1),
+            Backend("c", endpoint(PROXY1), priority=2),
+            Backend("zero", endpoint("192.168.1.99:5060"), weight=0),
+        ),
+    )
+    assert set(Chooser(pool).shares(4)) == {"a", "b"}
+    assert set(Chooser(pool, {"a": False}).shares(4)) == {"b"}
+    assert set(Chooser(pool, {"a": False, "b": False}).shares(4)) == {"c"}
+    assert Chooser(pool, {"a": False, "b": False, "c": False}).choose(b"x", 4) is None
+
+
+def test_P32_nothing_to_choose_from_gets_503_with_retry_after() -> None:
+    down = Gateway(up={"proxy1": False}).send_only(PHONE, "203.0.113.5:5060", request())
+    no_rule = Gateway(setup(routes=(RouteRule("registrars", methods=frozenset(("REGISTER",))),))).from_phone(request())
+    for result in (down, no_rule):
+        assert result.reason is Reason.NO_BACKEND
+        assert result.lines[0] == "SIP/2.0 503 Service Unavailable"
+        assert int(result.header("Retry-After")) > 0
+
+
+def test_network_sets_keep_ip_versions_apart() -> None:
+    networks = NetworkSet([ip_network("0.0.0.0/0")])
+    assert endpoint("9.9.9.9:1").addr in networks
+    assert endpoint("[::1]:1").addr not in networks
