@@ -6,9 +6,9 @@ from nfqlb.net import datagram
 from nfqlb.net.datagram import DatagramError, Fault
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.proxy import Proxy
-from nfqlb.proxy.request import Arrival
+from nfqlb.proxy.request import Arrival, Outcome
 from nfqlb.proxy.setup import Listener, Setup
-from nfqlb.proxy.verdict import Action, Reason, Side, Verdict
+from nfqlb.proxy.verdict import Reason, Side, Verdict
 
 Trace = Callable[[str, str], None]
 """Told, in order, each rule that decided and what it did: `("P22", "top Via gets its true source …")`."""
@@ -60,25 +60,18 @@ class Engine:
             return Verdict(Reason.BAD_DATAGRAM, b"")
         outcome = self._proxy.decide(payload, arrival, trace)
         try:
-            return self._sent(outcome.reason, outcome.payload, outcome.out, outcome.dst, outcome.backend, tos)
-        except DatagramError:
+            return self._written(outcome, tos)
+        except DatagramError:  # TOO_LARGE: what we add has made it so
             outcome = self._proxy.too_large(payload, arrival, trace)
         try:
-            return self._sent(outcome.reason, outcome.payload, outcome.out, outcome.dst, outcome.backend, tos)
+            return self._written(outcome, tos)
         except DatagramError:
             return Verdict(Reason.TOO_LARGE, b"")
 
-    def _sent(
-        self,
-        reason: Reason,
-        payload: bytes,
-        src: Endpoint | None,
-        dst: Endpoint | None,
-        backend: int,
-        tos: int,
-    ) -> Verdict:
-        if src is None or dst is None or reason.action is Action.DROP:
-            return Verdict(reason, b"", backend)
+    def _written(self, outcome: Outcome, tos: int) -> Verdict:
+        """The outcome as a packet. Raises DatagramError (TOO_LARGE)."""
+        if outcome.out is None or outcome.dst is None:
+            return Verdict(outcome.reason, b"", outcome.backend)
         self._ident = (self._ident + 1) & 0xFFFF
-        packet = datagram.build(src, dst, payload, tos=tos, ident=self._ident)
-        return Verdict(reason, packet, backend, src, dst)
+        packet = datagram.build(outcome.out, outcome.dst, outcome.payload, tos=tos, ident=self._ident)
+        return Verdict(outcome.reason, packet, outcome.backend, outcome.out, outcome.dst)
