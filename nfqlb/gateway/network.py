@@ -1,0 +1,134 @@
+"""What this host's network looks like: interfaces, addresses, and the route that a packet would take.
+
+Asks the kernel through netlink and changes nothing. Does not know what a gateway needs of it.
+"""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from nfqlb.net.endpoint import host_text, pack_host
+
+# linux/if_addr.h, linux/if.h, linux/if_arp.h, linux/rtnetlink.h
+IFA_F_DADFAILED = 0x08
+IFA_F_TENTATIVE = 0x40
+IFF_UP = 0x1
+ARPHRD_LOOPBACK = 772
+RTN_UNICAST = 1
+RTN_LOCAL = 2
+
+FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One interface."""
+
+    name: str
+    index: int
+    up: bool
+    """Switched on (`ip link set … up`), cable or not."""
+    kind: str
+    """`vlan`, `bridge`, `dummy` …; empty for hardware, `lo` for the loopback interface."""
+    master: int
+    """Index of the bridge or bond that it belongs to; 0 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One address of an interface."""
+
+    packed: bytes
+    link: str
+    flags: int
+
+    @property
+    def tentative(self) -> bool:
+        """IPv6: duplicate address detection has not ended, so that nothing can be sent from it yet."""
+        return bool(self.flags & IFA_F_TENTATIVE)
+
+    @property
+    def duplicate(self) -> bool:
+        """IPv6: another host has it, so the kernel does not use it."""
+        return bool(self.flags & IFA_F_DADFAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where the kernel would send a packet."""
+
+    link: str
+    kind: int
+    """RTN_…"""
+
+
+class NoRoute(Exception):
+    """The kernel would not send it; the text is its reason."""
+
+
+class Network:
+    """A look at the network of the calling thread's namespace. Addresses and links are read once."""
+
+    def __init__(self, netlink: Any) -> None:
+        self._netlink = netlink
+
+    @cached_property
+    def links(self) -> dict[str, Link]:
+        """By name."""
+        found = {}
+        for each in self._netlink.get_links():
+            info = each.get_attr("IFLA_LINKINFO")
+            kind = "lo" if each["ifi_type"] == ARPHRD_LOOPBACK else info and info.get_attr("IFLA_INFO_KIND")
+            name = each.get_attr("IFLA_IFNAME")
+            up = bool(each["flags"] & IFF_UP)
+            found[name] = Link(name, each["index"], up, kind or "", each.get_attr("IFLA_MASTER") or 0)
+        return found
+
+    @cached_property
+    def addresses(self) -> list[Address]:
+        names = {link.index: link.name for link in self.links.values()}
+        found = []
+        for each in self._netlink.get_addr():
+            # A point-to-point interface's IFA_ADDRESS is its peer's; IFA_LOCAL, where there is one, is its own.
+            packed = pack_host((each.get_attr("IFA_LOCAL") or each.get_attr("IFA_ADDRESS")).encode())
+            flags = each.get_attr("IFA_FLAGS") or each["flags"]
+            if packed is not None and each["index"] in names:
+                found.append(Address(packed, names[each["index"]], flags))
+        return found
+
+    def carriers(self, packed: bytes) -> list[Address]:
+        """The address on each interface that has it."""
+        return [address for address in self.addresses if address.packed == packed]
+
+    def has_addresses(self, link: str, version: int) -> bool:
+        return any(each.link == link and len(each.packed) == {4: 4, 6: 16}[version] for each in self.addresses)
+
+    def route(self, dst: bytes, *, src: bytes | None = None, came_in_by: str | None = None) -> Route:
+        """The kernel's answer to `ip route get`. With `came_in_by`: as if the packet had come from the wire, with all
+        the checks of a source address that this brings. Raises NoRoute.
+        """
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        question: dict[str, Any] = {"family": FAMILY[4 if len(dst) == 4 else 6], "dst": host_text(dst).decode()}
+        if src is not None:
+            question["src"] = host_text(src).decode()
+        if came_in_by is not None:
+            question["iif"] = self.links[came_in_by].index
+        try:
+            (answer, *_) = self._netlink.route("get", **question)
+        except NetlinkError as error:
+            raise NoRoute(str(error.args[-1])) from None
+        names = {link.index: link.name for link in self.links.values()}
+        return Route(names.get(answer.get_attr("RTA_OIF"), ""), answer["type"])
+
+
+@contextmanager
+def look() -> Iterator[Network]:
+    """A Network to ask, for as long as the netlink socket is open."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as netlink:
+        yield Network(netlink)
