@@ -1,0 +1,244 @@
+"""One lab: its network, its backends, its gateway, its phones, and the way down again.
+
+Knows which program runs in which namespace and with what configuration, and waits until each answers. All files are in
+one run directory. What the gateway does is started by the commands an administrator would use, in the gateway's
+namespace; the namespaces are the only thing of the machine that is touched.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from nfqlb.lab import LabError, kamailio, namespaces, topology
+from nfqlb.lab.ping import wait_answer
+from nfqlb.lab.sipp import Phone
+from nfqlb.lab.topology import INSIDE, OUTSIDE, Node, Plan
+from nfqlb.lab.wire import Tap
+
+SECRET = "nfqlb-lab-key-for-tests-only-not-a-secret"
+"""The key of every lab and of the stored captures: known to all the world, for tests only."""
+
+PROGRAMS = {
+    "ip": "iproute2",
+    "iptables": "iptables",
+    "iptables-restore": "iptables",
+    "kamailio": "kamailio",
+    "sipp": "sip-tester",
+    "baresip": "baresip-core",
+}
+"""Programs that the lab needs → the Debian package that has them."""
+
+
+def run_dir(name: str) -> Path:
+    return Path(f"/run/nfqlb-lab-{name}")
+
+
+def check_host(programs: dict[str, str] = PROGRAMS) -> None:
+    """LabError with what to do when this host cannot run a lab."""
+    if os.geteuid() != 0:
+        raise LabError("The lab makes network namespaces and needs root: run it with sudo.")
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    missing = sorted({package for program, package in programs.items() if not shutil.which(program, path=path)})
+    if missing:
+        raise LabError(
+            f"The lab needs the Debian package(s) {' '.join(missing)}: install them, or run 'sudo tools/demo', "
+            "which does."
+        )
+
+
+def _silent(text: str) -> None:
+    pass
+
+
+class Lab:
+    """Use as a context manager: up on entry, down on exit, whatever happens in between."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        workers: int = 2,
+        forward_drop: bool = False,
+        masquerade: bool = False,
+        say: Callable[[str], None] = _silent,
+    ) -> None:
+        if not re.fullmatch(r"[a-z0-9]{1,16}", plan.name):
+            raise LabError(f"{plan.name!r} is no name for a lab: take 1 to 16 small letters and digits.")
+        self.plan, self.workers, self.forward_drop, self.masquerade = plan, workers, forward_drop, masquerade
+        self.dir = run_dir(plan.name)
+        self.config = self.dir / "nfqlb.toml"
+        self._say = say
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> "Lab":
+        self.up()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.down()
+
+    def up(self) -> None:
+        """Make everything and wait until it answers. On any error everything is taken down again."""
+        check_host()
+        if self.dir.exists() or names(self.plan.name):
+            raise LabError(
+                f"There is a lab {self.plan.name!r} already: 'nfqlb lab down --name {self.plan.name}' removes it."
+            )
+        try:
+            self.dir.mkdir(mode=0o755)
+            settings = {"family": self.plan.family, "one_armed": self.plan.one_armed}
+            (self.dir / "lab.json").write_text(json.dumps(settings))
+            self._say("namespaces, links, addresses, a NAT router")
+            topology.build(self.plan)
+            self._say(f"Kamailio: {', '.join(node.role for node in self.plan.backends)}")
+            for node in self.plan.backends:
+                self.start_backend(node)
+            self._gateway_host()
+            for node in self.plan.backends:
+                self._wait_backend(node)
+            self._say("the gateway: nfqlb rules apply, nfqlb run")
+            self.start_gateway()
+        except BaseException:
+            self.down()
+            raise
+
+    def down(self) -> None:
+        """Take everything down. Fine when only some of it is there."""
+        down(self.plan.name)
+        for process in self._processes.values():
+            process.wait()
+        self._processes.clear()
+
+    def tap(self) -> Tap:
+        """Records the gateway's links."""
+        return Tap(self.plan.namespace("gw"), (OUTSIDE,) if self.plan.one_armed else (OUTSIDE, INSIDE))
+
+    def phone(self, user: str, at: Node, *, port: int = 5060, contact: str = "") -> Phone:
+        """A SIPp phone at one of the plan's addresses (`plan.home`, `plan.phones`)."""
+        calls = self.dir / "phones"
+        calls.mkdir(exist_ok=True)
+        return Phone(
+            user, self.plan.namespace(at.role), at.host, f"{self.plan.external.host}:5060", calls, port, contact
+        )
+
+    # backends
+
+    def start_backend(self, node: Node) -> None:
+        directory = self.dir / node.role
+        directory.mkdir(exist_ok=True)
+        config = directory / "kamailio.cfg"
+        config.write_text(kamailio.render(self.plan, node))
+        self._processes[node.role] = namespaces.spawn(
+            self.plan.namespace(node.role), kamailio.command(config, directory), directory / "log"
+        )
+
+    def _wait_backend(self, node: Node) -> None:
+        try:
+            wait_answer(self.plan.namespace(node.role), (node.ip, 5060), node.ip, f"Kamailio {node.role}")
+        except LabError as error:
+            raise LabError(f"{error} {tail(self.dir / node.role / 'log')}") from None
+
+    # the gateway
+
+    def _gateway_host(self) -> None:
+        """What the administrator of a gateway may have set up before us."""
+        gw, iptables = self.plan.namespace("gw"), topology.iptables(self.plan.family)
+        if self.forward_drop:
+            namespaces.run(gw, [iptables, "-w", "-P", "FORWARD", "DROP"])
+        if self.masquerade:
+            rule = ["-w", "-t", "nat", "-A", "POSTROUTING", "-o", OUTSIDE, "-j", "MASQUERADE"]
+            namespaces.run(gw, [iptables, *rule])
+
+    def start_gateway(self) -> None:
+        """`nfqlb rules apply` and `nfqlb run`; ready when it answers OPTIONS at E."""
+        secret = self.dir / "secret"
+        secret.write_text(f"# For tests only.\n{SECRET}\n")
+        secret.chmod(0o600)
+        self.config.write_text(gateway_config(self.plan, self.dir, self.workers))
+        self.nfqlb("rules", "apply", "-c", str(self.config))
+        log = self.dir / "gateway.log"
+        self._processes["gw"] = namespaces.spawn(
+            self.plan.namespace("gw"), [*_nfqlb(), "run", "-c", str(self.config)], log
+        )
+        here = self.plan.phones[0]
+        try:
+            wait_answer(self.plan.namespace(here.role), (self.plan.external.ip, 5060), here.ip, "The gateway")
+        except LabError as error:
+            raise LabError(f"{error} {tail(log)}") from None
+
+    def stop_gateway(self) -> int:
+        """SIGTERM to `nfqlb run`; its exit status."""
+        process = self._processes.pop("gw")
+        process.terminate()
+        return process.wait(20)
+
+    def nfqlb(self, *argv: str) -> str:
+        """Run an nfqlb command in the gateway's namespace; its output. LabError when it fails."""
+        try:
+            return namespaces.run(self.plan.namespace("gw"), [*_nfqlb(), *argv], timeout=30)
+        except subprocess.CalledProcessError as error:
+            words = " ".join((error.stderr or error.stdout).split())
+            raise LabError(f"'nfqlb {' '.join(argv)}' failed with status {error.returncode}: {words}") from None
+
+    def stats(self) -> dict[str, Any]:
+        """`nfqlb stats --json` of the running gateway."""
+        result: dict[str, Any] = json.loads(self.nfqlb("stats", "-c", str(self.config), "--json"))
+        return result
+
+
+def gateway_config(plan: Plan, directory: Path, workers: int) -> str:
+    """The gateway's nfqlb.toml for a plan, its secret and run directory below `directory`."""
+
+    def pool(name: str, nodes: tuple[Node, ...]) -> str:
+        backends = "".join(
+            f'\n[[pool.backend]]\nname = "{node.role}"\naddress = "{node.host}:5060"\n' for node in nodes
+        )
+        return f'\n[[pool]]\nname = "{name}"\nhash_on = "call-id"\n{backends}'
+
+    return (
+        f'[gateway]\nname = "lb"\nsecret_file = "{directory}/secret"\nrun_dir = "{directory}/gateway"\n'
+        f'\n[[listener]]\nname = "main"\nexternal = "{plan.external.host}:5060"\n'
+        f'internal = "{plan.internal.host}:5060"\n'
+        f"{pool('registrars', plan.registrar_nodes)}{pool('proxies', plan.proxy_nodes)}"
+        '\n[[route]]\nmethods = ["REGISTER"]\npool = "registrars"\n'
+        '\n[[route]]\npool = "proxies"\n'
+        f"\n[workers]\ncount = {workers}\n"
+    )
+
+
+def names(lab: str) -> list[str]:
+    """The namespaces there are of a lab."""
+    prefix = f"nfqlb-{lab}-"
+    directory = namespaces.NETNS_DIR
+    return (
+        sorted(path.name for path in directory.iterdir() if path.name.startswith(prefix)) if directory.exists() else []
+    )
+
+
+def down(name: str) -> int:
+    """Remove the lab of that name, also one whose makers died; how many namespaces it had."""
+    found = names(name)
+    namespaces.end_members(found)
+    for namespace in found:
+        namespaces.remove(namespace)
+    shutil.rmtree(run_dir(name), ignore_errors=True)
+    return len(found)
+
+
+def tail(log: Path, limit: int = 800) -> str:
+    """The end of a log in one line."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return "Its log ends: " + " ".join(text[-limit:].split()) if text.strip() else "Its log is empty."
+
+
+def _nfqlb() -> list[str]:
+    return [sys.executable, "-m", "nfqlb"]

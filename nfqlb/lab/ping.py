@@ -1,0 +1,52 @@
+"""Waiting until something answers SIP: an OPTIONS without user, asked again and again."""
+
+import socket
+import time
+
+from nfqlb.lab import LabError, namespaces
+
+ASK_EVERY = 0.05
+"""Seconds."""
+
+
+def wait_answer(namespace: str, target: tuple[str, int], source: str, what: str, timeout: float = 10.0) -> None:
+    """Ask `target` for OPTIONS from the address `source` inside the namespace until it answers 200.
+
+    LabError after `timeout` seconds.
+    """
+
+    def ask() -> bool:
+        family = socket.AF_INET6 if ":" in source else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((source, 0))
+            sock.settimeout(ASK_EVERY)
+            port = sock.getsockname()[1]
+            host = f"[{source}]" if family == socket.AF_INET6 else source
+            peer = f"[{target[0]}]" if family == socket.AF_INET6 else target[0]
+            deadline = time.monotonic() + timeout
+            number = 0
+            while time.monotonic() < deadline:
+                number += 1
+                sock.sendto(_options(peer, f"{host}:{port}", number), target)
+                try:
+                    if sock.recv(4096).startswith(b"SIP/2.0 200"):
+                        return True
+                except (TimeoutError, ConnectionRefusedError):
+                    time.sleep(ASK_EVERY)  # a refusal comes at once
+        return False
+
+    if not namespaces.inside(namespace, ask):
+        raise LabError(f"{what} did not answer within {timeout:.0f} s.")
+
+
+def _options(peer: str, here: str, number: int) -> bytes:
+    return (
+        f"OPTIONS sip:{peer} SIP/2.0\r\n"
+        f"Via: SIP/2.0/UDP {here};rport;branch=z9hG4bKping{number}\r\n"
+        f"Max-Forwards: 70\r\n"
+        f"From: <sip:ping@{here}>;tag={number}\r\n"
+        f"To: <sip:{peer}>\r\n"
+        f"Call-ID: ping-{number}@{here}\r\n"
+        f"CSeq: {number} OPTIONS\r\n"
+        "Content-Length: 0\r\n\r\n"
+    ).encode()

@@ -1,0 +1,240 @@
+"""The lab's network: which namespaces there are, how they are wired, and every address in them.
+
+    home ── nat ──┐                            ┌── reg1, reg2    registrars
+                  ├── net ── gw ── lan ────────┼── proxy1        proxy
+    phones ───────┘                            └── …
+    (one-armed: net and gw are both ports of lan)
+
+`home` holds phones with private addresses behind the NAT router `nat` (a real MASQUERADE), `phones` holds phones with
+public ones, `net` is the internet (a router), `gw` the gateway, `lan` a switch. Knows links, addresses and routes; does
+not know what runs where. All of it comes from a Plan, so two labs with the same Plan have the same addresses.
+"""
+
+import itertools
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+
+from pyroute2 import IPRoute
+from pyroute2.ethtool.ioctl import IoctlEthtool
+
+from nfqlb.lab import namespaces
+
+Interface = IPv4Interface | IPv6Interface
+
+OUTSIDE, INSIDE = "outside", "inside"
+"""Names of the gateway's interfaces. A one-armed gateway has the first only."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One address somewhere in the lab, as its owner writes it."""
+
+    role: str
+    interface: Interface
+
+    @property
+    def ip(self) -> str:
+        return str(self.interface.ip)
+
+    @property
+    def host(self) -> str:
+        """The address as a URI writes it: IPv6 in brackets."""
+        return f"[{self.ip}]" if self.interface.version == 6 else self.ip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what a lab looks like."""
+
+    name: str = "lab"
+    family: int = 4
+    one_armed: bool = False
+    registrars: int = 2
+    proxies: int = 1
+
+    def namespace(self, role: str) -> str:
+        """The name under /run/netns; neither part may hold a dash, so labs cannot be mistaken for each other."""
+        return f"nfqlb-{self.name}-{role}"
+
+    def _node(self, role: str, v4: str, v6: str) -> Node:
+        return Node(role, ip_interface(v4 if self.family == 4 else v6))
+
+    @cached_property
+    def external(self) -> Node:
+        """The gateway's E."""
+        return self._node("gw", "203.0.113.5/24", "2001:db8:5::5/64")
+
+    @cached_property
+    def internal(self) -> Node:
+        """The gateway's I; E itself on one arm."""
+        return self.external if self.one_armed else self._node("gw", "192.168.1.5/24", "2001:db8:1::5/64")
+
+    def _backends(self, word: str, count: int, first: int) -> tuple[Node, ...]:
+        v4, v6 = ("203.0.113", "2001:db8:5") if self.one_armed else ("192.168.1", "2001:db8:1")
+        return tuple(
+            self._node(f"{word}{n + 1}", f"{v4}.{first + n}/24", f"{v6}::{first + n}/64") for n in range(count)
+        )
+
+    @cached_property
+    def registrar_nodes(self) -> tuple[Node, ...]:
+        return self._backends("reg", self.registrars, 11)
+
+    @cached_property
+    def proxy_nodes(self) -> tuple[Node, ...]:
+        return self._backends("proxy", self.proxies, 21)
+
+    @property
+    def backends(self) -> tuple[Node, ...]:
+        return self.registrar_nodes + self.proxy_nodes
+
+    @cached_property
+    def nat(self) -> Node:
+        """The NAT router's outside address: where the phones at home seem to be."""
+        return self._node("nat", "172.31.23.177/24", "2001:db8:23::177/64")
+
+    @cached_property
+    def home(self) -> tuple[Node, ...]:
+        """Phones behind the NAT."""
+        return tuple(self._node("home", f"10.0.0.{n}/24", f"fd00:10::{n}/64") for n in (10, 11))
+
+    @cached_property
+    def phones(self) -> tuple[Node, ...]:
+        """Phones with public addresses."""
+        return tuple(self._node("phones", f"198.51.100.{n}/24", f"2001:db8:51::{n}/64") for n in (20, 21))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("net", "nat", "home", "phones", "lan", "gw", *(node.role for node in self.backends))
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        return tuple(self.namespace(role) for role in self.roles)
+
+    def router(self, node: Node) -> str:
+        """The router that stands in this node's network: its first address."""
+        return str(node.interface.network[1])
+
+
+def build(plan: Plan) -> None:
+    """Make the namespaces and wire them. On an error the caller removes what there is (`remove`)."""
+    for name in plan.namespaces:
+        namespaces.create(name)
+    forwarding = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
+    quiet = {"net/ipv6/conf/all/accept_dad": "0", "net/ipv6/conf/default/accept_dad": "0"}
+    for role in plan.roles:
+        routes = forwarding if role in ("net", "nat") else {}
+        namespaces.sysctl(plan.namespace(role), quiet | routes)
+
+    _switch(plan)
+    far_end = ("lan", "gw") if plan.one_armed else ("gw", OUTSIDE)
+    if plan.one_armed:
+        _link(plan, "net", "core", "lan", "net")
+        _link(plan, "gw", OUTSIDE, "lan", "gw")
+    else:
+        _link(plan, "net", "core", *far_end)
+        _link(plan, "gw", INSIDE, "lan", "gw")
+    _link(plan, "net", "nat", "nat", "wan")
+    _link(plan, "net", "phones", "phones", "eth0")
+    _link(plan, "nat", "home", "home", "eth0")
+    for backend in plan.backends:
+        _link(plan, backend.role, "eth0", "lan", backend.role)
+
+    gateways = [plan.external.interface] if plan.one_armed else [plan.external.interface, plan.internal.interface]
+    _address(plan, "gw", {OUTSIDE: gateways[:1], INSIDE: gateways[1:]}, plan.router(plan.external))
+    _address(
+        plan,
+        "net",
+        {
+            "core": [_first(plan.external)],
+            "nat": [_first(plan.nat)],
+            "phones": [_first(plan.phones[0])],
+        },
+    )
+    _address(plan, "nat", {"wan": [plan.nat.interface], "home": [_first(plan.home[0])]}, plan.router(plan.nat))
+    _address(plan, "home", {"eth0": [node.interface for node in plan.home]}, plan.router(plan.home[0]))
+    _address(plan, "phones", {"eth0": [node.interface for node in plan.phones]}, plan.router(plan.phones[0]))
+    for backend in plan.backends:
+        _address(
+            plan,
+            backend.role,
+            {"eth0": [backend.interface]},
+            plan.router(backend) if plan.one_armed else plan.internal.ip,
+        )
+    namespaces.run(
+        plan.namespace("nat"),
+        [iptables(plan.family), "-w", "-t", "nat", "-A", "POSTROUTING", "-o", "wan", "-j", "MASQUERADE"],
+    )
+
+
+def remove(plan: Plan) -> None:
+    """End what runs in the lab's namespaces and remove them. Fine when only some of them, or none, are there."""
+    namespaces.end_members(plan.namespaces)
+    for name in plan.namespaces:
+        namespaces.remove(name)
+
+
+def iptables(family: int) -> str:
+    return "iptables" if family == 4 else "ip6tables"
+
+
+def _first(node: Node) -> Interface:
+    """The first address of a node's network, with its prefix length: the router's."""
+    network = node.interface.network
+    return ip_interface(f"{network[1]}/{network.prefixlen}")
+
+
+def _switch(plan: Plan) -> None:
+    def work() -> None:
+        with IPRoute() as ip:
+            ip.link("add", ifname="br0", kind="bridge")
+            ip.link("set", ifname="br0", state="up")
+
+    namespaces.inside(plan.namespace("lan"), work)
+
+
+def _link(plan: Plan, role: str, ifname: str, peer_role: str, peer: str) -> None:
+    """A cable: a veth pair between two namespaces, up on both ends; an end in `lan` becomes a port of the switch."""
+
+    def here() -> None:
+        with IPRoute() as ip:
+            ip.link(
+                "add",
+                ifname=ifname,
+                kind="veth",
+                peer={"ifname": peer, "net_ns_fd": plan.namespace(peer_role)},
+            )
+        ready(ifname)
+
+    def there() -> None:
+        ready(peer)
+        if peer_role == "lan":
+            with IPRoute() as ip:
+                ip.link("set", ifname=peer, master=ip.link_lookup(ifname="br0")[0])
+
+    def ready(name: str) -> None:
+        # A veth leaves the checksum to hardware that it does not have. Switched off, what a capture sees is what
+        # would stand on a wire, and a wrong checksum can be told from an unfinished one.
+        with closing(IoctlEthtool(name)) as device:
+            device.set_offload_flag("tx-checksumming", 0)
+        with IPRoute() as ip:
+            ip.link("set", ifname=name, state="up")
+
+    namespaces.inside(plan.namespace(role), here)
+    namespaces.inside(plan.namespace(peer_role), there)
+
+
+def _address(plan: Plan, role: str, addresses: dict[str, list[Interface]], default: str | None = None) -> None:
+    def work() -> None:
+        with IPRoute() as ip:
+            ip.link("set", ifname="lo", state="up")
+            for ifname, interface in itertools.chain.from_iterable(
+                ((ifname, interface) for interface in interfaces) for ifname, interfaces in addresses.items()
+            ):
+                index = ip.link_lookup(ifname=ifname)[0]
+                ip.addr("add", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen)
+            if default:
+                ip.route("add", dst="default", gateway=default, family=10 if plan.family == 6 else 2)
+
+    namespaces.inside(plan.namespace(role), work)
