@@ -12,16 +12,14 @@ _PORTED = frozenset({6, 17, 33, 132, 136})
 """TCP, UDP, DCCP, SCTP, UDP-Lite: the first four bytes are the ports."""
 _FRAGMENT = 44
 _EXTENSIONS = frozenset({0, 43, 60})
-"""Hop-by-hop options, routing, destination options: what may stand before a Fragment header [RFC 8200
-4.1]."""
+"""Hop-by-hop options, routing, destination options: what may stand before a Fragment header [RFC 8200 4.1]."""
 
 
 class Fragment(NamedTuple):
     """A piece of a packet, IPv4 and IPv6 alike."""
 
     key: bytes
-    """Equal for all pieces of a packet: addresses, identification, protocol (IPv4 only) [RFC 791; RFC 8200
-    4.5]."""
+    """Equal for all pieces of a packet: addresses, identification, protocol (IPv4 only) [RFC 791; RFC 8200 4.5]."""
     offset: int
     """Bytes into the fragmentable part."""
     more: bool

@@ -58,8 +58,7 @@ def _ether_type(data: bytes, at: int, header: int = 0) -> int:
 
 
 def _loopback(data: bytes, *, either_order: bool) -> int:
-    """BSD loopback: four bytes of address family, in the capturing host's byte order (NULL) or big-endian
-    (LOOP)."""
+    """BSD loopback: four bytes of address family, in the capturing host's byte order (NULL) or big-endian (LOOP)."""
     if len(data) < 4:
         return TOO_SHORT
     families = {int.from_bytes(data[:4], "big")}

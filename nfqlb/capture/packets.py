@@ -40,19 +40,20 @@ class Packet(NamedTuple):
 
 
 class PacketReader:
-    """Iterate over it for the packets of `source`; afterwards ask it what could not be used."""
+    """Iterate over it, once, for the packets of `source`; afterwards ask it what could not be used."""
 
     def __init__(self, source: Source) -> None:
+        """Raises NotACapture."""
         self.source = source
         self.unreadable: Counter[int] = Counter()
         """Frames by unsupported link type."""
         self.reassembler = Reassembler()
+        self._frames = read_frames(source)
         self._now_ns = 0
 
     def __iter__(self) -> Iterator[Packet]:
-        """Raises as `read_frames` does; and UnsupportedLinkType, at the end when other frames could be
-        read."""
-        for frame in read_frames(self.source):
+        """Raises CaptureError; UnsupportedLinkType at the end when other frames could be read."""
+        for frame in self._frames:
             if frame.link_type in link.SUPPORTED:
                 yield self._packet(frame)
                 continue

@@ -15,8 +15,7 @@ _MICRO, _NANO, _PATCHED = 0xA1B2C3D4, 0xA1B23C4D, 0xA1B2CD34
 _MAGICS = {struct.pack(order + "I", magic): (order, magic) for order in "<>" for magic in (_MICRO, _NANO, _PATCHED)}
 _FILE_HEADER = 24
 _LINK_TYPE = 0x03FF_FFFF
-"""The part of the header's last field that is the link type; above it stands the length of the frame check
-sequence."""
+"""The part of the header's last field that is the link type; above it stands the length of the frame check sequence."""
 
 
 def is_pcap(head: bytes) -> bool:

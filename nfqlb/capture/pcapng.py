@@ -79,8 +79,7 @@ class _Reader:
                 self._pass_over(length)
 
     def _section(self, header: bytes) -> None:
-        """A Section Header Block: its byte order holds until the next one, and interfaces count from 0
-        again."""
+        """A Section Header Block: its byte order holds until the next one, and interfaces count from 0 again."""
         rest = self.source.read(8)
         self._whole(header + rest, 16)
         order = _ORDERS.get(rest[:4])

@@ -40,8 +40,7 @@ class Reassembler:
 
     @property
     def never_whole(self) -> int:
-        """Packets so far that are not whole: condemned, timed out, pushed out, or still waiting for
-        pieces."""
+        """Packets so far that are not whole: condemned, timed out, pushed out, or still waiting for pieces."""
         return self._given_up + sum(not entry.condemned for entry in self._unfinished.values())
 
     def feed(self, piece: Fragment, frame: int, now_ns: int) -> Whole | None:

@@ -24,8 +24,7 @@ class PcapWriter:
         """Packets written so far: the number of the last one, as tshark counts."""
 
     def write(self, packet: bytes, time_ns: int) -> int:
-        """Add one IP packet; its frame number. A time that pcap cannot write becomes the nearest that it
-        can."""
+        """Add one IP packet; its frame number. A time that pcap cannot write becomes the nearest that it can."""
         time_ns = min(max(time_ns, 0), _LAST_TIME)
         # Decimal, because a float has no room for nanoseconds since 1970; whole steps, so that dpkt rounds
         # nothing up.
