@@ -1,0 +1,210 @@
+"""One netfilter queue: whole packets in, exactly one verdict each out.
+
+Knows netfilterqueue, and the few netlink messages that it does not send by itself. Does not know SIP, counters or
+processes: a `Consumer` decides. Everything else in the gateway sees only the interface below, so another
+implementation can take its place.
+
+The queue belongs to the netlink socket, not to a process: it lives, and packets wait in it, as long as any process
+has that socket open. So one process binds, its children serve, and packets survive the death of a child.
+"""
+
+import errno
+import os
+import socket
+import struct
+import time
+import warnings
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from netfilterqueue import NetfilterQueue, Packet
+
+from nfqlb.gateway import procfs
+
+MAX_PACKET = 0xFFFF - 4
+"""Bytes of the largest packet that fits a netlink attribute, either way: its 16-bit length counts its own header.
+The kernel cuts a larger one off, which the reader then sees as an IP length beyond the data."""
+
+RECEIVE_SIZE = 0x10000 + 0x1000
+"""Bytes for one netlink message: a packet of MAX_PACKET and the attributes beside it."""
+
+TICK = 0.1
+"""Seconds after which a queue without packets calls `Consumer.idle`, and looks whether it shall stop."""
+
+# linux/netfilter/nfnetlink.h, nfnetlink_queue.h, linux/netfilter.h
+_SUBSYSTEM = 3
+_MSG_CONFIG = 2
+_MSG_VERDICT_BATCH = 3
+_CFG_PARAMS = 2
+_VERDICT_HEADER = 2
+_COPY_PACKET = 2
+_NF_DROP = 0
+_NLM_F_REQUEST = 1
+
+
+class QueueError(Exception):
+    """The queue cannot be had; the text says why and what to do."""
+
+
+class NoPrivilege(QueueError):
+    """CAP_NET_ADMIN lacks."""
+
+
+class QueueTaken(QueueError):
+    """Another socket holds the queue; a queue cannot have two."""
+
+
+class Consumer(Protocol):
+    """Who decides about the packets of a queue."""
+
+    def decide(self, packet: bytes, /) -> bytes | None:
+        """The packet to go on with instead (1 to MAX_PACKET bytes), or None to drop it.
+
+        `packet` is a whole IP packet. Whatever this raises drops the packet, and only this one.
+        """
+
+    def failed(self, packet: bytes, error: BaseException, /) -> None:
+        """`decide` raised `error`, or gave what cannot be sent; the packet is dropped already."""
+
+    def overrun(self) -> None:
+        """The kernel dropped (and counted) packets because our socket buffer was full."""
+
+    def idle(self) -> None:
+        """Nothing came for TICK seconds."""
+
+
+class Queue:
+    """A bound queue, to be served by one process at a time: a child of the process that made this object."""
+
+    def __init__(self, number: int, *, length: int, socket_buffer: int) -> None:
+        """Bind queue `number`.
+
+        `length` is the number of packets that may wait for a verdict, `socket_buffer` the bytes of the socket they
+        wait in. When either is full the kernel drops and counts: fail-open stays off, because it would let
+        packets through that nobody rewrote.
+
+        Raises NoPrivilege, QueueTaken or QueueError.
+        """
+        self.number = number
+        self._consumer: Consumer | None = None
+        self._flags = 0
+        self._deadline: float | None = None
+        self._fresh = True
+        self._queue = _bind(number, self._handle, length, socket_buffer)
+        self._socket = socket.socket(fileno=os.dup(self._queue.get_fd()))
+        # A timeout in the kernel, not in Python: no second system call for each packet.
+        whole, part = divmod(int(TICK * 1e6), 1_000_000)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", whole, part))
+        self._copy_whole_packets()
+
+    @property
+    def buffer(self) -> int:
+        """Bytes of socket buffer that the kernel granted; less than asked for without privilege over the host."""
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+
+    def serve(self, consumer: Consumer) -> None:
+        """Ask `consumer` about each packet, until `stop`."""
+        self._consumer = consumer
+        source = cast(socket.socket, self)  # run_socket needs no more of it than `recv`
+        while self._deadline is None:
+            self._queue.run_socket(source)  # returns when recv has nothing
+            consumer.idle()
+        self._queue.run_socket(source)
+
+    def stop(self, drain: float) -> None:
+        """End `serve` when nothing waits any more, or after `drain` seconds. May be called by a signal handler."""
+        self._flags = socket.MSG_DONTWAIT
+        self._deadline = time.monotonic() + drain
+
+    def recv(self, _size: int) -> bytes:
+        """The next netlink message: `run_socket` takes us for its socket, and would read 4 KiB only."""
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise BlockingIOError(errno.EAGAIN, "stopping")
+        try:
+            return self._socket.recv(RECEIVE_SIZE, self._flags)
+        except OSError as error:
+            if error.errno == errno.ENOBUFS and self._consumer is not None:
+                self._consumer.overrun()
+            raise  # run_socket goes on after ENOBUFS and returns after EAGAIN
+
+    def close(self) -> None:
+        """Unbind. What still waits is dropped by the kernel."""
+        self._socket.close()
+        self._queue.unbind()
+
+    def forget(self) -> None:
+        """Let go of the socket in a child that does not serve this queue; the queue itself is left alone.
+
+        The child must leave with os._exit: the library's clean-up would unbind the queue under its owner.
+        """
+        self._socket.close()
+        os.close(self._queue.get_fd())
+
+    def _handle(self, packet: Packet) -> None:
+        consumer = self._consumer
+        assert consumer is not None
+        if self._fresh:
+            # Older ids than the first that we see were read by a predecessor who died with them in its hands.
+            self._fresh = False
+            self._drop_older_than(packet.id)
+        try:
+            content = packet.get_payload()
+        except RuntimeError:  # it came in the instant before the queue was told to copy packets
+            content = b""
+        try:
+            answer = consumer.decide(content)
+            if answer is None:
+                packet.drop()
+                return
+            if not 0 < len(answer) <= MAX_PACKET:
+                # An empty payload is ignored: the packet would go on as it came.
+                raise ValueError(f"a packet of {len(answer)} bytes cannot be sent")
+            packet.set_payload(answer)
+            packet.set_mark(0)  # it chose the queue; routing shall not see it
+            packet.accept()
+        except BaseException as error:
+            packet.drop()  # without a verdict it would count against the queue's length for ever
+            consumer.failed(content, error)
+
+    def _copy_whole_packets(self) -> None:
+        """Lift the 4,016 bytes that the library asks for. Raises QueueError when the kernel did not take it."""
+        params = struct.pack(">IB", MAX_PACKET, _COPY_PACKET)
+        self._socket.send(_message(self.number, _MSG_CONFIG, _CFG_PARAMS, params))
+        row = procfs.kernel_queues().get(self.number)
+        if row is not None and row.copy_range < MAX_PACKET:
+            self.close()
+            raise QueueError(f"The kernel copies only {row.copy_range} bytes of a packet to queue {self.number}.")
+
+    def _drop_older_than(self, packet_id: int) -> None:
+        verdict = struct.pack(">II", _NF_DROP, (packet_id - 1) & 0xFFFFFFFF)
+        self._socket.send(_message(self.number, _MSG_VERDICT_BATCH, _VERDICT_HEADER, verdict))
+
+
+def _bind(number: int, handle: Callable[[Packet], None], length: int, socket_buffer: int) -> NetfilterQueue:
+    try:
+        queue = NetfilterQueue()
+    except OSError as error:
+        if not procfs.has_capability(procfs.CAP_NET_ADMIN):
+            raise NoPrivilege("Queues need the capability CAP_NET_ADMIN: start it as root.") from error
+        raise QueueError("The kernel offers no NFQUEUE: try 'modprobe nfnetlink_queue'.") from error
+    try:
+        with warnings.catch_warnings():
+            # The library warns about a smaller buffer; `buffer` tells, and the caller decides.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            queue.bind(number, handle, max_len=length, sock_len=socket_buffer)
+    except OSError as error:
+        row = procfs.kernel_queues().get(number)
+        if row is None:
+            raise QueueError(f"Queue {number} cannot be bound: {error}.") from error
+        who = ", ".join(map(str, procfs.holders(row))) or f"netlink port {row.port}"
+        raise QueueTaken(
+            f"Queue {number} is held by {who}. End that program, or give us other numbers with [workers] queue."
+        ) from error
+    return queue
+
+
+def _message(queue: int, kind: int, attribute: int, value: bytes) -> bytes:
+    """A netlink message for `queue` with one attribute."""
+    body = struct.pack("=BBH", socket.AF_UNSPEC, 0, socket.htons(queue))
+    body += struct.pack("=HH", 4 + len(value), attribute) + value + bytes(-len(value) % 4)
+    return struct.pack("=IHHII", 16 + len(body), _SUBSYSTEM << 8 | kind, _NLM_F_REQUEST, 0, 0) + body

@@ -1,0 +1,155 @@
+"""A worker: takes packets from its queue, asks the engine, gives the verdict, counts.
+
+Knows what each verdict means for the packet and for the board. Does not know where the engine's answers come from,
+how the queue works, or that there are other workers.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from nfqlb.gateway.board import BACKENDS, REASONS, Cell, Traffic
+from nfqlb.gateway.queue import MAX_PACKET
+from nfqlb.gateway.sender import IPV6_MINIMUM_MTU, Sender
+from nfqlb.proxy.verdict import REASON_SLOTS, Action, Reason, Verdict
+
+Process = Callable[[bytes], Verdict]
+"""`Engine.process`."""
+
+SAMPLE = 17
+"""One packet in so many is timed, and stamps the heartbeat. A prime: requests and responses that alternate, or any
+other short pattern, come up in turn."""
+
+LOG_INTERVAL = 10.0
+"""Seconds between two log lines about the same kind of failure; those between are only counted."""
+
+LOG_BYTES = 8192
+"""Bytes of an offending packet that go to the log; longer ones are cut there, and the line says so."""
+
+_TRAFFIC = {
+    Reason.REQUEST_ENTERING: Traffic.REQUESTS_TO,
+    Reason.REQUEST_LEAVING: Traffic.REQUESTS_FROM,
+    Reason.RESPONSE_ENTERING: Traffic.RESPONSES_TO,
+    Reason.RESPONSE_LEAVING: Traffic.RESPONSES_FROM,
+}
+
+# Indexed by the number of a Reason: what the loop needs, without a look at attributes.
+_GOES_ON = [False] * REASON_SLOTS
+_TRAFFIC_OFFSET = [-1] * REASON_SLOTS
+for _reason in Reason:
+    _GOES_ON[_reason] = _reason.action in (Action.FORWARD, Action.REPLY)
+    _TRAFFIC_OFFSET[_reason] = _TRAFFIC.get(_reason, -1)
+
+logger = logging.getLogger("nfqlb")
+
+
+class Worker:
+    """The Consumer of one queue. `slot` is the worker's part of the board."""
+
+    def __init__(self, process: Process, sender: Sender, slot: memoryview) -> None:
+        self._process = process
+        self._sender = sender
+        self._slot = slot
+        self._until_sample = 1
+        self._limits: dict[str, _Limit] = {}
+        self._stamp()
+
+    def decide(self, packet: bytes) -> bytes | None:
+        """The engine's verdict as the queue wants it; counts it under its Reason."""
+        self._until_sample -= 1
+        verdict = self._process(packet) if self._until_sample else self._timed(packet)
+        reason = verdict.reason
+        if not _GOES_ON[reason]:
+            self._slot[REASONS + reason] += 1
+            return None
+        answer: bytes | None = verdict.packet
+        if len(verdict.packet) > IPV6_MINIMUM_MTU:
+            reason, answer = self._large(verdict)
+        elif not answer:
+            raise ValueError(f"verdict {reason.slug} without a packet")
+        self._slot[REASONS + reason] += 1
+        if verdict.backend >= 0 and (offset := _TRAFFIC_OFFSET[reason]) >= 0:
+            self._slot[BACKENDS + verdict.backend * len(Traffic) + offset] += 1
+        return answer
+
+    def failed(self, packet: bytes, error: BaseException) -> None:
+        """An exception on the way of a packet, which is dropped already: our bug, so the log gets the packet."""
+        self._slot[REASONS + Reason.INTERNAL_ERROR] += 1
+        self._log(
+            "internal",
+            "internal error, one packet dropped; please report it: %s at %s; packet (%d bytes): %s%s",
+            repr(error),
+            _place(error),
+            len(packet),
+            packet[:LOG_BYTES].hex(),
+            "…" if len(packet) > LOG_BYTES else "",
+        )
+
+    def overrun(self) -> None:
+        self._slot[Cell.OVERRUNS] += 1
+
+    def idle(self) -> None:
+        self._stamp()
+
+    def _timed(self, packet: bytes) -> Verdict:
+        self._until_sample = SAMPLE
+        begin = time.monotonic_ns()
+        verdict = self._process(packet)
+        end = time.monotonic_ns()
+        slot = self._slot
+        slot[Cell.HEARTBEAT] = end
+        slot[Cell.ENGINE_NS] += end - begin
+        slot[Cell.TIMED] += 1
+        return verdict
+
+    def _large(self, verdict: Verdict) -> tuple[Reason, bytes | None]:
+        """What becomes of a packet over IPV6_MINIMUM_MTU: Reason to count, and what goes on in the queue."""
+        packet = verdict.packet
+        if packet[0] >> 4 == 4:
+            return (verdict.reason, packet) if len(packet) <= MAX_PACKET else (Reason.TOO_LARGE, None)
+        if verdict.src is None or verdict.dst is None:
+            raise ValueError(f"verdict {verdict.reason.slug} without endpoints")
+        try:
+            self._sender.send(packet, verdict.src, verdict.dst)
+        except OSError as error:
+            self._log("send", "IPv6 packet from %s to %s not sent: %s", verdict.src, verdict.dst, error.strerror)
+            return Reason.SEND_FAILED, None
+        self._slot[Cell.SOCKET_SENT] += 1
+        return verdict.reason, None
+
+    def _stamp(self) -> None:
+        self._slot[Cell.HEARTBEAT] = time.monotonic_ns()
+
+    def _log(self, kind: str, text: str, *values: object) -> None:
+        """One line, at most every LOG_INTERVAL for each kind."""
+        limit = self._limits.setdefault(kind, _Limit())
+        skipped = limit.ask(time.monotonic())
+        if skipped is not None:
+            logger.error(text + "%s", *values, f" (and {skipped} more before)" if skipped else "")
+
+
+class _Limit:
+    """Lets one event in LOG_INTERVAL through."""
+
+    def __init__(self) -> None:
+        self._next = float("-inf")
+        self._skipped = 0
+
+    def ask(self, now: float) -> int | None:
+        """How many were held back since the last that passed, or None: hold this one back too."""
+        if now < self._next:
+            self._skipped += 1
+            return None
+        skipped, self._skipped = self._skipped, 0
+        self._next = now + LOG_INTERVAL
+        return skipped
+
+
+def _place(error: BaseException) -> str:
+    """`file:line` of the innermost frame that the exception came through."""
+    traceback = error.__traceback__
+    if traceback is None:
+        return "?"
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"

@@ -1,0 +1,93 @@
+"""A gateway as `nfqlb run` starts it, but with a stand-in for the engine whose mistakes the sender can order.
+
+Run as a program inside a namespace: `standin.py RUN_DIR WORKERS [crash | buffer=BYTES]`. Prints `ready` when the
+workers take packets.
+The datagrams that it understands, by their first word: see `process`.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+from nfqlb.gateway.board import About
+from nfqlb.gateway.instance import InstanceError
+from nfqlb.gateway.queue import QueueError
+from nfqlb.gateway.supervisor import Plan, Supervisor, WorkersFail
+from nfqlb.gateway.worker import Process
+from nfqlb.net import datagram
+from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy.verdict import Reason, Verdict
+
+EXTERNAL = {4: Endpoint.parse("198.51.100.1:5060"), 6: Endpoint.parse("[2001:db8:1::1]:5060")}
+INTERNAL = {4: Endpoint.parse("10.9.0.1:5060"), 6: Endpoint.parse("[2001:db8:2::1]:5060")}
+BACKEND = {4: Endpoint.parse("10.9.0.2:5060"), 6: Endpoint.parse("[2001:db8:2::2]:5060")}
+QUEUE = 300
+QUEUE_LENGTH = 4096
+SOCKET_BUFFER = 8 << 20
+
+
+def make_process(first_ident: int) -> Process:
+    ident = first_ident
+
+    def process(packet: bytes) -> Verdict:
+        nonlocal ident
+        try:
+            found = datagram.parse(packet)
+        except datagram.DatagramError as error:
+            reason = Reason.BAD_CHECKSUM if error.fault is datagram.Fault.CHECKSUM else Reason.BAD_DATAGRAM
+            return Verdict(reason, b"")
+        order, _, rest = found.payload.partition(b" ")
+        match order:
+            case b"raise":
+                raise LookupError("ordered by the test")
+            case b"leave":  # what no handler of Exception sees
+                raise SystemExit("ordered by the test")
+            case b"empty":
+                return Verdict(Reason.REQUEST_ENTERING, b"")
+            case b"drop":
+                return Verdict(Reason.NOT_SIP, b"")
+            case b"sleep":
+                time.sleep(float(rest))
+            case b"die":
+                os._exit(7)
+            case b"elsewhere":
+                unreachable = Endpoint.parse("[2001:db8:ffff::1]:5060")
+                whole = datagram.build(INTERNAL[6], unreachable, bytes(2000), tos=0, ident=0)
+                return Verdict(Reason.REQUEST_ENTERING, whole, 0, INTERNAL[6], unreachable)
+        ident = ident + 1 & 0xFFFF
+        version = found.dst.version
+        src, dst = INTERNAL[version], BACKEND[version]
+        whole = datagram.build(src, dst, found.payload, tos=found.tos, ident=ident)
+        return Verdict(Reason.REQUEST_ENTERING, whole, 0, src, dst)
+
+    return process
+
+
+def crash(_first_ident: int) -> Process:
+    raise OSError("ordered by the test")
+
+
+def main(run_dir: str, workers: str, how: str = "") -> int:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    plan = Plan(
+        About("lb", tuple(range(QUEUE, QUEUE + int(workers))), ("reg1",)),
+        (EXTERNAL[6], INTERNAL[6]),
+        QUEUE_LENGTH,
+        int(how.removeprefix("buffer=")) if how.startswith("buffer=") else SOCKET_BUFFER,
+        Path(run_dir),
+        crash if how == "crash" else make_process,
+    )
+    try:
+        with Supervisor(plan) as supervisor:
+            supervisor.run(lambda: print("ready", flush=True))
+    except (InstanceError, QueueError, WorkersFail) as error:
+        print(json.dumps({"error": type(error).__name__, "text": str(error)}), flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

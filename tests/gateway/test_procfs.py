@@ -1,0 +1,87 @@
+"""What is read from /proc: from a made-up one where the real one cannot be arranged."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nfqlb.gateway import procfs
+from nfqlb.gateway.procfs import Holder, KernelQueue
+
+QUEUES = """\
+ 5060  12345     7 2 65531    12     3     4711  1
+    1 4294963199     0 1 65531     0     0        0  1
+"""
+NETLINK = """\
+sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode
+0000000000000000 0   12345      00000000 0        0        0     2        0        111
+0000000000000000 12  12345      00000000 0        0        0     2        0        222
+0000000000000000 12  4294963199 00000000 0        0        0     2        0        333
+"""
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    """A /proc in which `nfqlb` (42) and `nfqlb-0` (9) hold queue 5060, and nobody to be found holds queue 1."""
+    net = tmp_path / "thread-self" / "net"
+    (net / "netfilter").mkdir(parents=True)
+    (net / "netfilter" / "nfnetlink_queue").write_text(QUEUES)
+    (net / "netlink").write_text(NETLINK)
+    for pid, name, links in ((42, "nfqlb", [111, 222]), (9, "nfqlb-0", [222]), (7, "sshd", [111])):
+        (tmp_path / str(pid) / "fd").mkdir(parents=True)
+        (tmp_path / str(pid) / "comm").write_text(f"{name}\n")
+        for fd, inode in enumerate(links):
+            (tmp_path / str(pid) / "fd" / str(fd)).symlink_to(f"socket:[{inode}]")
+    (tmp_path / "8").mkdir()  # it ended while we looked
+    return tmp_path
+
+
+def test_queues_are_read_by_number(proc: Path) -> None:
+    assert procfs.kernel_queues(proc) == {
+        5060: KernelQueue(5060, 12345, 7, 2, 65531, 12, 3, 4711),
+        1: KernelQueue(1, 4294963199, 0, 1, 65531, 0, 0, 0),
+    }
+
+
+def test_a_kernel_without_queues_has_none(tmp_path: Path) -> None:
+    assert procfs.kernel_queues(tmp_path) == {}
+
+
+def test_holders_are_found_by_the_socket(proc: Path) -> None:
+    queues = procfs.kernel_queues(proc)
+    assert procfs.holders(queues[5060], proc) == (Holder(9, "nfqlb-0"), Holder(42, "nfqlb"))
+    assert str(Holder(42, "nfqlb")) == "nfqlb (pid 42)"
+    assert procfs.holders(queues[1], proc) == ()
+
+
+def test_holders_without_the_table_are_unknown(proc: Path) -> None:
+    row = procfs.kernel_queues(proc)[5060]
+    (proc / "thread-self/net/netlink").unlink()
+    assert procfs.holders(row, proc) == ()
+
+
+def test_a_zombie_is_not_alive() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert procfs.alive(child.pid)
+    child.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not procfs.alive(child.pid)
+    child.communicate()
+    assert not procfs.alive(child.pid)
+    assert procfs.process_name(child.pid) == "?"
+
+
+def test_a_name_with_a_bracket_does_not_confuse(tmp_path: Path) -> None:
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5" / "stat").write_text("5 (a) Z) S 1 5 5 0 -1 4194560\n")
+    assert procfs.alive(5, tmp_path)
+
+
+@pytest.mark.parametrize(("mask", "has"), [("0000000000001000", True), ("000001ffffffefff", False)])
+def test_a_capability_is_a_bit_of_the_effective_set(tmp_path: Path, mask: str, has: bool) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "status").write_text(f"Name:\tx\nCapPrm:\t000001ffffffffff\nCapEff:\t{mask}\n")
+    assert procfs.has_capability(procfs.CAP_NET_ADMIN, tmp_path) is has

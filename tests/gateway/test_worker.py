@@ -1,0 +1,175 @@
+"""What a worker makes of each verdict, and what it writes on the board; no queue, no kernel."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nfqlb.gateway import worker as worker_module
+from nfqlb.gateway.board import About, Board, Cell, Slot, read
+from nfqlb.gateway.queue import MAX_PACKET
+from nfqlb.gateway.worker import LOG_BYTES, SAMPLE, Worker
+from nfqlb.net import datagram
+from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy.verdict import Action, Reason, Verdict
+
+FOUR = Endpoint.parse("192.0.2.1:5060"), Endpoint.parse("192.0.2.2:5060")
+SIX = Endpoint.parse("[2001:db8::1]:5060"), Endpoint.parse("[2001:db8::2]:5070")
+
+
+class FakeSender:
+    def __init__(self, error: OSError | None = None) -> None:
+        self.sent: list[tuple[bytes, Endpoint, Endpoint]] = []
+        self._error = error
+
+    def send(self, packet: bytes, source: Endpoint, destination: Endpoint) -> None:
+        if self._error:
+            raise self._error
+        self.sent.append((packet, source, destination))
+
+
+class Bench:
+    """A worker whose engine gives the verdict it is handed."""
+
+    def __init__(self, folder: Path, sender: FakeSender | None = None) -> None:
+        self.path = folder / "board"
+        self.sender = sender or FakeSender()
+        self.verdict = Verdict(Reason.NOT_SIP, b"")
+        board = Board(self.path, About("lb", (1,), ("b0", "b1")))
+        self.worker = Worker(lambda _: self.verdict, self.sender, board.slot(0))  # type: ignore[arg-type]
+
+    def decide(self, verdict: Verdict) -> bytes | None:
+        self.verdict = verdict
+        return self.worker.decide(b"packet")
+
+    @property
+    def slot(self) -> Slot:
+        return read(self.path).slots[0]
+
+    def counted(self) -> dict[Reason, int]:
+        return {Reason(number): count for number, count in enumerate(self.slot.reasons) if count}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.slug)
+def test_every_reason_is_counted_and_has_its_verdict(bench: Bench, reason: Reason) -> None:
+    goes_on = reason.action in (Action.FORWARD, Action.REPLY)
+    answer = bench.decide(Verdict(reason, b"out" if goes_on else b"", src=FOUR[0], dst=FOUR[1]))
+    assert answer == (b"out" if goes_on else None)
+    assert bench.counted() == {reason: 1}
+
+
+@pytest.mark.parametrize(
+    ("reason", "column"),
+    [
+        (Reason.REQUEST_ENTERING, 0),
+        (Reason.REQUEST_LEAVING, 1),
+        (Reason.RESPONSE_ENTERING, 2),
+        (Reason.RESPONSE_LEAVING, 3),
+        (Reason.REQUEST_HAIRPIN, None),
+    ],
+)
+def test_traffic_is_counted_for_its_backend(bench: Bench, reason: Reason, column: int | None) -> None:
+    bench.decide(Verdict(reason, b"out", backend=1))
+    bench.decide(Verdict(reason, b"out"))  # concerns no backend
+    assert bench.slot.backends[0] == (0, 0, 0, 0)
+    assert bench.slot.backends[1] == tuple(int(number == column) for number in range(4))
+
+
+@pytest.mark.parametrize("reason", [Reason.REQUEST_ENTERING, Reason.PING])
+def test_p38_large_ipv6_leaves_by_socket_and_its_packet_is_dropped(bench: Bench, reason: Reason) -> None:
+    small = datagram.build(*SIX, bytes(1280 - 48), tos=0, ident=0)
+    large = datagram.build(*SIX, bytes(1281 - 48), tos=0, ident=0)
+    assert bench.decide(Verdict(reason, small, -1, *SIX)) == small
+    assert bench.sender.sent == []
+    assert bench.decide(Verdict(reason, large, -1, *SIX)) is None
+    assert bench.sender.sent == [(large, *SIX)]
+    assert bench.counted() == {reason: 2}
+    assert bench.slot.cells[Cell.SOCKET_SENT] == 1
+
+
+def test_p38_a_refused_packet_counts_as_such(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(tmp_path, FakeSender(OSError(1, "Operation not permitted")))
+    large = datagram.build(*SIX, bytes(3000), tos=0, ident=0)
+    for _ in range(3):
+        assert bench.decide(Verdict(Reason.REQUEST_ENTERING, large, 0, *SIX)) is None
+    assert bench.counted() == {Reason.SEND_FAILED: 3}
+    assert bench.slot.cells[Cell.SOCKET_SENT] == 0
+    assert bench.slot.backends[0] == (0, 0, 0, 0)
+    assert len(caplog.messages) == 1
+    assert "[2001:db8::2]:5070 not sent: Operation not permitted" in caplog.text
+
+
+def test_large_ipv4_goes_on_up_to_what_a_netlink_attribute_holds(bench: Bench) -> None:
+    fits = datagram.build(*FOUR, bytes(MAX_PACKET - 28), tos=0, ident=0)
+    too_large = datagram.build(*FOUR, bytes(MAX_PACKET - 27), tos=0, ident=0)
+    assert bench.decide(Verdict(Reason.REQUEST_ENTERING, fits, 0, *FOUR)) == fits
+    assert bench.decide(Verdict(Reason.REQUEST_ENTERING, too_large, 0, *FOUR)) is None
+    assert bench.counted() == {Reason.REQUEST_ENTERING: 1, Reason.TOO_LARGE: 1}
+    assert bench.slot.backends[0] == (1, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [Verdict(Reason.REQUEST_ENTERING, b""), Verdict(Reason.REQUEST_ENTERING, b"\x60" + bytes(1300), 0)],
+    ids=["no packet", "no endpoints"],
+)
+def test_a_verdict_that_contradicts_itself_is_an_error(bench: Bench, verdict: Verdict) -> None:
+    with pytest.raises(ValueError, match="request-entering without"):
+        bench.decide(verdict)
+    assert bench.counted() == {}  # `failed` will count it
+
+
+def test_an_error_is_counted_and_logged_with_its_packet(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 1000.0
+    monkeypatch.setattr(worker_module.time, "monotonic", lambda: clock)
+    failing(bench.worker, lambda: {}["key"], b"\x45\x00bytes")
+    for _ in range(4):
+        failing(bench.worker, lambda: 1 / 0, b"others")
+    assert bench.counted() == {Reason.INTERNAL_ERROR: 5}
+    assert len(caplog.messages) == 1
+    assert b"\x45\x00bytes".hex() in caplog.messages[0]
+    assert "KeyError('key') at " in caplog.messages[0]
+    assert f"{Path(__file__).name}:" in caplog.messages[0]
+    assert "\n" not in caplog.messages[0]
+    clock += worker_module.LOG_INTERVAL
+    failing(bench.worker, lambda: 1 / 0, bytes(LOG_BYTES + 1))
+    assert len(caplog.messages) == 2
+    assert f"({LOG_BYTES + 1} bytes): {'00' * LOG_BYTES}… (and 4 more before)" in caplog.messages[1]
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
+
+
+def failing(worker: Worker, broken: Callable[[], object], packet: bytes) -> None:
+    try:
+        broken()
+    except Exception as error:
+        worker.failed(packet, error)
+
+
+def test_a_sample_of_the_packets_is_timed(bench: Bench) -> None:
+    for _ in range(1 + 2 * SAMPLE):
+        bench.decide(Verdict(Reason.NOT_SIP, b""))
+    assert bench.slot.cells[Cell.TIMED] == 3
+    assert bench.slot.cells[Cell.ENGINE_NS] > 0
+
+
+def test_the_heartbeat_is_stamped_by_packets_and_by_their_absence(bench: Bench) -> None:
+    stamps = [bench.slot.cells[Cell.HEARTBEAT]]
+    for _ in range(SAMPLE):
+        bench.decide(Verdict(Reason.NOT_SIP, b""))
+    stamps.append(bench.slot.cells[Cell.HEARTBEAT])
+    bench.worker.idle()
+    stamps.append(bench.slot.cells[Cell.HEARTBEAT])
+    assert stamps == sorted(set(stamps))
+
+
+def test_overruns_are_counted(bench: Bench) -> None:
+    bench.worker.overrun()
+    assert bench.slot.cells[Cell.OVERRUNS] == 1
