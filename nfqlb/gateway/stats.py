@@ -1,0 +1,207 @@
+"""The numbers of a running gateway in one report: the board's, the kernel's, and whether the processes live.
+
+Only reads; asks no process. The shape of `Report` is the shape of `nfqlb stats --json`: field names are its keys, and
+keys are only ever added. Does not know how it is shown.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic_ns
+from typing import Any
+
+from nfqlb.gateway import procfs
+from nfqlb.gateway.board import FILE_NAME, BoardError, Cell, Slot, Snapshot, State, Traffic, read
+from nfqlb.proxy.verdict import Action, Reason
+
+STUCK_AFTER = 5.0
+"""Seconds without a heartbeat after which a living worker counts as stuck; a busy or idle one stamps within two."""
+
+UP, STARTING, STUCK, DEAD = "up", "starting", "stuck", "dead"
+ORPHANED = "orphaned"
+"""State of a gateway whose supervisor is gone while workers go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """What the kernel says of a queue; None where only root may look, or when nobody holds the queue."""
+
+    queue: int
+    worker: int
+    waiting: int | None
+    """Packets without a verdict."""
+    dropped: int | None
+    """Because the queue was full."""
+    user_dropped: int | None
+    """Because the worker's socket buffer was full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Since the gateway started, across replaced workers; or per second, as `rates` makes them."""
+
+    packets: float
+    """Verdicts: the sum of the next four."""
+    forwards: float
+    replies: float
+    drops: float
+    ignored: float
+    reasons: dict[str, float]
+    """Every reason by its slug, also those with 0."""
+    backends: dict[str, dict[str, float]]
+    """Backend → requests_to, requests_from, responses_to, responses_from."""
+    us_per_packet: float | None
+    """Microseconds in the engine: the mean over the timed packets, None when there are none."""
+    timed: float
+    """Packets that were timed, a sample of all."""
+    engine_ns: float
+    """Nanoseconds that the timed packets took."""
+    socket_sent: float
+    """Packets among the forwards and replies that left through a socket: large IPv6 ones."""
+    overruns: float
+    """Times that the kernel told of drops because the socket buffer was full."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    worker: int
+    pid: int
+    state: str
+    """up, starting, stuck (alive, but without a heartbeat for 5 s) or dead."""
+    restarts: int
+    heartbeat_age: float | None
+    """Seconds."""
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    gateway: str
+    state: str
+    """starting, running, stopping, or orphaned: the supervisor is gone, and dead workers are not replaced."""
+    generation: int
+    pid: int
+    """Of the supervisor."""
+    started: str
+    """ISO 8601, UTC."""
+    time: str
+    """Of this report."""
+    queues: tuple[QueueRow, ...]
+    workers: tuple[WorkerRow, ...]
+    totals: Counts
+
+    @property
+    def healthy(self) -> bool:
+        return self.state != ORPHANED and all(worker.state in (UP, STARTING) for worker in self.workers)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def gather(run_dir: Path, proc: Path = procfs.PROC) -> Report:
+    """Report on the gateway whose run directory this is. Raises BoardError when none runs there."""
+    path = run_dir / FILE_NAME
+    snapshot = read(path)
+    workers = tuple(_worker(index, slot, snapshot, proc) for index, slot in enumerate(snapshot.slots))
+    state = snapshot.state.name.lower()
+    if not procfs.alive(snapshot.pid, proc):
+        if all(worker.state == DEAD for worker in workers):
+            raise BoardError(
+                f"The gateway that wrote {path} (pid {snapshot.pid}) is gone: it was killed. "
+                "Start it again with 'nfqlb run'."
+            )
+        state = ORPHANED
+    try:
+        kernel = procfs.kernel_queues(proc)
+    except PermissionError:  # only root may look there, but anybody may read the board
+        kernel = {}
+    return Report(
+        gateway=snapshot.about.gateway,
+        state=state,
+        generation=snapshot.generation,
+        pid=snapshot.pid,
+        started=_iso(datetime.fromtimestamp(snapshot.started / 1e9, UTC)),
+        time=_iso(datetime.now(UTC)),
+        queues=tuple(_queue(number, index, kernel.get(number)) for index, number in enumerate(snapshot.about.queues)),
+        workers=workers,
+        totals=_counts(snapshot.slots, snapshot.about.backends),
+    )
+
+
+def rates(before: Counts, after: Counts, seconds: float) -> Counts:
+    """What came between two moments, per second; the time per packet is that of the packets between."""
+
+    def rate(name: str) -> float:
+        return float(getattr(after, name) - getattr(before, name)) / seconds
+
+    def table(old: Mapping[str, float], new: Mapping[str, float]) -> dict[str, float]:
+        return {key: (value - old.get(key, 0)) / seconds for key, value in new.items()}
+
+    return Counts(
+        **{name: rate(name) for name in ("packets", "forwards", "replies", "drops", "ignored")},
+        reasons=table(before.reasons, after.reasons),
+        backends={name: table(before.backends.get(name, {}), new) for name, new in after.backends.items()},
+        us_per_packet=_mean(after.engine_ns - before.engine_ns, after.timed - before.timed),
+        **{name: rate(name) for name in ("timed", "engine_ns", "socket_sent", "overruns")},
+    )
+
+
+def _worker(index: int, slot: Slot, snapshot: Snapshot, proc: Path) -> WorkerRow:
+    pid, heartbeat = slot.cells[Cell.PID], slot.cells[Cell.HEARTBEAT]
+    age = max(0, monotonic_ns() - heartbeat) / 1e9 if heartbeat else None
+    if not pid or not procfs.alive(pid, proc):
+        state = DEAD if heartbeat or snapshot.state is not State.STARTING else STARTING
+    elif age is None:
+        state = STARTING
+    else:
+        state = STUCK if age > STUCK_AFTER else UP
+    return WorkerRow(
+        worker=index,
+        pid=pid,
+        state=state,
+        restarts=slot.cells[Cell.RESTARTS],
+        heartbeat_age=None if age is None else round(age, 3),
+        counts=_counts((slot,), snapshot.about.backends),
+    )
+
+
+def _queue(number: int, worker: int, row: procfs.KernelQueue | None) -> QueueRow:
+    if row is None:
+        return QueueRow(number, worker, None, None, None)
+    return QueueRow(number, worker, row.waiting, row.dropped, row.user_dropped)
+
+
+def _counts(slots: Sequence[Slot], backends: Sequence[str]) -> Counts:
+    """The sum over these slots."""
+    by_action: dict[Action, float] = dict.fromkeys(Action, 0)
+    reasons: dict[str, float] = {}
+    for reason in Reason:
+        reasons[reason.slug] = count = sum(slot.reasons[reason] for slot in slots)
+        by_action[reason.action] += count
+    timed, engine_ns = (sum(slot.cells[cell] for slot in slots) for cell in (Cell.TIMED, Cell.ENGINE_NS))
+    return Counts(
+        packets=sum(by_action.values()),
+        forwards=by_action[Action.FORWARD],
+        replies=by_action[Action.REPLY],
+        drops=by_action[Action.DROP],
+        ignored=by_action[Action.IGNORE],
+        reasons=reasons,
+        backends={
+            name: {traffic.name.lower(): sum(slot.backends[number][traffic] for slot in slots) for traffic in Traffic}
+            for number, name in enumerate(backends)
+        },
+        us_per_packet=_mean(engine_ns, timed),
+        timed=timed,
+        engine_ns=engine_ns,
+        socket_sent=sum(slot.cells[Cell.SOCKET_SENT] for slot in slots),
+        overruns=sum(slot.cells[Cell.OVERRUNS] for slot in slots),
+    )
+
+
+def _mean(nanoseconds: float, packets: float) -> float | None:
+    return round(nanoseconds / packets / 1000, 2) if packets > 0 else None
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

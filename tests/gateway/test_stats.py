@@ -1,0 +1,248 @@
+"""The report of a running gateway, and what `nfqlb stats` prints of it."""
+
+import json
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner, Result
+
+from nfqlb.cli import stats as command_module
+from nfqlb.cli.stats import Speed, command
+from nfqlb.gateway import stats
+from nfqlb.gateway.board import BACKENDS, REASONS, About, Board, BoardError, Cell, Header, State
+from nfqlb.gateway.stats import gather, rates
+from nfqlb.proxy.verdict import Reason
+
+DEAD_PID = 2**22 + 1  # beyond the kernel's highest
+KERNEL = " 5060  1   7 2 65531    12     3     4711  1\n"
+
+
+class Gateway:
+    """A board with two workers, as if this process were all of the gateway, and a /proc to go with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run_dir = folder / "run"
+        self.run_dir.mkdir()
+        self.proc = folder / "proc"
+        for name in (str(os.getpid()), "thread-self/net/netfilter"):
+            (self.proc / name).mkdir(parents=True)
+        (self.proc / str(os.getpid()) / "stat").write_text(Path("/proc/self/stat").read_text())
+        (self.proc / "thread-self/net/netfilter/nfnetlink_queue").write_text(KERNEL)
+        self.board = Board(self.run_dir / "board", About("lb", (5060, 5061), ("reg1", "reg2")))
+        self.board.set(Header.STATE, State.RUNNING)
+        self.board.set(Header.PID, os.getpid())
+        self.board.set(Header.STARTED, 1_700_000_000_123_000_000)
+        self.slots = [self.board.slot(0), self.board.slot(1)]
+        for slot in self.slots:
+            slot[Cell.PID] = os.getpid()
+            slot[Cell.HEARTBEAT] = time.monotonic_ns()
+
+    def count(self, worker: int, reason: Reason, times: int = 1) -> None:
+        self.slots[worker][REASONS + reason] += times
+
+    def report(self) -> stats.Report:
+        return gather(self.run_dir, self.proc)
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Gateway:
+    return Gateway(tmp_path)
+
+
+def test_counts_are_summed_by_action_worker_and_backend(gateway: Gateway) -> None:
+    gateway.count(0, Reason.REQUEST_ENTERING, 5)
+    gateway.count(1, Reason.RESPONSE_LEAVING, 4)
+    gateway.count(1, Reason.PING, 3)
+    gateway.count(0, Reason.NOT_SIP, 2)
+    gateway.count(1, Reason.NOT_OURS)
+    gateway.slots[0][BACKENDS + 4 + 0] = 5  # reg2, requests to it
+    gateway.slots[1][BACKENDS + 4 + 3] = 4  # reg2, responses from it
+    gateway.slots[0][Cell.TIMED], gateway.slots[0][Cell.ENGINE_NS] = 2, 5000
+    gateway.slots[1][Cell.TIMED], gateway.slots[1][Cell.ENGINE_NS] = 3, 20000
+    report = gateway.report()
+    first, second = (worker.counts for worker in report.workers)
+    total = report.totals
+    assert (first.packets, first.forwards, first.replies, first.drops, first.ignored) == (7, 5, 0, 2, 0)
+    assert (second.packets, second.forwards, second.replies, second.drops, second.ignored) == (8, 4, 3, 0, 1)
+    assert (total.packets, total.forwards, total.replies, total.drops, total.ignored) == (15, 9, 3, 2, 1)
+    assert (first.us_per_packet, second.us_per_packet, total.us_per_packet) == (2.5, 6.67, 5.0)
+    assert total.backends["reg1"] == dict.fromkeys(total.backends["reg1"], 0)
+    assert total.backends["reg2"] == {
+        "requests_to": 5,
+        "requests_from": 0,
+        "responses_to": 0,
+        "responses_from": 4,
+    }
+    assert {slug: count for slug, count in total.reasons.items() if count} == {
+        "request-entering": 5,
+        "response-leaving": 4,
+        "ping": 3,
+        "not-sip": 2,
+        "not-ours": 1,
+    }
+
+
+def test_the_keys_of_the_json_form_are_stable(gateway: Gateway) -> None:
+    """Scripts of users know these. Adding one is fine; removing or renaming one breaks them."""
+    shape = gateway.report().as_dict()
+    assert list(shape) == [
+        *("gateway", "state", "generation", "pid", "started", "time", "queues", "workers", "totals"),
+    ]
+    assert list(shape["queues"][0]) == ["queue", "worker", "waiting", "dropped", "user_dropped"]
+    assert list(shape["workers"][0]) == ["worker", "pid", "state", "restarts", "heartbeat_age", "counts"]
+    counts = [
+        *("packets", "forwards", "replies", "drops", "ignored", "reasons", "backends", "us_per_packet"),
+        *("timed", "engine_ns", "socket_sent", "overruns"),
+    ]
+    assert list(shape["workers"][0]["counts"]) == list(shape["totals"]) == counts
+    assert set(shape["totals"]["reasons"]) == {reason.slug for reason in Reason}
+    assert shape["started"] == "2023-11-14T22:13:20.123Z"
+
+
+def test_the_kernel_tells_of_the_queues(gateway: Gateway) -> None:
+    first, second = gateway.report().queues
+    assert (first.queue, first.waiting, first.dropped, first.user_dropped) == (5060, 7, 12, 3)
+    assert (second.queue, second.waiting, second.dropped, second.user_dropped) == (5061, None, None, None)
+
+
+def test_without_root_the_queues_are_unknown_and_the_rest_is_told(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Path) -> dict[int, object]:
+        raise PermissionError
+
+    monkeypatch.setattr(stats.procfs, "kernel_queues", refused)
+    report = gateway.report()
+    assert {row.waiting for row in report.queues} == {None}
+    assert report.healthy
+
+
+@pytest.mark.parametrize(
+    ("pid", "age", "state"),
+    [
+        (os.getpid(), 0.0, "up"),
+        (os.getpid(), stats.STUCK_AFTER + 1, "stuck"),
+        (os.getpid(), None, "starting"),
+        (DEAD_PID, 0.0, "dead"),
+        (0, 0.0, "dead"),
+    ],
+)
+def test_the_state_of_a_worker(gateway: Gateway, pid: int, age: float | None, state: str) -> None:
+    gateway.slots[1][Cell.PID] = pid
+    gateway.slots[1][Cell.HEARTBEAT] = 0 if age is None else time.monotonic_ns() - int(age * 1e9)
+    report = gateway.report()
+    assert [worker.state for worker in report.workers] == ["up", state]
+    assert report.healthy == (state in ("up", "starting"))
+
+
+def test_a_dead_supervisor_leaves_orphans(gateway: Gateway) -> None:
+    gateway.board.set(Header.PID, DEAD_PID)
+    report = gateway.report()
+    assert (report.state, report.healthy) == ("orphaned", False)
+
+
+def test_a_board_whose_writers_are_all_dead_is_no_gateway(gateway: Gateway) -> None:
+    gateway.board.set(Header.PID, DEAD_PID)
+    for slot in gateway.slots:
+        slot[Cell.PID] = DEAD_PID
+    with pytest.raises(BoardError, match=rf"pid {DEAD_PID}.* is gone.*nfqlb run"):
+        gateway.report()
+
+
+def test_rates_are_differences_per_second(gateway: Gateway) -> None:
+    gateway.count(0, Reason.REQUEST_ENTERING, 100)
+    gateway.slots[0][Cell.TIMED], gateway.slots[0][Cell.ENGINE_NS] = 1, 1_000_000
+    before = gateway.report().totals
+    gateway.count(0, Reason.REQUEST_ENTERING, 40)
+    gateway.count(1, Reason.STUN, 10)
+    gateway.slots[0][BACKENDS] = 40
+    gateway.slots[0][Cell.TIMED], gateway.slots[0][Cell.ENGINE_NS] = 3, 1_006_000
+    speed = rates(before, gateway.report().totals, 2.0)
+    assert (speed.packets, speed.forwards, speed.drops) == (25, 20, 5)
+    assert (speed.reasons["request-entering"], speed.reasons["stun"], speed.reasons["ping"]) == (20, 5, 0)
+    assert speed.backends["reg1"]["requests_to"] == 20
+    assert speed.us_per_packet == 3.0  # of the two packets between, not of all
+
+
+def test_there_is_no_speed_across_a_restart(gateway: Gateway) -> None:
+    speed = Speed()
+    assert speed.of(gateway.report()) is None
+    assert speed.of(gateway.report()) is not None
+    gateway.board.set(Header.STARTED, 1)
+    assert speed.of(gateway.report()) is None
+
+
+# -- the command
+
+
+@pytest.fixture
+def invoke(gateway: Gateway, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Run `nfqlb stats` against the made-up gateway."""
+
+    loaded = SimpleNamespace(gateway=SimpleNamespace(run_dir=gateway.run_dir))
+    monkeypatch.setattr(command_module, "load_config", lambda _: loaded)
+    real = stats.gather
+    monkeypatch.setattr(stats, "gather", lambda run_dir: real(run_dir, gateway.proc))
+
+    def call(*argv: str) -> Result:
+        return CliRunner().invoke(command, argv, env={"COLUMNS": "160"})
+
+    return call
+
+
+def test_the_tables_leave_out_what_is_zero(gateway: Gateway, invoke) -> None:  # type: ignore[no-untyped-def]
+    gateway.count(0, Reason.REQUEST_ENTERING, 1234)
+    gateway.count(1, Reason.STRAY_RESPONSE, 5)
+    result = invoke()
+    assert result.exit_code == 0
+    assert "Totals: 1239 packets: 1234 forwards, 0 replies, 5 drops, 0 ignored" in result.output
+    row = next(line for line in result.output.splitlines() if line.strip().startswith("stray-response"))
+    assert row.split()[:4] == ["stray-response", "0", "5", "5"]
+    assert "bad-checksum" not in result.output
+    assert "reg2" in result.output  # a backend without traffic is news
+
+
+def test_something_wrong_is_exit_status_1(gateway: Gateway, invoke) -> None:  # type: ignore[no-untyped-def]
+    gateway.slots[0][Cell.PID] = DEAD_PID
+    assert invoke().exit_code == 1
+    result = invoke("--json")
+    assert result.exit_code == 1
+    assert json.loads(result.output)["workers"][0]["state"] == "dead"
+
+
+def test_no_gateway_is_a_sentence(gateway: Gateway, invoke) -> None:  # type: ignore[no-untyped-def]
+    gateway.board.remove()
+    result = invoke()
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: No gateway runs here")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_watch_shows_rates_until_interrupted(  # type: ignore[no-untyped-def]
+    gateway: Gateway, invoke, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        gateway.count(0, Reason.REQUEST_ENTERING, 1000)
+        if len(slept) == 3:
+            raise KeyboardInterrupt
+
+    clock = iter(range(100))
+    monkeypatch.setattr(command_module.time, "sleep", sleep)
+    monkeypatch.setattr(command_module.time, "monotonic", lambda: next(clock) / 1.0)
+    result = invoke("--watch", "2.5", *(["--json"] if as_json else []))
+    assert slept == [2.5] * 3
+    assert "Traceback" not in result.output
+    if as_json:
+        lines = [json.loads(line) for line in result.output.splitlines() if line.startswith("{")]
+        assert lines[0]["per_second"] is None
+        assert [line["totals"]["forwards"] for line in lines] == [0, 1000, 2000]
+        assert lines[1]["per_second"]["forwards"] > 0
+    else:
+        assert "Packets per second; in all, 2000 packets" in result.output
