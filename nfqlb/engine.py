@@ -1,10 +1,12 @@
 """Datagram bytes in, verdict out: the one function that live workers, replay, benchmarks and fuzzers all call."""
 
 from collections.abc import Callable, Mapping
+from copy import copy
 
 from nfqlb.net import datagram
 from nfqlb.net.datagram import DatagramError, Fault
 from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy.identity import NEVER_SOURCES
 from nfqlb.proxy.proxy import Proxy
 from nfqlb.proxy.request import Arrival, Outcome
 from nfqlb.proxy.setup import Listener, Setup
@@ -40,6 +42,12 @@ class Engine:
         self._verify = verify_checksums
         self._ident = first_ident
 
+    def sibling(self, first_ident: int) -> "Engine":
+        """An engine of the same rules and tables, shared with this one, and with a counter of its own."""
+        other = copy(self)
+        other._ident = first_ident
+        return other
+
     def locate(self, src: Endpoint, dst: Endpoint) -> tuple[Listener, Side] | None:
         """The listener and the side of a packet between these, None when `dst` is none of our sockets."""
         own = self._proxy.identity.sockets.get(dst)
@@ -55,9 +63,9 @@ class Engine:
         if own is None:
             return Verdict(Reason.NOT_OURS, b"")
         arrival = Arrival(own, self._proxy.identity.side(own, src), src)
-        if not src.port:
-            # Nobody can be answered at port 0, and nothing honest comes from there [RFC 768].
-            return Verdict(Reason.BAD_DATAGRAM, b"")
+        if not src.port or src in self._proxy.identity.sockets or src.addr in NEVER_SOURCES:
+            # Nobody can be answered there: port 0 [RFC 768], ourselves, or an address that no single host has.
+            return Verdict(Reason.BAD_SOURCE, b"")
         outcome = self._proxy.decide(payload, arrival, trace)
         try:
             return self._written(outcome, tos)
