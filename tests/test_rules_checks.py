@@ -221,3 +221,28 @@ def test_P14_responses_are_never_answered() -> None:
     sent = gateway.from_phone(request())
     broken = response_to(sent).replace("SIP/2.0 200", "SIP/2.0 4294967301")
     assert gateway.from_backend(broken, sent.dst).reason is Reason.BROKEN_RESPONSE
+
+
+@pytest.mark.parametrize("name", ["Content_Length", "Max_Forwards", "CSeq"])
+def test_P8_numbers_as_long_as_a_datagram_are_cheap(name: str) -> None:
+    zeros = "0" * 20000
+    value = f"{zeros}1 INVITE" if name == "CSeq" else zeros
+    result = Gateway().from_phone(request("INVITE", **{name: value}))
+    assert result.reason is (Reason.TOO_MANY_HOPS if name == "Max_Forwards" else Reason.REQUEST_ENTERING)
+    assert Gateway().from_phone(request("INVITE", **{name: "9" * 20000 + " INVITE"})).reason.status == 400
+
+
+def test_P5_two_tags_are_ambiguous() -> None:
+    assert Gateway().from_phone(request(From="<sip:a@example.org>;tag=1;tag=2")).reason is Reason.BAD_HEADER
+
+
+def test_P14_a_reply_goes_to_the_port_that_the_via_wants_and_to_no_other_address() -> None:
+    from sipcase import endpoint, setup
+
+    from nfqlb.proxy.setup import Listener
+
+    never = Gateway(setup(listeners=(Listener("main", endpoint(EXT), endpoint(INT), force_rport="never"),)))
+    refused = request(Max_Forwards="0")
+    assert never.from_phone(refused, "172.31.23.177:51234").dst == PHONE
+    assert never.from_phone(refused, "198.51.100.9:51234").dst == "198.51.100.9:5060"
+    assert Gateway().from_phone(refused, "172.31.23.177:51234").dst == "172.31.23.177:51234"

@@ -145,3 +145,18 @@ def test_P36_a_response_without_reason_phrase_or_max_forwards_passes() -> None:
     sent = entered(gateway)
     for status in ("100 ", "200"):
         assert gateway.from_backend(response_to(sent, status).encode().replace(b"\n", b"\r\n"), PROXY1).dst == OTHER
+
+
+def test_P35_maddr_added_on_the_way_does_not_steer_the_response() -> None:
+    gateway = Gateway()
+    leaving = gateway.from_backend(request("INVITE", f"sip:b@{OTHER}", Via="SIP/2.0/UDP 192.168.1.11;branch=z9hG4bKk1"))
+    answer = response_to(leaving)
+    assert gateway.send(OTHER, EXT, answer).dst == REG1
+    steered = answer.replace("branch=z9hG4bKk1", "branch=z9hG4bKk1;maddr=192.168.1.99")
+    assert gateway.send(OTHER, EXT, steered).reason is Reason.STRAY_RESPONSE
+
+
+def test_P34_what_stands_further_down_is_nobodys_business() -> None:
+    gateway = Gateway()
+    sent = gateway.from_phone(request("INVITE", "sip:bob@x", 'Via: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bKz;x="oops'))
+    assert gateway.from_backend(response_to(sent), PROXY1).reason is Reason.RESPONSE_LEAVING

@@ -389,3 +389,62 @@ def test_P19_several_pools_and_ip_versions_do_not_mix() -> None:
         assert result.dst == REG1
     routed = in_dialog("BYE", "sip:b@x", [E_HALF, "<sip:[2001:db8:1::11];lr>"], VIA_ALICE)
     assert gateway.from_phone(routed).reason is Reason.NO_EGRESS
+
+
+# -- found by attacking it -------------------------------------------------------------------------------------------
+
+
+def test_P18_a_new_call_cannot_take_an_old_dialogs_hairpin() -> None:
+    gateway = Gateway()
+    recorded = invite_to_bob(gateway, received=invite_from_alice(gateway)).headers("Record-Route")
+    routes = [f"Route: {value}" for value in recorded[::-1]]
+    assert gateway.from_phone(request("INVITE", "sip:bob@10.9.9.9", *routes), ALICE).reason is Reason.BAD_FLOW
+
+
+def test_P18_a_peer_with_a_name_in_its_contact_is_reached_by_the_dialogs_flow() -> None:
+    gateway = Gateway()
+    routes = invite_from_alice(gateway).headers("Record-Route")
+    bye = in_dialog("BYE", "sip:trunk@sbc7.carrier.example", routes, VIA_BACKEND)
+    assert gateway.from_backend(bye, PROXY1).dst == ALICE
+    assert gateway.from_backend(bye.replace("call-1@", "call-2@"), PROXY1).reason is Reason.NO_EGRESS
+
+
+def dual_stack() -> Gateway:
+    return Gateway(
+        setup(
+            listeners=(
+                Listener("four", endpoint(EXT), endpoint(INT)),
+                Listener("six", endpoint("[2001:db8::5]:5060"), endpoint("[2001:db8:1::5]:5060")),
+            ),
+            pools=(Pool("p", (Backend("b4", endpoint(REG1)), Backend("b6", endpoint("[2001:db8:1::11]:5060")))),),
+            routes=(RouteRule("p"),),
+        )
+    )
+
+
+def test_P20_a_packet_cannot_change_its_ip_version() -> None:
+    gateway = dual_stack()
+    phone = "[2001:db8:9::9]:5060"
+    path = gateway.send(phone, "[2001:db8::5]:5060", request("REGISTER", "sip:example.org")).header("Path")
+    result = gateway.from_backend(request("INVITE", "sip:a@x", f"Route: {path}"))
+    assert result.reason is Reason.NO_EGRESS
+    over_six = gateway.send(
+        "[2001:db8:1::11]:5060", "[2001:db8:1::5]:5060", request("INVITE", "sip:a@x", f"Route: {path}")
+    )
+    assert over_six.dst == phone
+
+
+def test_P16_an_alias_may_be_an_address_in_any_spelling() -> None:
+    six = Listener(
+        "six", endpoint("[2001:db8::5]:5060"), endpoint("[2001:db8:1::5]:5060"), aliases=("[2001:0DB8::77]",)
+    )
+    gateway = Gateway(setup(listeners=(six,)))
+    result = gateway.send(
+        "[2001:db8:9::9]:5060", "[2001:db8::5]:5060", request("INVITE", "sip:x", "Route: <sip:[2001:db8:0::77];lr>")
+    )
+    assert result.reason is Reason.NO_BACKEND  # consumed, then no IPv6 backend; not refused as a foreign hop
+
+
+@pytest.mark.parametrize("source", [EXT, INT, "224.0.0.5:5060", "255.255.255.255:9", "0.0.0.0:5060"])
+def test_P14_sources_that_nobody_can_be_answered_at(source: str) -> None:
+    assert Gateway().send(source, EXT, request("OPTIONS", "sip:203.0.113.5")).reason is Reason.BAD_SOURCE

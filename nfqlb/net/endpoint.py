@@ -78,15 +78,21 @@ def host_text(addr: bytes) -> bytes:
     return str(IPv6Address(addr)).encode()
 
 
-@lru_cache(maxsize=8192)
 def pack_host(text: bytes) -> bytes | None:
     """The packed address that `text` writes (IPv6 with or without brackets), or None for a name or nonsense."""
+    return _pack_host(text) if len(text) <= _LONGEST_HOST else None
+
+
+_LONGEST_HOST = 47
+"""`[ffff:…:255.255.255.255]`. What is longer is not looked up either: the cache shall not hold strangers' texts."""
+
+
+@lru_cache(maxsize=8192)
+def _pack_host(text: bytes) -> bytes | None:
     if text[:1] == b"[" and text[-1:] == b"]":
         text = text[1:-1]
         if b":" not in text:
             return None
-    if len(text) > 45:  # the longest IPv6 text, ffff:…:255.255.255.255
-        return None
     try:
         if b":" in text:
             if b"%" in text:  # a zone means nothing to another host

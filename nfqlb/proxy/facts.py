@@ -21,7 +21,7 @@ FAULTS = {
 }
 
 # CSeq = 1*DIGIT LWS Method; below 2**32 [RFC 3261 8.1.1.5 says 2**31; phones do exceed that].
-_CSEQ = re.compile(rb"([0-9]{1,20})[ \t\r\n]+(" + grammar.TOKEN + rb"+)")
+_CSEQ = re.compile(rb"([0-9]+)[ \t\r\n]+(" + grammar.TOKEN + rb"+)")
 
 
 class Reject(Exception):
@@ -67,7 +67,8 @@ def read(message: Message) -> Facts:
     except grammar.QuotingError:
         raise Reject(Reason.BAD_QUOTING) from None
     cseq = _CSEQ.fullmatch(cseq_text)
-    if sender is None or target is None or cseq is None or int(cseq.group(1)) >= 2**32:
+    sequence = None if cseq is None else grammar.number(cseq.group(1), 10)
+    if sender is None or target is None or cseq is None or sequence is None or sequence >= 2**32:
         raise Reject(Reason.BAD_HEADER)
     if not call_id or any(byte in call_id for byte in grammar.LWS):
         raise Reject(Reason.BAD_HEADER)
@@ -78,18 +79,15 @@ def read(message: Message) -> Facts:
         to_tag=target.params.get(b"tag"),
         from_uri=sender.uri,
         to_uri=target.uri,
-        cseq=int(cseq.group(1)),
+        cseq=sequence,
         cseq_method=cseq.group(2),
     )
 
 
 def top_via(message: Message) -> Via | None:
     """The first Via value, None when it is missing or unreadable. Raises QuotingError."""
-    for row in message.rows.get(b"via", ()):
-        spans = grammar.split_list(message.raw, row.value, row.value_end)
-        if spans:
-            return via.parse(message.raw, *spans[0])
-    return None
+    spans = message.values(b"via", enough=1)
+    return via.parse(message.raw, *spans[0]) if spans else None
 
 
 def marked_vias(message: Message) -> list[Via]:
@@ -113,9 +111,10 @@ def max_forwards(message: Message) -> int | None:
     text = message.value(b"max-forwards")
     if text is None:
         return None
-    if not text.isdigit() or len(text.lstrip(b"0")) > 3 or int(text) > 255:
+    hops = grammar.number(text, 3)
+    if hops is None or hops > 255:
         raise Reject(Reason.BAD_MAX_FORWARDS)
-    return int(text)
+    return hops
 
 
 def options(message: Message, name: bytes) -> list[bytes]:

@@ -48,6 +48,12 @@ NEVER_PEERS = NetworkSet(
 """Addresses no peer of ours can have (P18): we neither honour them in a flow nor send to them (P20)."""
 
 
+NEVER_SOURCES = NetworkSet([ip_network(text) for text in ("0.0.0.0/8", "224.0.0.0/3", "::/128", "ff00::/8")])
+"""Addresses that a packet to us cannot come from: unspecified, multicast, broadcast. An answer there would be worse
+than none. Loopback is not among them: tests and local monitors use it.
+"""
+
+
 class Identity:
     def __init__(self, setup: Setup) -> None:
         self._name = setup.name.encode()
@@ -65,6 +71,8 @@ class Identity:
                 self._hosts[_key(listener.internal)] = Own(listener, Half.INTERNAL)
             for alias in listener.aliases:
                 host = alias.lower().encode()
+                addr = pack_host(host)
+                host = host if addr is None else host_text(addr)
                 self._hosts[host, listener.visible.port] = outer
                 self._hosts.setdefault((host, SIP_PORT), outer)
             self._addresses |= {listener.external.addr, listener.internal.addr, listener.visible.addr}

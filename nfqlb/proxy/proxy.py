@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from nfqlb.balance.pool import Chooser
+from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy import facts as fact
 from nfqlb.proxy import stamp
 from nfqlb.proxy.facts import Reject
@@ -60,25 +61,29 @@ class Proxy:
         via = _usable_via(read)
         if via is None:
             return _dropped(Reason.UNANSWERABLE, note, reject.detail)
-        payload = self.reply(read, via, arrival, reject)
+        payload, dst = self.reply(read, via, arrival, reject)
         if note:
             note(reason.rule, f"{reason.status} {reply.PHRASES[reason.status].decode()}: {reject.detail}")
-            note("P14", f"answered from {arrival.own.socket}, back to where it came from")
-        return Outcome(reason, payload, arrival.own.socket, arrival.src, self._backend(arrival))
+            note("P14", f"answered from {arrival.own.socket} to {dst}")
+        return Outcome(reason, payload, arrival.own.socket, dst, self._backend(arrival))
 
-    def reply(self, read: Message, via: Via, arrival: Arrival, reject: Reject) -> bytes:
-        """The bytes of a local reply, the same for every retransmission (P14, P39)."""
+    def reply(self, read: Message, via: Via, arrival: Arrival, reject: Reject) -> tuple[bytes, Endpoint]:
+        """A local reply, the same for every retransmission (P14, P39), and where it goes: back to the asker's
+        address, at the port its Via wants [RFC 3261 18.2.2]; never to anybody else's address.
+        """
         headers = list(reject.headers)
         if reject.reason.status != 200 and not any(row.startswith(b"Warning:") for row in headers):
             headers.append(self._requests.warning(reject.detail))
-        _, edits = stamp.fill_via(via, arrival.src, arrival.own.listener.force_rport)
-        return reply.build(
+        filled, edits = stamp.fill_via(via, arrival.src, arrival.own.listener.force_rport)
+        wanted = filled.destination()
+        payload = reply.build(
             read,
             reject.reason.status,
             to_tag=None if _has_to_tag(read) else self._keys.to_tag(_transaction(read)),
             via_edits=edits,
             headers=headers,
         )
+        return payload, wanted if wanted is not None and wanted.addr == arrival.src.addr else arrival.src
 
     def _backend(self, arrival: Arrival) -> int:
         return self.identity.backend_from(arrival.src) if arrival.side is Side.INSIDE else -1

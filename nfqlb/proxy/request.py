@@ -82,17 +82,18 @@ class RequestRules:
         if passage.strict_in and uri.scheme(passage.uri) not in SCHEMES:
             raise Reject(Reason.BAD_HEADER, detail="unreadable last Route of a strict router")
 
-        flow = self._flow(passage, facts, note)
+        flow, spare = self._flow(passage, facts, note)
         listener = arrival.own.listener if passage.exit is None else passage.exit.own.listener
         if passage.way is Way.ENTERING:
             dst, backend = self._enter(message, facts, passage, arrival, note)
             reason, out, face = Reason.REQUEST_ENTERING, listener.internal, listener.internal
         else:
-            dst, backend = flow or self._leave(passage, note), identity.backend_from(arrival.src)
+            dst, backend = flow or self._leave(passage, spare, note), identity.backend_from(arrival.src)
             out, face = listener.external, listener.visible
             reason = Reason.REQUEST_LEAVING if passage.way is Way.LEAVING else Reason.REQUEST_HAIRPIN
-        if dst.version != out.version:
-            raise Reject(Reason.NO_EGRESS, self.warning(f"{dst} is of another IP version than {out}"))
+        if not dst.version == out.version == arrival.src.version:
+            # The kernel's IPv4 hook cannot let an IPv6 packet go, nor the other way round.
+            raise Reject(Reason.NO_EGRESS, self.warning(f"{dst} is of another IP version than this request"))
 
         edits, new_uri = _route_edits(message, passage)
         if note and new_uri is not None:
@@ -169,21 +170,24 @@ class RequestRules:
 
     # -- where to ---------------------------------------------------------------------------------------------------
 
-    def _flow(self, passage: Passage, facts: Facts, note: Note | None) -> Endpoint | None:
-        """The signed flow that decides the destination, None when none does (P18). Raises Reject."""
+    def _flow(self, passage: Passage, facts: Facts, note: Note | None) -> tuple[Endpoint | None, Endpoint | None]:
+        """(The signed flow that decides the destination, the one that is at hand if nothing else does), None where
+        there is none (P18). Raises Reject.
+        """
         exit_by = passage.exit
         if exit_by is None or exit_by.flow is None:
-            return None
+            return None, None
         flow = uri.flow_param(exit_by.flow)
         sig = exit_by.uri.params.get(b"sig")
         internal = stamp.socket_text(exit_by.own.listener.internal)
         text = b"" if flow is None else stamp.flow_text(flow)
         in_dialog = flow is not None and self._keys.is_route(sig, text, internal, facts.call_id)
         if passage.way is Way.HAIRPIN:
-            good = in_dialog
+            # A new call does not go past the backends, though its caller knows an old dialog's values.
+            good = in_dialog and facts.to_tag is not None
         elif in_dialog or exit_by.paired:
             if exit_by.uri.params.get(b"nat") != b"yes":
-                return None
+                return None, flow if in_dialog else None
             good = in_dialog
         else:
             good = flow is not None and (
@@ -195,7 +199,7 @@ class RequestRules:
             raise Reject(Reason.BAD_FLOW, detail=f"received names {flow}, which is no peer's address")
         if note:
             note("P18", f"destination is the signed received {flow}")
-        return flow
+        return flow, None
 
     def _enter(
         self, message: Message, facts: Facts, passage: Passage, arrival: Arrival, note: Note | None
@@ -232,12 +236,19 @@ class RequestRules:
             note("P29", f"pool {pool} by {self._hash_on[pool]} {shown}: {backend.name} {backend.address}")
         return backend.address, self._numbers[backend.name]
 
-    def _leave(self, passage: Passage, note: Note | None) -> Endpoint:
-        """The destination of a request from a backend without a flow (P20). Raises Reject."""
+    def _leave(self, passage: Passage, spare: Endpoint | None, note: Note | None) -> Endpoint:
+        """The destination of a request from a backend that no flow decides (P20). Raises Reject.
+
+        A peer with a name in its Contact is reached by the dialog's signed flow: better than to lose its calls.
+        """
         parsed = passage.next.uri if passage.next is not None else uri.parse(passage.uri)
         if parsed is None:
             raise Reject(Reason.NO_EGRESS, self.warning("the Request-URI names no host"))
         target = self._identity.target(parsed)
+        if target is None and spare is not None and self._identity.may_be_peer(spare):
+            if note:
+                note("P18", f"{parsed.host.decode('ascii')} is a name; the dialog's signed received is {spare}")
+            return spare
         if target is None:
             host = parsed.host.decode("ascii")
             raise Reject(Reason.NO_EGRESS, self.warning(f"{host} is a name, not an address"))

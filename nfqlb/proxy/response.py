@@ -23,7 +23,7 @@ class ResponseRules:
         if message.fault is not None:
             raise Reject(Reason.BROKEN_RESPONSE, detail=message.fault.value)
         try:
-            spans = message.values(b"via")
+            spans = message.values(b"via", enough=2)
         except grammar.QuotingError:
             raise Reject(Reason.BROKEN_RESPONSE) from None
         top = via.parse(message.raw, *spans[0]) if spans else None
@@ -45,7 +45,8 @@ class ResponseRules:
         if entered is None:
             raise Reject(Reason.STRAY_RESPONSE, detail="the branch is not ours for the Via below")
         dst = below.destination()
-        if dst is None or dst.version != entered.socket.version or not self._identity.may_be_peer(dst):
+        versions = {endpoint.version for endpoint in (dst or arrival.src, entered.socket, arrival.src)}
+        if dst is None or len(versions) > 1 or not self._identity.may_be_peer(dst):
             raise Reject(Reason.NO_RETURN)
         if note:
             note("P33", f"top Via is ours and its branch {(top.branch or b'').decode('latin-1')} verifies")

@@ -113,11 +113,13 @@ def is_behind_nat(message: Message, via: Via, source: Endpoint) -> bool:
         return True
     for row in message.rows.get(b"contact", ()):
         try:
-            spans = grammar.split_list(message.raw, row.value, row.value_end)
-            contact = address.parse(message.raw, *spans[0]) if spans else None
+            span = grammar.first_value(message.raw, row.value, row.value_end)
+            contact = address.parse(message.raw, *span) if span else None
         except grammar.QuotingError:
             return False
         parsed = None if contact is None else uri.parse(contact.uri)
-        endpoint = None if parsed is None else parsed.endpoint
+        if parsed is None:
+            return False
+        endpoint = parsed.endpoint
         return endpoint is not None and endpoint.addr != source.addr and endpoint.addr in PRIVATE
     return False

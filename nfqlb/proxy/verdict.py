@@ -112,6 +112,7 @@ class Reason(IntEnum):
     BAD_DATAGRAM = 76, Action.DROP, "P37", "broken IP or UDP header"
     TOO_LARGE = 77, Action.DROP, "P7", "our reply would exceed 65,535 bytes"
     SEND_FAILED = 78, Action.DROP, "P38", "the kernel refused the packet on the IPv6 socket path"
+    BAD_SOURCE = 80, Action.DROP, "P14", "source that nobody can be answered at: port 0, multicast, one of our sockets"
     INTERNAL_ERROR = 79, Action.DROP, "", "our bug: an exception in the engine; the log has the packet"
 
     # ignore

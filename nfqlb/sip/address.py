@@ -41,6 +41,8 @@ def parse(raw: bytes, start: int, end: int) -> Address | None:
     found: dict[bytes, bytes | None] = {}
     last = rest
     for name, param, _, stop in grammar.params(raw, rest, end):
+        if name == b"tag" and name in found:
+            return None  # two readers would take two different ones (P5)
         found.setdefault(name, param)
         last = stop
     if raw.count(b'"', last, end) or b"<" in raw[last:end]:

@@ -25,13 +25,16 @@ def remove_values(message: Message, name: bytes, first: int, last: int = 0) -> l
 
     Works across rows, comma lists and folded lines; a row that runs empty goes as a whole (P16, P34).
     """
-    rows = [(row, split_list(message.raw, row.value, row.value_end)) for row in message.rows.get(name, ())]
-    stop = sum(len(spans) for _, spans in rows) - last
+    # Without `last`, rows below the cut are not read: what stands there is nobody's business (P6).
+    stop = len(message.values(name)) - last if last else None
     edits: list[Edit] = []
     seen = 0
-    for row, spans in rows:
+    for row in message.rows.get(name, ()):
+        if seen >= first and stop is None:
+            break
+        spans = split_list(message.raw, row.value, row.value_end)
         low = min(max(first - seen, 0), len(spans))
-        high = max(min(stop - seen, len(spans)), low)
+        high = len(spans) if stop is None else max(min(stop - seen, len(spans)), low)
         seen += len(spans)
         if low == high:
             if spans:

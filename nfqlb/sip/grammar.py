@@ -35,6 +35,32 @@ def trim(raw: bytes, start: int, end: int) -> Span:
     return start, end
 
 
+def first_value(raw: bytes, start: int, end: int) -> Span | None:
+    """The first value of one comma-separated row, None when there is none. Raises QuotingError."""
+    begin = start
+    for match in _LIST.finditer(raw, start, end):
+        found = match.group()
+        if found == b",":
+            span = trim(raw, begin, match.start())
+            if span[0] < span[1]:
+                return span
+            begin = match.end()
+        elif len(found) == 1:
+            raise QuotingError
+    span = trim(raw, begin, end)
+    return span if span[0] < span[1] else None
+
+
+def number(text: bytes, digits: int) -> int | None:
+    """A decimal number, None for anything else. Leading zeros count for nothing; more than `digits` others are
+    refused before they are converted: arithmetic on numbers as long as a datagram is a way to keep us busy.
+    """
+    if not text.isdigit():
+        return None
+    significant = text.lstrip(b"0")
+    return int(significant or b"0") if len(significant) <= digits else None
+
+
 def split_list(raw: bytes, start: int, end: int) -> list[Span]:
     """The values of one comma-separated row, trimmed; commas in quotes and `<…>` split nothing (P2).
 
@@ -58,8 +84,7 @@ def params(raw: bytes, start: int, end: int) -> Iterator[tuple[bytes, bytes | No
 
     Stops at the first byte that is no parameter; the caller compares the last end with its own.
     """
-    for match in _PARAM.finditer(raw, start, end):
-        if match.start() != start:
-            return
-        start = match.end()
-        yield match.group(1).lower(), match.group(2), match.start(), start
+    # match() one by one, not finditer(): that would look for the next parameter from every byte of garbage.
+    while (match := _PARAM.match(raw, start, end)) is not None:
+        begin, start = start, match.end()
+        yield match.group(1).lower(), match.group(2), begin, start

@@ -110,10 +110,15 @@ class Message:
         rows = self.rows.get(name)
         return None if rows is None else self.raw[rows[0].value : rows[0].value_end].strip(grammar.LWS)
 
-    def values(self, name: bytes) -> list[grammar.Span]:
-        """All comma-separated values of all rows of that name (P2). Raises QuotingError."""
+    def values(self, name: bytes, enough: int | None = None) -> list[grammar.Span]:
+        """All comma-separated values of all rows of that name (P2), or of so many rows that there are `enough`.
+
+        Raises QuotingError for a row that was looked at.
+        """
         found: list[grammar.Span] = []
         for row in self.rows.get(name, ()):
+            if enough is not None and len(found) >= enough:
+                break
             found += grammar.split_list(self.raw, row.value, row.value_end)
         return found
 
@@ -212,11 +217,11 @@ def _check_single_rows(message: Message) -> None:
     length = message.value(b"content-length")
     if length is None:
         return
-    # At most nine digits: enough for any datagram, and no arithmetic on a number as long as the datagram.
-    if not length.isdigit() or len(length.lstrip(b"0")) > 9 or message.body + int(length) > len(message.raw):
+    count = grammar.number(length, 5)
+    if count is None or message.body + count > len(message.raw):
         message.fault = Fault.LENGTH
         return
-    message.end = message.body + int(length)
+    message.end = message.body + count
 
 
 def glance(payload: bytes) -> tuple[str | None, int | None, str | None]:

@@ -52,13 +52,16 @@ class Via(NamedTuple):
         return SIP_PORT if self.port is None else self.port
 
     def identity(self) -> bytes:
-        """sent-by, branch, received and rport in canonical form: equal however a stack re-serialises them (P24)."""
-        return b"%b %d %b %b %b" % (
+        """All that says where a response goes, and branch, in canonical form: equal however a stack re-serialises
+        them (P24). maddr is among it, or whoever answers could send the response to a third party.
+        """
+        return b"%b %d %b %b %b %b" % (
             _canonical(self.host),
             self.sent_port,
             self.branch or b"",
             _canonical(self.received) if self.received else b"",
             self.rport or b"",
+            _canonical(self.maddr) if self.maddr else b"",
         )
 
     def destination(self) -> Endpoint | None:
