@@ -17,7 +17,7 @@ DOMAIN = "example.org"
 PLAIN_DOMAIN = "plain.example.org"
 """Calls to this domain are relayed without Record-Route."""
 
-SHARED_MEMORY_MB, PRIVATE_MEMORY_MB = 32, 4
+SHARED_MEMORY_MB, PRIVATE_MEMORY_MB = 64, 4
 
 
 def render(plan: Plan, node: Node) -> str:

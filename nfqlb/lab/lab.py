@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from nfqlb.lab import LabError, kamailio, namespaces, topology
+from nfqlb.lab.baresip import Baresip
 from nfqlb.lab.ping import wait_answer
 from nfqlb.lab.sipp import Phone
 from nfqlb.lab.topology import INSIDE, OUTSIDE, Node, Plan
@@ -115,7 +116,7 @@ class Lab:
         """Take everything down. Fine when only some of it is there."""
         down(self.plan.name)
         for process in self._processes.values():
-            process.wait()
+            process.wait(10)  # ended above; this only takes the zombie away
         self._processes.clear()
 
     def tap(self) -> Tap:
@@ -128,6 +129,12 @@ class Lab:
         calls.mkdir(exist_ok=True)
         return Phone(
             user, self.plan.namespace(at.role), at.host, f"{self.plan.external.host}:5060", calls, port, contact
+        )
+
+    def softphone(self, user: str, at: Node) -> Baresip:
+        """A baresip phone at one of the plan's addresses; only one in a namespace."""
+        return Baresip(
+            user, self.plan.namespace(at.role), at.host, f"{self.plan.external.host}:5060", self.dir / f"baresip-{user}"
         )
 
     # backends

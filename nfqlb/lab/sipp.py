@@ -40,17 +40,23 @@ class Phone:
         domain: str = DOMAIN,
         more_lines: int = 0,
         calls: int = 1,
+        name: str = "",
+        timeout: int = TIMEOUT,
         extra: tuple[str, ...] = (),
     ) -> "Dialogue":
-        """Start one side of the ladder; a callee is listening when this returns."""
+        """Start one side of the ladder; a callee is listening when this returns.
+
+        `more_lines` makes offers longer, `name` is that of the files (else one is made up), `extra` are more options
+        for SIPp.
+        """
         self._count += 1
-        stem = self.run_dir / f"{self.user}-{self._count}-{ladder}-{'caller' if caller else 'callee'}"
+        stem = self.run_dir / (name or f"{self.user}-{self._count}-{ladder}-{'caller' if caller else 'callee'}")
         xml, errors = stem.with_suffix(".xml"), stem.with_suffix(".err")
         xml.write_text(scenario.render(ladder, caller=caller, more_lines=more_lines))
         argv = ["sipp", "-sf", str(xml), "-i", self.host.strip("[]"), "-p", str(self.port)]
         argv += ["-key", "me", self.user, "-key", "peer", peer, "-key", "domain", domain]
         argv += ["-key", "contact", self.contact or f"{self.host}:{self.port}"]
-        argv += ["-m", str(calls), "-timeout", str(TIMEOUT), "-timeout_error", "-recv_timeout", "10000"]
+        argv += ["-m", str(calls), "-timeout", str(timeout), "-timeout_error", "-recv_timeout", "10000"]
         argv += ["-nostdin", "-skip_rlimit", "-default_behaviors", "none"]
         argv += ["-trace_err", "-error_file", str(errors), *extra]
         if caller:
