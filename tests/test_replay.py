@@ -1,10 +1,13 @@
 """Stored packets through the engine: one outcome for each frame, and what is written."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import dpkt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pcap_files import EPOCH, Blocks, Stored, write_pcap
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet import fragment as fragment4
@@ -14,10 +17,13 @@ from scapy.packet import Raw
 from scapy.utils import rdpcap
 from sipcase import EXT, INT, OTHER, PHONE, PROXY1, REG1, REGISTER, Gateway, endpoint, request, response_to, setup, wire
 
-from nfqlb.capture.packets import SKIPPED, PacketReader
+from nfqlb.capture.frame import Frame
+from nfqlb.capture.packets import SKIPPED, Packet, PacketReader
 from nfqlb.capture.source import Source
 from nfqlb.capture.writer import PcapWriter
+from nfqlb.cli.table import Table
 from nfqlb.engine import Engine
+from nfqlb.explain import explain
 from nfqlb.net import datagram
 from nfqlb.proxy.setup import Backend, Listener, Pool, RouteRule, Setup
 from nfqlb.proxy.verdict import Reason
@@ -204,3 +210,36 @@ def test_a_frame_without_a_time_is_written_with_that_of_the_frame_before(tmp_pat
     outcomes = replayed(blocks.write(tmp_path / "in.pcapng"), setup(), tmp_path / "out.pcap")
     assert [outcome.row.time for outcome in outcomes] == [None, EPOCH, None]
     assert [float(item.time) for item in rdpcap(str(tmp_path / "out.pcap"))] == [0, EPOCH, EPOCH]
+
+
+MESSAGES = [
+    REGISTER,
+    request("INVITE"),
+    response_to(Gateway().from_phone(REGISTER)),
+    "OPTIONS sip:203.0.113.5 SIP/2.0\n\n",
+]
+
+
+@given(
+    message=st.sampled_from(MESSAGES),
+    ends=st.sampled_from([(PHONE, EXT), (REG1, INT), (OTHER, INT)]),
+    changes=st.lists(st.tuples(st.integers(0, 600), st.binary(max_size=4), st.integers(0, 4)), max_size=4),
+)
+def test_any_packet_has_an_outcome_and_an_explanation(
+    message: str, ends: tuple[str, str], changes: list[tuple[int, bytes, int]]
+) -> None:
+    """A capture from anywhere never stops the commands: bytes are cut out of a packet, and others put in."""
+    data = packet(*ends, message)
+    for at, new, cut in changes:
+        at %= len(data)
+        data = data[:at] + new + data[at + cut :]
+    frame = Frame(1, EPOCH * 10**9, 101, data, len(data))
+    outcome = Replay(setup()).process(Packet(frame, data, (1,)))
+    explanation = explain(Replay(setup()), Packet(frame, data, (1,)))
+    assert explanation.row == outcome.row
+    assert outcome.row.verdict in ("forward", "reply", "drop", "ignore")
+    assert bool(outcome.after) == (outcome.row.verdict in ("forward", "reply"))
+    assert (explanation.rules != ()) or outcome.row.reason in ("not-ours", "bad-datagram")
+    table = Table(colour=True, room=120, diff=True, out_frames=True).lines(outcome)
+    assert all(line.replace("\x1b[", "").isprintable() for line in table.split("\n"))
+    json.dumps(outcome.row._asdict(), ensure_ascii=False).encode()

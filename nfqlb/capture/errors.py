@@ -16,10 +16,11 @@ class NotACapture(CaptureError):
 class Truncated(CaptureError):
     """The file ends inside a frame; every frame before it has been handed on."""
 
-    def __init__(self, name: str, frame: int, offset: int, needed: int, end: int) -> None:
+    def __init__(self, name: str, frame: int, offset: int, needed: int, end: int, cause: str = "") -> None:
+        """`cause`: what the unpacker said, when that is where it broke off."""
         super().__init__(
             f"{name} is truncated: what begins at byte {offset} (frame {frame}) needs {needed} bytes, "
-            f"but the file ends at byte {end}. {_read_before(frame)}"
+            f"but the file ends at byte {end}{f' ({cause})' if cause else ''}. {_read_before(frame)}"
         )
         self.frame, self.offset = frame, offset
 

@@ -7,7 +7,7 @@ Does not know what is in a frame.
 import struct
 from collections.abc import Iterator
 
-from nfqlb.capture.errors import Damaged, NotACapture, Truncated
+from nfqlb.capture.errors import Damaged, NotACapture
 from nfqlb.capture.frame import MAX_FRAME, Frame
 from nfqlb.capture.source import Source
 
@@ -49,12 +49,12 @@ def _records(source: Source, order: str, magic: int, link_type: int) -> Iterator
         header = read(size)
         if len(header) < size:
             if header or source.packing_fault:
-                raise Truncated(source.name, number, start, size, source.offset)
+                raise source.truncated(number, start, size)
             return
         seconds, fraction, captured, wire = unpack(header)
         if captured > MAX_FRAME:
             raise Damaged(source.name, number, start, f"it claims {captured} bytes, more than any capture holds")
         data = read(captured)
         if len(data) < captured:
-            raise Truncated(source.name, number, start, size + captured, source.offset)
+            raise source.truncated(number, start, size + captured)
         yield Frame(number, seconds * 1_000_000_000 + fraction * unit, link_type, data, max(wire, captured))

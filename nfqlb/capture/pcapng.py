@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from nfqlb.capture.errors import Damaged, NotACapture, Truncated
+from nfqlb.capture.errors import Damaged, NotACapture
 from nfqlb.capture.frame import MAX_FRAME, Frame
 from nfqlb.capture.source import Source
 
@@ -108,7 +108,7 @@ class _Reader:
         skipped = self.source.skip(length - done - 4)
         tail = self.source.read(4)
         if skipped < length - done - 4 or len(tail) < 4:
-            raise Truncated(self.source.name, self.number, self.start, length, self.source.offset)
+            raise self.source.truncated(self.number, self.start, length)
         if struct.unpack(self.order + "I", tail)[0] != length:
             raise self._damaged("the two lengths of a block differ")
 
@@ -160,7 +160,7 @@ class _Reader:
 
     def _whole(self, data: bytes, needed: int, block: int = 0) -> None:
         if len(data) < needed:
-            raise Truncated(self.source.name, self.number, self.start, block or needed, self.source.offset)
+            raise self.source.truncated(self.number, self.start, block or needed)
 
     def _damaged(self, what: str) -> Damaged:
         return Damaged(self.source.name, self.number, self.start, what)

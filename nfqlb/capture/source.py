@@ -12,6 +12,8 @@ import zlib
 from types import TracebackType
 from typing import IO, cast
 
+from nfqlb.capture.errors import Truncated
+
 GZIP_MAGIC = b"\x1f\x8b"
 _BUFFER = 1 << 18
 """Bytes read from the file at a time; the only memory that a source takes."""
@@ -72,6 +74,11 @@ class Source:
                 break
             left -= len(data)
         return count - left
+
+    def truncated(self, frame: int, start: int, needed: int) -> Truncated:
+        """The error to raise when the `needed` bytes that begin at `start` are not all there."""
+        cause = f"gzip: {self.packing_fault}" if self.packing_fault else ""
+        return Truncated(self.name, frame, start, needed, self.offset, cause)
 
     @property
     def consumed(self) -> int:

@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pcap_files import EPOCH, Stored, packets_of, udp, write_pcap
 from scapy.layers.inet import IP, UDP
@@ -60,7 +60,6 @@ def feed_all(reassembler: Reassembler, packets: list[bytes]) -> list[Whole]:
 PAYLOAD = random.Random(5060).randbytes(7000)
 
 
-@settings(max_examples=60)
 @given(
     version=st.sampled_from([4, 6]),
     length=st.integers(1500, 7000),
