@@ -57,7 +57,7 @@ def read(message: Message) -> Facts:
     try:
         top = top_via(message)
         if top is None:
-            raise Reject(Reason.UNANSWERABLE)
+            raise Reject(Reason.BAD_HEADER if b"via" in message.rows else Reason.UNANSWERABLE, detail="unreadable Via")
         call_id, cseq_text = message.value(b"call-id"), message.value(b"cseq")
         from_rows, to_rows = message.rows.get(b"from"), message.rows.get(b"to")
         if not from_rows or not to_rows or call_id is None or cseq_text is None:

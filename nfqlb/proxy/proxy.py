@@ -13,7 +13,7 @@ from nfqlb.proxy.request import Arrival, Note, Outcome, RequestRules
 from nfqlb.proxy.response import ResponseRules
 from nfqlb.proxy.setup import Setup
 from nfqlb.proxy.verdict import Action, Reason, Side
-from nfqlb.sip import address, grammar, message, reply
+from nfqlb.sip import address, grammar, message, reply, via
 from nfqlb.sip.message import Message, NotSip
 from nfqlb.sip.via import Via
 
@@ -58,23 +58,23 @@ class Proxy:
             return _dropped(reason, note, reject.detail)
         if read.method == b"ACK":
             return _dropped(Reason.BROKEN_ACK, note, reject.detail)
-        via = _usable_via(read)
-        if via is None:
+        top = _usable_via(read)
+        if top is None:
             return _dropped(Reason.UNANSWERABLE, note, reject.detail)
-        payload, dst = self.reply(read, via, arrival, reject)
+        payload, dst = self.reply(read, top, arrival, reject)
         if note:
             note(reason.rule, f"{reason.status} {reply.PHRASES[reason.status].decode()}: {reject.detail}")
             note("P14", f"answered from {arrival.own.socket} to {dst}")
         return Outcome(reason, payload, arrival.own.socket, dst, self._backend(arrival))
 
-    def reply(self, read: Message, via: Via, arrival: Arrival, reject: Reject) -> tuple[bytes, Endpoint]:
+    def reply(self, read: Message, top: Via, arrival: Arrival, reject: Reject) -> tuple[bytes, Endpoint]:
         """A local reply, the same for every retransmission (P14, P39), and where it goes: back to the asker's
         address, at the port its Via wants [RFC 3261 18.2.2]; never to anybody else's address.
         """
         headers = list(reject.headers)
         if reject.reason.status != 200 and not any(row.startswith(b"Warning:") for row in headers):
             headers.append(self._requests.warning(reject.detail))
-        filled, edits = stamp.fill_via(via, arrival.src, arrival.own.listener.force_rport)
+        filled, edits = stamp.fill_via(top, arrival.src, arrival.own.listener.force_rport)
         wanted = filled.destination()
         payload = reply.build(
             read,
@@ -97,9 +97,12 @@ def _dropped(reason: Reason, note: Note | None, detail: str = "") -> Outcome:
 
 def _usable_via(read: Message) -> Via | None:
     try:
-        return fact.top_via(read)
+        spans = read.values(b"via", enough=1)
     except grammar.QuotingError:
         return None
+    if not spans:
+        return None
+    return via.parse(read.raw, *spans[0]) or via.parse_head(read.raw, *spans[0])
 
 
 def _has_to_tag(read: Message) -> bool:

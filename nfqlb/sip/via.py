@@ -83,14 +83,35 @@ def _canonical(host: bytes) -> bytes:
     return host.lower() if addr is None else host_text(addr)
 
 
+def parse_head(raw: bytes, start: int, end: int) -> Via | None:
+    """The value as far as sent-by, whatever its parameters are: enough to answer a request that is refused (P8)."""
+    head = _HEAD.match(raw, start, end)
+    return None if head is None else _made(head, (start, end), {}, {})
+
+
+def _made(
+    head: re.Match[bytes], span: grammar.Span, values: dict[bytes, bytes | None], spans: dict[bytes, grammar.Span]
+) -> Via | None:
+    port = None if head.group(5) is None else int(head.group(5))
+    if port is not None and not 0 < port < 65536:
+        return None
+    return Via(
+        span=span,
+        host=head.group(4).lower(),
+        port=port,
+        branch=values.get(b"branch"),
+        received=values.get(b"received"),
+        rport=(values[b"rport"] or b"") if b"rport" in values else None,
+        maddr=values.get(b"maddr"),
+        received_span=spans.get(b"received"),
+        rport_span=spans.get(b"rport"),
+    )
+
+
 def parse(raw: bytes, start: int, end: int) -> Via | None:
     """The Via value in `raw[start:end]`, or None when it is unreadable or names one of its parts twice (P5)."""
     head = _HEAD.match(raw, start, end)
     if head is None:
-        return None
-    host, port_text = head.group(4), head.group(5)
-    port = None if port_text is None else int(port_text)
-    if port is not None and not 0 < port < 65536:
         return None
     values: dict[bytes, bytes | None] = {}
     spans: dict[bytes, grammar.Span] = {}
@@ -104,17 +125,4 @@ def parse(raw: bytes, start: int, end: int) -> Via | None:
             spans[name] = (begin, stop)
     if grammar.trim(raw, last, end)[0] != end:
         return None
-    rport = values.get(b"rport")
-    if b"rport" in values and rport is None:
-        rport = b""
-    return Via(
-        span=(start, end),
-        host=host.lower(),
-        port=port,
-        branch=values.get(b"branch"),
-        received=values.get(b"received"),
-        rport=rport,
-        maddr=values.get(b"maddr"),
-        received_span=spans.get(b"received"),
-        rport_span=spans.get(b"rport"),
-    )
+    return _made(head, (start, end), values, spans)
