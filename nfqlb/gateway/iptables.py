@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from ipaddress import ip_network
@@ -94,14 +94,28 @@ class Iptables:
         options = ["--noflush", "--wait", str(LOCK_WAIT), *(["--test"] if test else [])]
         self._run("restore", options, text)
 
-    def _run(self, command: Literal["save", "restore"], options: list[str], text: str = "") -> str:
+    def rehearse(self, text: str) -> None:
+        """Try whether this kernel takes `text`, in a network namespace of its own that ends with the command. Where we
+        may make none (that needs CAP_SYS_ADMIN), only `test`, which asks the kernel less.
+        """
+        apart = [shutil.which("unshare", path=PATH) or "unshare", "--net"]
+        try:
+            self._run("restore", ["--noflush"], text, apart)
+        except HostError as error:
+            if "unshare" not in str(error):
+                raise
+            self.restore(text, test=True)
+
+    def _run(
+        self, command: Literal["save", "restore"], options: list[str], text: str = "", apart: Sequence[str] = ()
+    ) -> str:
         name = self.name(command)
         program = shutil.which(name, path=PATH)
         if program is None:
             raise HostError(f"{name} is not installed; install the Debian package iptables.")
         try:
             done = subprocess.run(
-                [program, *options], input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False
+                [*apart, program, *options], input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False
             )
         except subprocess.TimeoutExpired:
             raise HostError(f"{name} did not end within {TIMEOUT} s; who holds /run/xtables.lock?") from None

@@ -1,0 +1,264 @@
+"""Rules and sysctls put in place, compared and taken out again, in the kernel and with both back ends."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hostnet import BEFORE, ONE_ARMED, TWO_ARMED, Host
+
+from nfqlb.cli.rules import command
+from nfqlb.config import Config
+from nfqlb.gateway import rules
+from nfqlb.gateway.errors import HostError
+from nfqlb.gateway.iptables import Iptables, parse
+
+pytestmark = pytest.mark.root
+
+BACKENDS = ("nft", "legacy")
+
+FOREIGN = """
+*raw
+:ADMIN-RAW - [0:0]
+-A PREROUTING -i side -p tcp --dport 9 -j DROP
+-A PREROUTING -j ADMIN-RAW
+-A ADMIN-RAW -p udp --dport 123 -j CT --notrack
+-A OUTPUT -p udp --dport 123 -j CT --notrack
+COMMIT
+*nat
+-A POSTROUTING -o out -j MASQUERADE
+COMMIT
+*filter
+:FORWARD DROP [0:0]
+:DOCKER-USER - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A DOCKER-USER -m comment --comment "of somebody's" -j RETURN
+COMMIT
+"""
+
+
+def backend_config(host: Host, backend: str, listeners: str = TWO_ARMED, **more: object) -> Config:
+    return host.config(listeners, more=f'[rules]\nbackend = "{backend}"', **more)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_a_trace(host: Host, backend: str) -> None:
+    for family in (4, 6):
+        host.restore(FOREIGN, backend, family)
+    before, sysctls = [host.saved(backend, family) for family in (4, 6)], host.sysctls()
+    config = backend_config(host, backend)
+    assert host.apply(config)
+    assert host.differences(config) == []
+    assert [host.saved(backend, family) for family in (4, 6)] != before
+    assert host.sysctls() != sysctls
+    host.remove(config)
+    assert [host.saved(backend, family) for family in (4, 6)] == before
+    assert host.sysctls() == sysctls
+    assert host.remove(config) == []
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_twice_is_once(host: Host, backend: str) -> None:
+    config = backend_config(host, backend)
+    host.apply(config)
+    once = [host.saved(backend, family) for family in (4, 6)]
+    assert host.apply(config) == []
+    assert [host.saved(backend, family) for family in (4, 6)] == once
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_kernel_takes_what_is_rendered(host: Host, backend: str) -> None:
+    for family, text in rules.render(host.config()).items():
+        host.here(lambda family=family, text=text: Iptables(family, backend).restore(text, test=True))
+        assert host.saved(backend, family) == {}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_another_configuration_takes_the_place_of_the_old(host: Host, backend: str) -> None:
+    host.restore(FOREIGN, backend)
+    old = backend_config(host, backend)
+    host.apply(old)
+    new = backend_config(host, backend, ONE_ARMED, workers=3)
+    assert host.differences(new)
+    host.apply(new)
+    assert host.differences(new) == []
+    for family in (4, 6):
+        text = "\n".join(line for lines in host.saved(backend, family).values() for line in lines)
+        assert "10.9.0.5" not in text
+        assert "2001:db8:2::5" not in text
+        assert text.count("NFQUEUE") == 3
+        assert text.count("-A PREROUTING -j NFQLB-IN") == 1
+
+
+def test_without_listeners_of_an_ip_version_its_rules_go(host: Host) -> None:
+    host.apply(host.config())
+    assert host.saved("nft", 6)
+    four = TWO_ARMED[: TWO_ARMED.index('[[listener]]\nname = "six"')]
+    host.apply(host.config(four, backends=("10.9.0.2:5060",)))
+    assert host.saved("nft", 6) == {}
+    assert host.saved("nft", 4)
+
+
+def test_what_the_other_back_end_holds_of_ours_goes(host: Host) -> None:
+    legacy, auto = backend_config(host, "legacy"), host.config()
+    host.apply(legacy)
+    assert any("(legacy)" in str(each) for each in host.differences(auto))
+    host.apply(auto)
+    assert host.saved("legacy", 4) == {}
+    assert host.saved("legacy", 6) == {}
+    assert host.differences(auto) == []
+
+
+def test_the_filter_table_can_be_left_alone(host: Host) -> None:
+    with_filter = host.config()
+    host.apply(with_filter)
+    without = host.config(more="[rules]\nforward = false")
+    host.apply(without)
+    assert list(host.saved("nft", 4)) == ["*raw"]
+    assert host.differences(without) == []
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_others_do_to_our_rules_is_seen_and_put_right(host: Host, backend: str) -> None:
+    config = backend_config(host, backend)
+    host.apply(config)
+    host.restore(
+        "*raw\n-I PREROUTING -p tcp -j ACCEPT\n-A NFQLB-QUEUE -j ACCEPT\nCOMMIT\n"
+        "*filter\n-D FORWARD -p udp -m conntrack --ctstate UNTRACKED -j NFQLB-PASS\nCOMMIT\n",
+        backend,
+    )
+    host.run("sysctl", "-qw", "net.ipv4.conf.out.accept_local=0")
+    assert [str(each) for each in host.differences(config)] == [
+        f"IPv4 filter ({backend}): + -A FORWARD -p udp -m conntrack --ctstate UNTRACKED -j NFQLB-PASS",
+        f"IPv4 raw ({backend}): - -A NFQLB-QUEUE -j ACCEPT",
+        f"IPv4 raw ({backend}): this stands before our jump: -A PREROUTING -p tcp -j ACCEPT",
+        "sysctl: net/ipv4/conf/out/accept_local: 0 → 1",
+    ]
+    assert len(host.apply(config)) == 4
+    assert host.differences(config) == []
+    assert "-A PREROUTING -p tcp -j ACCEPT" in host.saved(backend, 4)["*raw"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_set_that_does_not_read_changes_nothing(host: Host, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.restore(FOREIGN, backend)
+    config = backend_config(host, backend)
+    before, sysctls = host.saved(backend, 4), host.sysctls()
+    good = rules.render(config)
+    monkeypatch.setattr(rules, "render", lambda _: {4: good[4], 6: good[6].replace("CT --notrack", "CT --nonsense")})
+    with pytest.raises(HostError, match="nonsense"):
+        host.apply(config)
+    assert host.saved(backend, 4) == before
+    assert host.sysctls() == sysctls
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_fails_halfway_is_undone(host: Host, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPv4 is in place by the time the kernel refuses IPv6."""
+    host.restore(FOREIGN, backend)
+    old = backend_config(host, backend)
+    host.apply(old)
+    before = [host.saved(backend, family) for family in (4, 6)]
+    new = backend_config(host, backend, workers=5)
+    real = Iptables.restore
+    seen = []
+
+    def restore(self: Iptables, text: str, *, test: bool = False) -> None:
+        real(self, text, test=test)
+        if not test and self.family == 6 and not seen:
+            seen.append(host.saved(backend, 4))
+            raise HostError("the kernel said no")
+
+    monkeypatch.setattr(Iptables, "restore", restore)
+    with pytest.raises(HostError, match="the kernel said no"):
+        host.apply(new)
+    assert seen[0] != before[0]
+    assert [host.saved(backend, family) for family in (4, 6)] == before
+
+
+def test_the_strictness_of_other_interfaces_stays(host: Host) -> None:
+    """Packets to an address on the loopback interface come in by any, one without an address of its own included."""
+    for command_line in ("address del 198.51.100.5/24 dev out", "address add 198.51.100.5/32 dev lo"):
+        host.run("ip", *command_line.split())
+    host.run("ip", "address", "flush", "dev", "side")
+    config = host.config(more='[rules]\ninterfaces = ["side"]')
+    host.apply(config)
+    now = host.sysctls()
+    strictness = {
+        link: max(int(now["net/ipv4/conf/all/rp_filter"]), int(now[f"net/ipv4/conf/{link}/rp_filter"]))
+        for link in ("side", "out", "in", "lo", "default")
+    }
+    assert strictness == {"side": 0, "out": 1, "in": 1, "lo": 1, "default": 1}
+    host.remove(config)
+    assert {key: value for key, value in host.sysctls().items() if key in BEFORE} == {
+        key: value for key, value in BEFORE.items() if key in host.sysctls()
+    }
+
+
+def test_ipv6_forwarding_leaves_router_advertisements_as_they_were(host: Host) -> None:
+    host.run("sysctl", "-qw", "net.ipv6.conf.side.forwarding=0")
+    before = host.sysctls()
+    config = host.config()
+    host.apply(config)
+    now = host.sysctls()
+    assert now["net/ipv6/conf/all/forwarding"] == "1"
+    assert {key for key in now if "ipv6" in key and now[key] != before[key]} == {"net/ipv6/conf/all/forwarding"}
+    host.remove(config)
+    assert host.sysctls() == before
+
+
+def test_an_interface_that_is_not_there_is_an_error(host: Host) -> None:
+    with pytest.raises(HostError, match="no interface eth9, but in, lo, out, side"):
+        host.apply(host.config(more='[rules]\ninterfaces = ["out", "eth9"]'))
+
+
+def test_on_the_other_node_of_a_pair_the_address_is_absent(host: Host) -> None:
+    """Its interface is where the route to it leads."""
+    host.run("ip", "address", "del", "198.51.100.5/24", "dev", "out")
+    host.apply(host.config())
+    now = host.sysctls()
+    assert [now[f"net/ipv4/conf/{link}/accept_local"] for link in ("out", "in", "side")] == ["1", "1", "0"]
+
+
+# the command
+
+
+def nfqlb(host: Host, *argv: str) -> Result:
+    return host.here(lambda: CliRunner().invoke(command, [*argv, "-c", str(host.folder / "nfqlb.toml")]))
+
+
+def test_the_command(host: Host) -> None:
+    host.config()
+    missing = nfqlb(host, "diff")
+    assert (missing.exit_code, "+ -A PREROUTING -j NFQLB-IN" in missing.output) == (1, True)
+    applied = nfqlb(host, "apply")
+    assert (applied.exit_code, "put right" in applied.output) == (0, True)
+    again = nfqlb(host, "apply")
+    assert (again.exit_code, again.output) == (0, "Rules and sysctls were in place already.\n")
+    in_place = nfqlb(host, "diff", "--json")
+    assert (in_place.exit_code, json.loads(in_place.output)) == (0, [])
+    removed = nfqlb(host, "remove", "--json")
+    assert removed.exit_code == 0
+    assert {each["kind"] for each in json.loads(removed.output)} == {"remove", "set"}
+
+
+def test_what_show_prints_can_be_loaded_by_hand(host: Host) -> None:
+    config = host.config()
+    shown = nfqlb(host, "show", "-6")
+    assert shown.exit_code == 0
+    host.restore(shown.output, family=6)
+    assert not [each for each in host.differences(config) if "IPv6" in each.place]
+    both = json.loads(nfqlb(host, "show", "--json").output)
+    assert {family: parse(text) for family, text in both.items()} == {
+        str(family): parse(text) for family, text in rules.render(config).items()
+    }
+
+
+def test_a_user_gets_a_sentence(host: Host, tmp_path: Path) -> None:
+    host.config()
+    (tmp_path / "secret").unlink()
+    result = nfqlb(host, "apply")
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert "nfqlb secret new" in result.output

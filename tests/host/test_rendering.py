@@ -1,0 +1,135 @@
+"""What the templates become."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hostnet import write_config
+
+from nfqlb.config import ConfigError
+from nfqlb.gateway import rules
+from nfqlb.gateway.iptables import parse
+
+LISTENERS = """
+[[listener]]
+name = "main"
+external = "198.51.100.5:5060"
+internal = "10.9.0.5:5060"
+
+[[listener]]
+name = "second"
+external = "198.51.100.5:5070"
+internal = "198.51.100.5:5070"
+
+[[listener]]
+name = "six"
+external = "[2001:db8:1::5]:5060"
+internal = "[2001:db8:2::5]:5080"
+"""
+
+FOUR = """
+*filter
+:NFQLB-PASS - [0:0]
+-A NFQLB-PASS -s 198.51.100.5 -p udp --sport 5060 -j ACCEPT
+-A NFQLB-PASS -s 10.9.0.5 -p udp --sport 5060 -j ACCEPT
+-A NFQLB-PASS -s 198.51.100.5 -p udp --sport 5070 -j ACCEPT
+-I FORWARD -p udp -m conntrack --ctstate UNTRACKED -j NFQLB-PASS
+COMMIT
+*raw
+:NFQLB-IN - [0:0]
+:NFQLB-QUEUE - [0:0]
+-A NFQLB-IN ! -i lo -m pkttype --pkt-type unicast -m addrtype --src-type LOCAL -j DROP
+-A NFQLB-IN -d 198.51.100.5 -p udp --dport 5060 -j NFQLB-QUEUE
+-A NFQLB-IN -d 10.9.0.5 -p udp --dport 5060 -j NFQLB-QUEUE
+-A NFQLB-IN -d 198.51.100.5 -p udp --dport 5070 -j NFQLB-QUEUE
+-A NFQLB-QUEUE -j CT --notrack
+-A NFQLB-QUEUE -p udp -j HMARK --hmark-src-prefix 32 --hmark-sport-mask 0xffff --hmark-rnd SEED --hmark-mod 3 \
+--hmark-offset 5060
+-A NFQLB-QUEUE -m mark --mark 5060 -j NFQUEUE --queue-num 5060
+-A NFQLB-QUEUE -m mark --mark 5061 -j NFQUEUE --queue-num 5061
+-A NFQLB-QUEUE -m mark --mark 5062 -j NFQUEUE --queue-num 5062
+-A NFQLB-QUEUE -m socket -j DROP
+-A NFQLB-QUEUE -j DROP
+-I PREROUTING -j NFQLB-IN
+COMMIT
+"""
+
+SIX = """
+*filter
+:NFQLB-PASS - [0:0]
+-A NFQLB-PASS -s 2001:db8:1::5 -p udp --sport 5060 -j ACCEPT
+-A NFQLB-PASS -s 2001:db8:2::5 -p udp --sport 5080 -j ACCEPT
+-I FORWARD -p udp -m conntrack --ctstate UNTRACKED -j NFQLB-PASS
+-I OUTPUT -p udp -m conntrack --ctstate UNTRACKED -j NFQLB-PASS
+COMMIT
+*raw
+:NFQLB-IN - [0:0]
+:NFQLB-QUEUE - [0:0]
+:NFQLB-OUT - [0:0]
+-A NFQLB-IN ! -i lo -s 2001:db8:1::5 -p udp --sport 5060 -m addrtype --src-type LOCAL -j DROP
+-A NFQLB-IN ! -i lo -s 2001:db8:2::5 -p udp --sport 5080 -m addrtype --src-type LOCAL -j DROP
+-A NFQLB-IN -d 2001:db8:1::5 -p udp --dport 5060 -j NFQLB-QUEUE
+-A NFQLB-IN -d 2001:db8:2::5 -p udp --dport 5080 -j NFQLB-QUEUE
+-A NFQLB-QUEUE -j CT --notrack
+-A NFQLB-QUEUE -p udp -j HMARK --hmark-src-prefix 128 --hmark-sport-mask 0xffff --hmark-rnd SEED --hmark-mod 3 \
+--hmark-offset 5060
+-A NFQLB-QUEUE -m mark --mark 5060 -j NFQUEUE --queue-num 5060
+-A NFQLB-QUEUE -m mark --mark 5061 -j NFQUEUE --queue-num 5061
+-A NFQLB-QUEUE -m mark --mark 5062 -j NFQUEUE --queue-num 5062
+-A NFQLB-QUEUE -m socket -j DROP
+-A NFQLB-QUEUE -j DROP
+-A NFQLB-OUT -s 2001:db8:1::5 -p udp --sport 5060 -j CT --notrack
+-A NFQLB-OUT -s 2001:db8:2::5 -p udp --sport 5080 -j CT --notrack
+-I PREROUTING -j NFQLB-IN
+-I OUTPUT -p udp -j NFQLB-OUT
+COMMIT
+"""
+
+
+def bare(text: str) -> str:
+    """Without comments and blank lines, and with the seed's place marked."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return re.sub(r"0x[0-9a-f]{8}", "SEED", "\n".join(lines))
+
+
+def test_every_socket_and_queue_has_its_rules(tmp_path: Path) -> None:
+    rendered = rules.render(write_config(tmp_path, LISTENERS, workers=3))
+    assert list(rendered) == [4, 6]
+    assert bare(rendered[4]) == FOUR.strip()
+    assert bare(rendered[6]) == SIX.strip()
+
+
+def test_comments_are_for_the_administrator_and_notes_stay_in_the_template(tmp_path: Path) -> None:
+    for text in rules.render(write_config(tmp_path, LISTENERS)).values():
+        assert "# Without --queue-bypass" in text
+        assert "##" not in text
+        assert "$" not in text
+
+
+def test_only_the_ip_versions_that_listeners_have(tmp_path: Path) -> None:
+    four = LISTENERS[: LISTENERS.index('[[listener]]\nname = "six"')]
+    assert list(rules.render(write_config(tmp_path, four, backends=("10.9.0.2:5060",)))) == [4]
+
+
+def test_the_filter_table_can_be_left_alone(tmp_path: Path) -> None:
+    for text in rules.render(write_config(tmp_path, LISTENERS, more="[rules]\nforward = false")).values():
+        assert list(parse(text)) == ["raw"]
+
+
+def test_the_seed_is_the_secrets(tmp_path: Path) -> None:
+    def seed(secret: str) -> int:
+        config = write_config(tmp_path, LISTENERS, secret=secret)
+        (text,) = set(re.findall(r"--hmark-rnd (\S+)", "".join(rules.render(config).values())))
+        return int(text, 0)
+
+    one, other = "a" * 32, "b" * 32
+    assert seed(one) == seed(one)
+    assert seed(one) == seed(f"{one}\n{other}")  # the first key signs, so it is on every node
+    assert seed(one) != seed(other)
+
+
+def test_without_the_secret_the_error_says_how_to_make_one(tmp_path: Path) -> None:
+    config = write_config(tmp_path, LISTENERS)
+    (tmp_path / "secret").unlink()
+    with pytest.raises(ConfigError, match="nfqlb secret new"):
+        rules.render(config)
