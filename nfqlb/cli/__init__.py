@@ -75,9 +75,7 @@ class LazyGroup(click.Group):
         return result
 
 
-@click.group(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "--version", prog_name="nfqlb", message="%(prog)s %(version)s")
 def main() -> None:
     """A SIP load balancer in the packet path of a Linux gateway.

@@ -149,13 +149,12 @@ def show(config: Config) -> None:
             column.overflow = "fold"
         return made
 
-    listeners = table("listener", "outside", "inside", "", "also known as")
+    listeners = table("listener", "outside", "seen as", "inside", "names")
     for listener in config.listeners:
-        seen = f" (seen as {listener.advertise})" if listener.advertise else ""
-        arms = "one-armed" if listener.one_armed else ""
+        inside = "the same (one-armed)" if listener.one_armed else str(listener.internal)
         listeners.add_row(
-            *(listener.name, f"{listener.external}{seen}", str(listener.internal), arms),
-            ", ".join(listener.aliases),
+            *(listener.name, str(listener.external), str(listener.advertise or ""), inside),
+            " ".join(listener.aliases),
         )
     pools = table("pool", "backend", "address", "weight", "priority", "hash on")
     for pool in config.pools:

@@ -6,6 +6,7 @@ Imports nothing heavy at module level; rich and the configuration come when a co
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from nfqlb.config import Config
 
 DEFAULT_CONFIG = Path("/etc/nfqlb/nfqlb.toml")
+
+PIPE_WIDTH = 200
+"""Columns where no terminal says how many there are."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,7 +70,13 @@ def echo_json(value: object) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console: colours on a terminal only, and no guessing of markup or highlights in our texts."""
+    """A rich console: colours on a terminal only, and no guessing of markup or highlights in our texts.
+
+    Into a file or a pipe, lines may be long: what cuts columns to read there is grep or awk.
+    """
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = PIPE_WIDTH
+    return made

@@ -59,7 +59,8 @@ def new_key() -> str:
 
 def write_new(path: Path) -> None:
     """Make a file with one new key, for its owner only. Raises FileExistsError rather than overwrite one."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not path.parent.exists():
+        path.parent.mkdir(mode=0o755, parents=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
         file.write("# Keys of nfqlb, one a line: the first signs, all verify. The same on every node.\n")
         file.write(f"{new_key()}\n")
