@@ -64,7 +64,12 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Problem]], list[Conf
     def stand_in(found: list[Problem]) -> list[Config]:
         asked: list[Config] = []
         module = ModuleType("nfqlb.gateway.host")
-        module.problems = lambda config: (asked.append(config), found)[1]  # type: ignore[attr-defined]
+
+        def problems(config: Config) -> list[Problem]:
+            asked.append(config)
+            return found
+
+        module.problems = problems  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "nfqlb.gateway.host", module)
         monkeypatch.setattr("nfqlb.gateway.host", module, raising=False)
         return asked
