@@ -34,6 +34,7 @@ from nfqlb.gateway.iptables import (
     replacement,
 )
 from nfqlb.gateway.network import look
+from nfqlb.gateway.procfs import CAP_NET_ADMIN, has_capability
 from nfqlb.gateway.sysctls import Sysctls
 from nfqlb.net.endpoint import Endpoint
 
@@ -160,6 +161,8 @@ def plan(config: Config, wanted: dict[Family, Ruleset]) -> list[Step]:
     """What has to be done for `wanted` to be there, and nothing of ours besides: not for another IP version, nor left
     over in the other back end. The latter goes last, so that a change of back ends lets no packet through.
     """
+    if not has_capability(CAP_NET_ADMIN):  # the commands would say so in many ways, or see no rules at all
+        raise HostError("Rules can be read and changed by root only (CAP_NET_ADMIN).")
     steps, leftovers = [], []
     for family in FAMILIES:
         chosen = Iptables(family, config.rules.backend)

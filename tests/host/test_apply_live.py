@@ -1,6 +1,8 @@
 """Rules and sysctls put in place, compared and taken out again, in the kernel and with both back ends."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -253,6 +255,25 @@ def test_what_show_prints_can_be_loaded_by_hand(host: Host) -> None:
     assert {family: parse(text) for family, text in both.items()} == {
         str(family): parse(text) for family, text in rules.render(config).items()
     }
+
+
+def test_without_privilege_nothing_is_pretended(host: Host) -> None:
+    config = host.config()
+    host.apply(config)
+    before = [host.saved("nft", family) for family in (4, 6)]
+    few = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    program = [sys.executable, "-m", "nfqlb", "rules"]
+    for action in ("apply", "remove", "diff"):
+        done = subprocess.run(
+            ["ip", "netns", "exec", host.gateway, *few, *program, action, "-c", str(config.path)],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "Error: Rules can be read and changed by root only (CAP_NET_ADMIN).\n"
+    assert [host.saved("nft", family) for family in (4, 6)] == before
 
 
 def test_a_user_gets_a_sentence(host: Host, tmp_path: Path) -> None:
