@@ -22,8 +22,8 @@ ALLOWED = {
 """What each floor may import of nfqlb: itself and what lies below."""
 
 STDLIB = {
-    "__future__", "array", "collections", "copy", "dataclasses", "enum", "functools", "hashlib", "hmac", "ipaddress", "re",
-    "struct", "typing", "urllib.parse",
+    "__future__", "array", "collections", "copy", "dataclasses", "enum", "functools", "hashlib", "hmac", "ipaddress",
+    "re", "struct", "typing", "urllib.parse",
 }  # fmt: skip
 """All that the pure floors take from elsewhere: nothing of it reads a file, a clock, a socket or chance."""
 
