@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -268,13 +267,11 @@ def made(folder: Path) -> Iterator[Host]:
         host.close()
 
 
-@contextmanager
-def waiting(seconds: float = 3.0) -> Iterator[Callable[[], bool]]:
-    """A deadline for a loop: `while more():`."""
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait for `condition`; whether it came true in time."""
     end = time.monotonic() + seconds
-
-    def more() -> bool:
-        time.sleep(0.01)
-        return time.monotonic() < end
-
-    yield more
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hostnet import BACKENDS, EXTERNAL, TWO_ARMED, Host
+from hostnet import BACKENDS, EXTERNAL, TWO_ARMED, Host, until
 
 from nfqlb.config import Config, Problem
 from nfqlb.gateway import host as gateway_host
@@ -89,10 +89,7 @@ def test_an_address_that_another_host_has(host: Host) -> None:
     def told() -> bool:
         return any("another host has the address, too" in text for text in texts(host, config, "error"))
 
-    for _ in range(40):
-        if told():
-            return
-    pytest.fail("nothing told of the duplicate")
+    assert until(told, 10)
 
 
 def test_a_way_by_another_interface_is_worth_a_question(host: Host) -> None:
