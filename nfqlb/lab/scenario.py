@@ -80,7 +80,7 @@ LADDERS = {
 REASONS = {180: "Ringing", 200: "OK", 486: "Busy Here", 487: "Request Terminated"}
 
 PAUSE_MS = 60
-"""Between two messages of one side in a row (ACK, then BYE): a proxy with several processes may swap them."""
+"""Between two messages of one side in a row (180, 200; ACK, BYE): a proxy with several processes may swap them."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class _Side:
         final = {"INVITE": 0}
         for step in self.steps:
             ours = step.forward == self.caller
-            if ours and previous and previous.forward == step.forward and not step.status:
+            if ours and previous and previous.forward == step.forward:
                 self.lines.append(f'  <pause milliseconds="{PAUSE_MS}"/>')
             if ours:
                 self._send(step, answered=final["INVITE"])
