@@ -103,7 +103,7 @@ class _Unfinished:
         """Put a piece in its place; False when it contradicts the others or could not be sent like this."""
         start, data = piece.offset, piece.data
         stop = start + len(data)
-        if not data or stop > _MAX_LENGTH - _counted(piece.header) or (piece.more and len(data) % 8):
+        if stop > _MAX_LENGTH - _counted(piece.header):
             return False
         if piece.more:
             if self.end >= 0 and stop > self.end:

@@ -83,6 +83,7 @@ def test_the_cases_cover_every_supported_link_type() -> None:
         (1, bytes(Ether() / ARP())),
         (1, bytes(Ether() / Dot1Q() / ARP())),
         (1, bytes(Ether(type=0x0026) / Raw(b"802.3 length and LLC"))),
+        (1, bytes(Ether(type=0x88B5) / Raw(V4))),
         (1, b"short"),
         (113, bytes(CookedLinux() / ARP())),
         (276, bytes(CookedLinuxV2() / ARP())),

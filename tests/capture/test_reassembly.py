@@ -179,6 +179,17 @@ def test_contradicting_pieces_condemn_the_packet(version: int, fault: str, place
     assert reassembler.never_whole == 1
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_right_number_of_bytes_is_not_yet_a_packet(version: int) -> None:
+    """A hole as large as what lies behind the end: nothing may be put together from that."""
+    pieces = pieces_of(PAYLOAD, 1000, version)
+    ends_early = changed(pieces[2], more=0)
+    lengths = {len(piece) for piece in (pieces[0], pieces[4], ends_early)}
+    assert len(lengths) == 1
+    assert feed_all(Reassembler(), [pieces[0], pieces[4], ends_early]) == []
+    assert feed_all(Reassembler(), [pieces[0], ends_early, pieces[4]]) == []
+
+
 @pytest.mark.parametrize(("version", "seconds"), [(4, 30), (6, 60)])
 def test_pieces_too_far_apart_in_time_do_not_meet(version: int, seconds: int) -> None:
     pieces = pieces_of(PAYLOAD[:2000], 1200, version)
