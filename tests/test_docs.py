@@ -1,8 +1,9 @@
 """What the documentation says is so: its commands parse, its configurations are right, its links lead somewhere.
 
-A block that opens with ```console is a session: lines that begin with `$ ` are commands, the others output. Every call
-of nfqlb in it must parse. A block that opens with ```console run is run, too, from the root of the checkout, and
-each line of output below a command must be found in what it prints, in that order, `…` standing for anything.
+A block that opens with ```console is a session: lines that begin with `$ ` or (for root) `# ` are commands, the others
+output. Every call of nfqlb in it must parse. A block that opens with ```console run is run, too, from the root of the
+checkout, and each line of output below a command must be found in what it prints, in that order, `…` standing for
+anything.
 """
 
 import os
@@ -37,7 +38,7 @@ class Block(NamedTuple):
         """Each command with the lines of output below it; a command may go on after a backslash."""
         found: list[tuple[str, list[str]]] = []
         for line in self.text.replace("\\\n", " ").splitlines():
-            if line.startswith("$ "):
+            if line.startswith(("$ ", "# ")):
                 found.append((line[2:], []))
             elif line.strip() and found:
                 found[-1][1].append(line)

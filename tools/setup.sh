@@ -16,11 +16,11 @@ BUILD_PACKAGES=(ca-certificates gcc libc6-dev libnetfilter-queue-dev python3 pyt
 # To run the lab and the tests: the gateway's own tools, the peers, and independent readers.
 # shellcheck disable=SC2034  # used by those who source this
 LAB_PACKAGES=(
-    iproute2 iptables ipset conntrack   # the gateway
-    kamailio kamailio-extra-modules     # registrars and proxies
-    baresip-core sip-tester sipsak      # phones
-    tshark tcpdump                      # readers of what went over the wire
-    shellcheck                          # for these scripts
+    iproute2 iptables ipset conntrack procps    # the gateway and its host
+    kamailio kamailio-extra-modules             # registrars and proxies
+    baresip-core sip-tester sipsak              # phones
+    tshark tcpdump                              # readers of what went over the wire
+    shellcheck                                  # for these scripts
 )
 
 # Packages above that would start a daemon when they are installed. The lab starts its own.
