@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -99,7 +100,7 @@ def run(config: Config, setup: Setup, apply_rules: bool) -> None:
     """Run until a signal. Raises UserError."""
     from nfqlb.gateway.instance import InstanceError
     from nfqlb.gateway.queue import QueueError
-    from nfqlb.gateway.supervisor import Supervisor, WorkersFail
+    from nfqlb.gateway.supervisor import CannotRun, Supervisor
 
     def ready() -> None:
         if apply_rules:
@@ -117,11 +118,8 @@ def run(config: Config, setup: Setup, apply_rules: bool) -> None:
             finally:
                 if apply_rules:
                     apart(lambda: change_rules(config, "remove"))
-    except (InstanceError, QueueError, WorkersFail) as error:
+    except (InstanceError, QueueError, CannotRun) as error:
         raise UserError(str(error)) from None
-    except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        raise UserError(f"The gateway cannot start: {what}{error.strerror}.") from None
 
 
 def plan(config: Config, setup: Setup) -> Plan:
@@ -162,9 +160,11 @@ def check_privilege() -> None:
 
 
 def change_rules(config: Config, change: str) -> None:
+    """Apply or remove the rules, in the child that `apart` makes."""
     from nfqlb.gateway import rules
     from nfqlb.gateway.errors import HostError
 
+    os.setpgid(0, 0)  # Ctrl-C in a terminal shall not meet iptables halfway
     try:
         done = rules.apply(config) if change == "apply" else rules.remove(config)
     except HostError as error:
@@ -197,6 +197,8 @@ def apart(work: Callable[[], T]) -> T:
 
 
 def _report(work: Callable[[], object], writing: int) -> NoReturn:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: the parent, who gets it too, has the last word
     try:
         try:
             result: object = work()
@@ -204,8 +206,6 @@ def _report(work: Callable[[], object], writing: int) -> NoReturn:
             result = UserError(error.message)
         with open(writing, "wb") as pipe:
             pickle.dump(result, pipe)
-    except KeyboardInterrupt:
-        pass  # the parent got it, too
     except BaseException:
         logger.exception("internal error")
     finally:

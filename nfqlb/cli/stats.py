@@ -130,7 +130,7 @@ def shown(report: Report, per_second: list[Counts] | None = None) -> RenderableT
         parts.append(Text("The supervisor is gone: nobody replaces a worker that dies. Stop them, and start anew."))
     if per_second:
         parts.append(Text(f"Packets per second; in all, {tell(report.totals)}"))
-    parts += [queues(report, counts), workers(report, counts), reasons(counts), backends(counts[-1])]
+    parts += [queues(report), workers(report, counts), reasons(counts), backends(counts[-1])]
     if not per_second:
         parts.append(Text(f"Totals: {tell(report.totals)}", style="bold"))
     return Group(*parts)
@@ -144,13 +144,13 @@ def tell(counts: Counts) -> str:
     )
 
 
-def queues(report: Report, counts: list[Counts]) -> Table:
-    table = grid("Queue", "Worker", "Waiting", "Dropped: queue full", "Dropped: buffer full", "Overruns")
-    for row, own in zip(report.queues, counts, strict=False):
+def queues(report: Report) -> Table:
+    table = grid("Queue", "Worker", "Waiting", "Dropped: queue full", "Dropped: buffer full")
+    for row in report.queues:
         dropped = (row.dropped, row.user_dropped)
         table.add_row(
             *(str(row.queue), str(row.worker), number(row.waiting)),
-            *(*map(number, dropped), number(own.overruns)),
+            *map(number, dropped),
             style="red" if any(dropped) else None,
         )
     return table

@@ -70,8 +70,6 @@ class Cell(IntEnum):
     """Nanoseconds that those took together."""
     SOCKET_SENT = 5
     """Packets that left through a socket (P38)."""
-    OVERRUNS = 6
-    """Times the kernel told of packets dropped because the socket buffer was full; the queue counts the packets."""
 
 
 class Traffic(IntEnum):
@@ -165,7 +163,7 @@ class Board:
         self._cells[cell] = value
 
     def slot(self, worker: int) -> memoryview:
-        """The cells of one worker, to be written with plain stores: `slot[Cell.OVERRUNS] += 1`."""
+        """The cells of one worker, to be written with plain stores: `slot[Cell.TIMED] += 1`."""
         first = self._first_slot + worker * self._slot_cells
         return self._cells[first : first + self._slot_cells]
 

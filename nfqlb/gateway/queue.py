@@ -31,7 +31,7 @@ RECEIVE_SIZE = 0x10000 + 0x1000
 TICK = 0.1
 """Seconds after which a queue without packets calls `Consumer.idle`, and looks whether it shall stop."""
 
-# linux/netfilter/nfnetlink.h, nfnetlink_queue.h, linux/netfilter.h
+# linux/netfilter/nfnetlink.h, nfnetlink_queue.h, linux/netfilter.h, netlink.h
 _SUBSYSTEM = 3
 _MSG_CONFIG = 2
 _MSG_VERDICT_BATCH = 3
@@ -40,6 +40,8 @@ _VERDICT_HEADER = 2
 _COPY_PACKET = 2
 _NF_DROP = 0
 _NLM_F_REQUEST = 1
+_SOL_NETLINK = 270
+_NETLINK_NO_ENOBUFS = 5
 
 
 class QueueError(Exception):
@@ -65,9 +67,6 @@ class Consumer(Protocol):
 
     def failed(self, packet: bytes, error: BaseException, /) -> None:
         """`decide` raised `error`, or gave what cannot be sent; the packet is dropped already."""
-
-    def overrun(self) -> None:
-        """The kernel dropped (and counted) packets because our socket buffer was full."""
 
     def idle(self) -> None:
         """Nothing came for TICK seconds."""
@@ -95,6 +94,9 @@ class Queue:
         # A timeout in the kernel, not in Python: no second system call for each packet.
         whole, part = divmod(int(TICK * 1e6), 1_000_000)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", whole, part))
+        # A socket that wants to be told of a full buffer (ENOBUFS) gets nothing more until it has read the very last
+        # packet: a short burst would cost all that comes in the second after. The kernel counts what it drops anyhow.
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
         self._copy_whole_packets()
 
     @property
@@ -120,12 +122,7 @@ class Queue:
         """The next netlink message: `run_socket` takes us for its socket, and would read 4 KiB only."""
         if self._deadline is not None and time.monotonic() >= self._deadline:
             raise BlockingIOError(errno.EAGAIN, "stopping")
-        try:
-            return self._socket.recv(RECEIVE_SIZE, self._flags)
-        except OSError as error:
-            if error.errno == errno.ENOBUFS and self._consumer is not None:
-                self._consumer.overrun()
-            raise  # run_socket goes on after ENOBUFS and returns after EAGAIN
+        return self._socket.recv(RECEIVE_SIZE, self._flags)  # run_socket returns after EAGAIN
 
     def close(self) -> None:
         """Unbind. What still waits is dropped by the kernel."""

@@ -59,8 +59,6 @@ class Counts:
     """Nanoseconds that the timed packets took."""
     socket_sent: float
     """Packets among the forwards and replies that left through a socket: large IPv6 ones."""
-    overruns: float
-    """Times that the kernel told of drops because the socket buffer was full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +141,7 @@ def rates(before: Counts, after: Counts, seconds: float) -> Counts:
         reasons=table(before.reasons, after.reasons),
         backends={name: table(before.backends.get(name, {}), new) for name, new in after.backends.items()},
         us_per_packet=_mean(after.engine_ns - before.engine_ns, after.timed - before.timed),
-        **{name: rate(name) for name in ("timed", "engine_ns", "socket_sent", "overruns")},
+        **{name: rate(name) for name in ("timed", "engine_ns", "socket_sent")},
     )
 
 
@@ -195,7 +193,6 @@ def _counts(slots: Sequence[Slot], backends: Sequence[str]) -> Counts:
         timed=timed,
         engine_ns=engine_ns,
         socket_sent=sum(slot.cells[Cell.SOCKET_SENT] for slot in slots),
-        overruns=sum(slot.cells[Cell.OVERRUNS] for slot in slots),
     )
 
 

@@ -54,8 +54,8 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 logger = logging.getLogger("nfqlb")
 
 
-class WorkersFail(Exception):
-    """Workers die as soon as they start; the text says so for a person."""
+class CannotRun(Exception):
+    """What the supervisor needs is not to be had, or workers die as soon as they start; the text says what to do."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class _Seat:
 class Supervisor:
     """`with Supervisor(plan) as supervisor: supervisor.run(…)`: workers run inside, and nothing is left behind after.
 
-    Entering raises InstanceError, QueueError or OSError before any worker runs.
+    Entering raises InstanceError, QueueError or CannotRun before any worker runs.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -135,8 +135,18 @@ class Supervisor:
                 granted,
                 plan.socket_buffer,
             )
-        self._sender = Sender(plan.sources, plan.socket_buffer)
-        self._board = board = Board(plan.run_dir / board_file.FILE_NAME, plan.about)
+        try:
+            self._sender = Sender(plan.sources, plan.socket_buffer)
+        except OSError as error:
+            raise CannotRun(
+                f"Large IPv6 packets need a socket at {error.filename}, which cannot be bound ({error.strerror}). "
+                "See with 'ss -ulnp' who has it, and end that program."
+            ) from error
+        path = plan.run_dir / board_file.FILE_NAME
+        try:
+            self._board = board = Board(path, plan.about)
+        except OSError as error:
+            raise CannotRun(f"{path} cannot be written ({error.strerror}).") from error
         board.set(Header.PID, os.getpid())
         board.set(Header.STARTED, time.time_ns())
         # What lives now lives on in all workers: no collection shall touch it, and so copy its pages.
@@ -149,7 +159,7 @@ class Supervisor:
     def run(self, on_ready: Callable[[], None]) -> None:
         """Keep the workers alive until a signal says stop. `on_ready` is called once, when all take packets.
 
-        Raises WorkersFail, and whatever `on_ready` raises.
+        Raises CannotRun, and whatever `on_ready` raises.
         """
         assert self._board is not None
         announced = False
@@ -254,7 +264,7 @@ class Supervisor:
     def _start_failed(self, seat: _Seat, why: str) -> None:
         seat.boot_failures += 1
         if seat.boot_failures == BOOT_FAILURES:
-            raise WorkersFail(
+            raise CannotRun(
                 f"Worker {seat.index} failed {BOOT_FAILURES} times at its start ({why}): giving up. "
                 "The lines above say more."
             )

@@ -85,9 +85,6 @@ class Worker:
             "…" if len(packet) > LOG_BYTES else "",
         )
 
-    def overrun(self) -> None:
-        self._slot[Cell.OVERRUNS] += 1
-
     def idle(self) -> None:
         self._stamp()
 

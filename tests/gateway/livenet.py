@@ -97,7 +97,7 @@ class Net:
         """Start a stand-in gateway; with `wait`, until its workers take packets."""
         argv = [sys.executable, standin.__file__, str(self.folder / run_dir), str(workers), how]
         process = namespaces.spawn(self.gateway, argv, self.folder / "log", pipe=True)
-        self._processes.append(process)
+        self.adopt(process)
         if wait:
             assert self.line(process) == "ready", self.log
         return process
@@ -108,6 +108,10 @@ class Net:
         readable, _, _ = select.select([process.stdout], [], [], timeout)
         assert readable, f"nothing printed for {timeout} s; log: {self.log}"
         return process.stdout.readline().decode().strip()
+
+    def adopt(self, process: subprocess.Popen[bytes]) -> None:
+        """See to it that the process ends with the test."""
+        self._processes.append(process)
 
     def refusal(self, process: subprocess.Popen[bytes]) -> dict[str, str]:
         """The error by which the gateway ended."""
@@ -127,10 +131,15 @@ class Net:
 
     def sender(self, family: int = 4) -> Callable[[bytes], object]:
         """A function that sends a datagram from the phone to the external socket."""
+        return self.phone_socket(family).send
+
+    def phone_socket(self, family: int) -> socket.socket:
+        """A socket of the phone's, connected to the external one; `recv` waits for 3 s at most."""
         opened = self.udp(self.phone, family)
-        target = standin.EXTERNAL[family]
-        opened.connect((target.host, target.port))
-        return opened.send
+        opened.setsockopt(socket.SOL_SOCKET, 32, 1 << 20)  # SO_SNDBUFFORCE
+        opened.connect((standin.EXTERNAL[family].host, standin.EXTERNAL[family].port))
+        opened.settimeout(3)
+        return opened
 
     def receiver(self, family: int = 4) -> socket.socket:
         """A socket at the backend's address; `recv` waits for 3 s at most."""

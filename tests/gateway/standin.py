@@ -15,7 +15,7 @@ from pathlib import Path
 from nfqlb.gateway.board import About
 from nfqlb.gateway.instance import InstanceError
 from nfqlb.gateway.queue import QueueError
-from nfqlb.gateway.supervisor import Plan, Supervisor, WorkersFail
+from nfqlb.gateway.supervisor import CannotRun, Plan, Supervisor
 from nfqlb.gateway.worker import Process
 from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint
@@ -83,7 +83,7 @@ def main(run_dir: str, workers: str, how: str = "") -> int:
     try:
         with Supervisor(plan) as supervisor:
             supervisor.run(lambda: print("ready", flush=True))
-    except (InstanceError, QueueError, WorkersFail) as error:
+    except (InstanceError, QueueError, CannotRun) as error:
         print(json.dumps({"error": type(error).__name__, "text": str(error)}), flush=True)
         return 1
     return 0

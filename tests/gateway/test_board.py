@@ -50,10 +50,10 @@ def test_a_child_writes_what_the_parent_reads(path: Path) -> None:
     slot = Board(path, ABOUT).slot(1)
     pid = os.fork()
     if not pid:
-        slot[Cell.OVERRUNS] += 2**40
+        slot[Cell.TIMED] += 2**40
         os._exit(0)
     os.waitpid(pid, 0)
-    assert [each.cells[Cell.OVERRUNS] for each in read(path).slots] == [0, 2**40]
+    assert [each.cells[Cell.TIMED] for each in read(path).slots] == [0, 2**40]
 
 
 def test_every_reason_has_a_counter() -> None:

@@ -77,6 +77,18 @@ def test_p38_a_narrow_path_is_learned_from_packet_too_big(net: Net) -> None:
         namespaces.remove(beyond)
 
 
+def test_p38_an_endpoint_that_is_taken_is_refused(net: Net) -> None:
+    other = net.udp(net.gateway, 6)
+    other.bind((standin.INTERNAL[6].host, 5060))
+    process = net.start(wait=False)
+    refusal = net.refusal(process)
+    assert refusal["error"] == "CannotRun"
+    assert "[2001:db8:2::1]:5060" in refusal["text"]
+    assert "Address already in use" in refusal["text"]
+    assert process.wait(5) == 1
+    assert net.queues() == {}
+
+
 def test_p38_what_the_kernel_refuses_is_counted(net: Net) -> None:
     net.start()
     net.divert(1)

@@ -66,7 +66,7 @@ def test_a_packet_that_kills_its_worker_is_not_served_again(net: Net) -> None:
 def test_a_worker_that_cannot_start_ends_the_service(net: Net) -> None:
     process = net.start(1, "crash", wait=False)
     refusal = net.refusal(process)
-    assert refusal["error"] == "WorkersFail"
+    assert refusal["error"] == "CannotRun"
     assert "3 times" in refusal["text"]
     assert process.wait(5) == 1
     assert "ordered by the test" in net.log

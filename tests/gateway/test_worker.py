@@ -168,8 +168,3 @@ def test_the_heartbeat_is_stamped_by_packets_and_by_their_absence(bench: Bench) 
     bench.worker.idle()
     stamps.append(bench.slot.cells[Cell.HEARTBEAT])
     assert stamps == sorted(set(stamps))
-
-
-def test_overruns_are_counted(bench: Bench) -> None:
-    bench.worker.overrun()
-    assert bench.slot.cells[Cell.OVERRUNS] == 1
