@@ -58,14 +58,14 @@ class Engine:
         try:
             src, dst, payload, tos = datagram.parse(packet, verify=self._verify)
         except DatagramError as error:
-            return Verdict(_FAULTS[error.fault], b"")
+            return _refused(_FAULTS[error.fault], trace)
         own = self._proxy.identity.sockets.get(dst)
         if own is None:
-            return Verdict(Reason.NOT_OURS, b"")
+            return _refused(Reason.NOT_OURS, trace)
         arrival = Arrival(own, self._proxy.identity.side(own, src), src)
         if not src.port or src in self._proxy.identity.sockets or src.addr in NEVER_SOURCES:
             # Nobody can be answered there: port 0 [RFC 768], ourselves, or an address that no single host has.
-            return Verdict(Reason.BAD_SOURCE, b"")
+            return _refused(Reason.BAD_SOURCE, trace)
         outcome = self._proxy.decide(payload, arrival, trace)
         try:
             return self._written(outcome, tos)
@@ -74,7 +74,7 @@ class Engine:
         try:
             return self._written(outcome, tos)
         except DatagramError:
-            return Verdict(Reason.TOO_LARGE, b"")
+            return _refused(Reason.TOO_LARGE, trace)
 
     def _written(self, outcome: Outcome, tos: int) -> Verdict:
         """The outcome as a packet. Raises DatagramError (TOO_LARGE)."""
@@ -83,3 +83,9 @@ class Engine:
         self._ident = (self._ident + 1) & 0xFFFF
         packet = datagram.build(outcome.out, outcome.dst, outcome.payload, tos=tos, ident=self._ident)
         return Verdict(outcome.reason, packet, outcome.backend, outcome.out, outcome.dst)
+
+
+def _refused(reason: Reason, trace: Trace | None) -> Verdict:
+    if trace and reason.rule:
+        trace(reason.rule, f"dropped: {reason.doc}")
+    return Verdict(reason, b"")
