@@ -144,6 +144,7 @@ def test_a_request_and_its_response_of_any_size(host: Host, family: int, size: i
     assert reply.startswith(b"SIP/2.0 200 OK\r\n")
     assert reply.endswith(b"\r\n\r\n" + body)
     assert reply.count(b"\r\nVia:") == 1
+    assert namespaces.run(host.net.gateway, ["conntrack", "-C"]).strip() == "0"
 
 
 def test_a_start_and_a_stop_leave_the_host_as_it_was(host: Host) -> None:
