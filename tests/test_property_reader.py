@@ -102,7 +102,7 @@ def test_P4_P5_faults_are_those_of_a_naive_reader(sample: Written) -> None:
         assert (read.fault, read.end) == (Fault.LENGTH, len(sample.raw))
 
 
-@given(st.integers(0, 60), st.integers(0, 3), bodies)
+@given(st.integers(0, 60), st.sampled_from([0, 1, 3, 5000]), bodies)
 def test_P4_content_length_cuts_or_is_refused(length: int, zeros: int, body: bytes) -> None:
     raw = b"INVITE sip:a@b SIP/2.0\r\nl: " + b"0" * zeros + b"%d\r\n\r\n" % length + body
     read = message.parse(raw)
@@ -459,3 +459,13 @@ def test_any_bytes_are_an_address_or_none_or_badly_quoted(text: bytes) -> None:
         assert b'"' in text or b"<" in text
         return
     assert read is None or text[read.uri_span[0] : read.uri_span[1]] == read.uri
+
+
+@given(st.text("0123456789", max_size=12) | st.text("0123456789+-_. ²", max_size=6), st.sampled_from([0, 2, 5000]))
+def test_a_number_is_read_if_it_is_short_whatever_zeros_lead_it(digits: str, zeros: int) -> None:
+    text = ("0" * zeros + digits).encode()
+    significant = text.lstrip(b"0")
+    if re.fullmatch(rb"[0-9]+", text) and len(significant) <= 5:
+        assert grammar.number(text, 5) == int(significant or b"0")
+    else:
+        assert grammar.number(text, 5) is None
