@@ -44,8 +44,13 @@ def render(plan: Plan, node: Node) -> str:
 
 
 def command(config: Path, run_dir: Path) -> list[str]:
-    """The command line: in the foreground, logging to stderr, all files in `run_dir`."""
+    """The command line: in the foreground, logging to stderr, all files in `run_dir`.
+
+    Kamailio asks for the address of the host's own name before it binds a socket, and there is no DNS in the lab to say
+    that it does not know; so it runs under a name that /etc/hosts has on any machine, in a UTS namespace of its own.
+    """
     return [
+        *("unshare", "--uts", "sh", "-c", 'hostname localhost && exec "$@"', "sh"),
         "kamailio",
         *("-f", str(config)),
         *("-m", str(SHARED_MEMORY_MB), "-M", str(PRIVATE_MEMORY_MB)),
