@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +68,15 @@ class Tap:
     @property
     def frames(self) -> list[Seen]:
         return sorted(self._frames, key=lambda frame: frame.time_ns)
+
+    def settled(self, quiet: float = 0.05, limit: float = 2.0) -> list[Seen]:
+        """The frames, once none has come for `quiet` seconds, or after `limit` seconds at the latest."""
+        deadline = time.monotonic() + limit
+        count = -1
+        while count != len(self._frames) and time.monotonic() < deadline:
+            count = len(self._frames)
+            time.sleep(quiet)
+        return self.frames
 
     def clear(self) -> None:
         """Forget what was seen so far."""
