@@ -191,6 +191,7 @@ class Agent(Host):
         return self.proxy
 
     def receive(self, text: Text, src: str) -> None:
+        assert isinstance(self, Inside) or src == self.proxy, "a NAT lets in only whom the phone has sent to"
         self.seen.append(text)
         if not text.is_request:
             if text.one("CSeq") == "10 INVITE":  # later answers leave the route set alone [RFC 3261 12.2.1.2]

@@ -169,13 +169,27 @@ def tampered(draw: st.DrawFn, name: str) -> tuple[str, str, bytes]:
         at = draw(st.integers(0, len(lines))) if lines else 0
         how = draw(
             st.sampled_from(
-                ["route", "route", "extra", "drop", "double", "move", "case", "fold", "blank", "join", "other", "start"]
+                [
+                    "route",
+                    "route",
+                    "extra",
+                    "steer",
+                    "drop",
+                    "double",
+                    "move",
+                    "case",
+                    "fold",
+                    "blank",
+                    "join",
+                    "other",
+                    "start",
+                ]
             )
         )
         if how == "route":
-            name_ = draw(st.sampled_from(["Route", "route", "Path", "Record-Route"]))
+            header = draw(st.sampled_from(["Route", "route", "Path", "Record-Route"]))
             chosen = draw(st.lists(st.sampled_from(here.routes), min_size=1, max_size=4))
-            lines.insert(at, f"{name_}: {', '.join(chosen)}")
+            lines.insert(at, f"{header}: {', '.join(chosen)}")
         elif how == "extra":
             lines.insert(at, draw(st.sampled_from(EXTRA)).encode().decode("latin-1"))
         elif how == "start":
@@ -196,6 +210,10 @@ def tampered(draw: st.DrawFn, name: str) -> tuple[str, str, bytes]:
             row = lines[at]
             if how == "drop":
                 del lines[at]
+            elif how == "steer":
+                if row.lower().startswith("via"):
+                    what = draw(st.sampled_from(["maddr", "received", "rport", "MADDR ", "x"]))
+                    lines[at] = f"{row};{what}={draw(st.sampled_from(['192.168.1.99', '198.51.100.200', '9']))}"
             elif how == "double":
                 lines.insert(at, row)
             elif how == "move":

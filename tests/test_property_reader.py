@@ -233,6 +233,11 @@ def test_P16_P34_values_are_taken_from_the_front_and_the_back(
     assert after.fault is None
     left = [after.raw[start:end] for start, end in after.values(b"route")]
     assert left == everything[first : len(everything) - last]
+    if not any(line.strip(b" \r\n\t").startswith(b",") or line.endswith(b",") for line, _ in lines):
+        for row in after.rows.get(b"route", []):
+            rest = after.raw[row.value : row.value_end].strip(b" \r\n\t")
+            assert not rest.startswith(b","), "no comma without a value before it, which others may not read"
+            assert not rest.endswith(b",")
     others = [name for name in naive_rows(after.raw.partition(b"\r\n\r\n")[0] + b"\r\n") if name[0] != "route"]
     assert others == [("subject", b" before"), *((f"x-{number}", b" stays") for number in range(len(lines)))]
     assert after.raw[after.body :] == b"body, <sip:a@b>"
