@@ -68,7 +68,8 @@ install_packages() {
     local systemd=0
     if [[ -d /run/systemd/system ]]; then systemd=1; fi
     if ((systemd && ${#new[@]})); then
-        systemctl mask --quiet --runtime "${new[@]/%/.service}"
+        systemctl mask --quiet --runtime "${new[@]/%/.service}" ||
+            die "systemctl could not keep ${new[*]} from starting (see above), so nothing was installed."
         # shellcheck disable=SC2064  # the names as they are now
         trap "systemctl unmask --quiet --runtime ${new[*]/%/.service}" EXIT
     fi
