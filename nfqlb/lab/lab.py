@@ -170,7 +170,8 @@ class Lab:
         secret = self.dir / "secret"
         secret.write_text(f"# For tests only.\n{SECRET}\n")
         secret.chmod(0o600)
-        self.config.write_text(gateway_config(self.plan, self.dir, self.workers))
+        gateway = f'secret_file = "{secret}"\nrun_dir = "{self.dir}/gateway"'
+        self.config.write_text(gateway_config(self.plan, gateway, self.workers))
         self.nfqlb("rules", "apply", "-c", str(self.config))
         log = self.dir / "gateway.log"
         self._processes["gw"] = namespaces.spawn(
@@ -202,8 +203,8 @@ class Lab:
         return result
 
 
-def gateway_config(plan: Plan, directory: Path, workers: int) -> str:
-    """The gateway's nfqlb.toml for a plan, its secret and run directory below `directory`."""
+def gateway_config(plan: Plan, files: str, workers: int) -> str:
+    """The gateway's nfqlb.toml for a plan; `files` are the lines that say where its files are."""
 
     def pool(name: str, nodes: tuple[Node, ...]) -> str:
         backends = "".join(
@@ -212,7 +213,7 @@ def gateway_config(plan: Plan, directory: Path, workers: int) -> str:
         return f'\n[[pool]]\nname = "{name}"\nhash_on = "call-id"\n{backends}'
 
     return (
-        f'[gateway]\nname = "lb"\nsecret_file = "{directory}/secret"\nrun_dir = "{directory}/gateway"\n'
+        f'[gateway]\nname = "lb"\n{files}\n'
         f'\n[[listener]]\nname = "main"\nexternal = "{plan.external.host}:5060"\n'
         f'internal = "{plan.internal.host}:5060"\n'
         f"{pool('registrars', plan.registrar_nodes)}{pool('proxies', plan.proxy_nodes)}"
