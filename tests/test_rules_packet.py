@@ -44,6 +44,17 @@ def test_P37_a_checksum_of_zero_is_written_as_ffff() -> None:
         assert b"\xff\xff" in sums
 
 
+def test_P37_the_ip_header_checksum_of_every_identification() -> None:
+    sums = set()
+    for ident in range(65536):
+        packet = datagram.build(endpoint(PHONE), endpoint(EXT), b"x", ident=ident)
+        sums.add(packet[10:12])
+        if packet[10:12] in (b"\0\0", b"\xff\xff"):
+            check_packet(packet)
+    assert b"\0\0" in sums
+    assert b"\xff\xff" not in sums
+
+
 def test_P37_a_damaged_datagram_is_not_made_to_look_sound() -> None:
     packet = bytearray(datagram.build(endpoint(PHONE), endpoint(EXT), wire(request())))
     packet[-20] ^= 1

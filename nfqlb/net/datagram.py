@@ -141,26 +141,11 @@ def build(src: Endpoint, dst: Endpoint, payload: bytes, *, tos: int = 0, ident: 
         if total > MAX_PACKET:
             raise DatagramError(Fault.TOO_LARGE)
         ident &= 0xFFFF
-        # fmt: off
-        header_sum = 0xFFFF - (
-            (0x4500 | tos) + total + ident + (TTL << 8 | UDP) + word_sum(addresses)
-        ) % 0xFFFF
-        # fmt: on
+        words = (0x4500 | tos) + total + ident + (TTL << 8 | UDP) + word_sum(addresses)
+        # A sum that is a multiple of 0xffff complements to 0; only the UDP checksum may not be 0 [RFC 1071, RFC 768].
+        header_sum = 0xFFFF - (words % 0xFFFF or 0xFFFF)
         header = _IPV4.pack(
-            0x45,
-            tos,
-            total,
-            ident,
-            0,
-            TTL,
-            UDP,
-            header_sum,
-            src.addr,
-            dst.addr,
-            src.port,
-            dst.port,
-            length,
-            checksum,
+            0x45, tos, total, ident, 0, TTL, UDP, header_sum, src.addr, dst.addr, src.port, dst.port, length, checksum
         )  # fmt: skip
     else:
         header = _IPV6.pack(

@@ -79,8 +79,6 @@ class RequestRules:
             self._check_ping(message)
         if note:
             _note_route(note, passage)
-        if passage.strict_in and uri.scheme(passage.uri) not in SCHEMES:
-            raise Reject(Reason.BAD_HEADER, detail="unreadable last Route of a strict router")
 
         flow, spare = self._flow(passage, facts, note)
         listener = arrival.own.listener if passage.exit is None else passage.exit.own.listener
