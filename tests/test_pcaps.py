@@ -82,7 +82,7 @@ def test_only_what_shall_be_refused_is() -> None:
 
 
 def test_the_exchange() -> None:
-    """P18, P25: REGISTER from 172.31.23.177:5060 gets a Path; an INVITE along it leaves from E, its response finds back."""
+    """P18, P25: REGISTER from 172.31.23.177:5060 gets a Path; an INVITE along it leaves from E and is answered."""
     capture = PCAPS / "two-armed" / "exchange.pcap"
     came, left = datagrams(capture), datagrams(beside(capture, ".out.pcap"))
 

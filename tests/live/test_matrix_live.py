@@ -4,16 +4,22 @@ Each lab is one module-wide fixture; the last tests of the module look back at a
 """
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import tshark
 from livelab import Cell
 
+from nfqlb.capture.packets import PacketReader
+from nfqlb.capture.source import Source
+from nfqlb.config import load
+from nfqlb.engine import Engine
 from nfqlb.lab.kamailio import PLAIN_DOMAIN
-from nfqlb.lab.ladder import header
+from nfqlb.lab.ladder import header, messages
 from nfqlb.lab.sipp import Phone
 from nfqlb.lab.wire import save
+from nfqlb.net.datagram import parse
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60)]
 
@@ -113,6 +119,19 @@ def test_tshark_finds_nothing(cell: Cell, tmp_path: Path) -> None:
         count = save(pcap, (frame for frame in cell.frames if frame.link == link))
         assert tshark.faults(pcap) == []
         assert tshark.verified(pcap) > count / 2  # fragments have no checksum of their own
+
+
+def test_replay_says_what_the_live_gateway_did(cell: Cell, tmp_path: Path) -> None:
+    """P39: two workers, one engine beside them: the same messages from and to the same sockets."""
+    pcap = tmp_path / "arrivals.pcap"
+    save(pcap, (frame for frame in cell.frames if not frame.outgoing))
+    engine = Engine(load(cell.lab.config).setup())
+    with Source(pcap) as source:
+        verdicts = [engine.process(packet.data) for packet in PacketReader(source) if not packet.skipped]
+    replayed = Counter(parse(verdict.packet)[:3] for verdict in verdicts if verdict.packet)
+    live = Counter((m.source, m.target, m.payload) for m in messages(cell.frames) if m.outgoing)
+    assert sum(replayed.values()) > 0
+    assert live == replayed
 
 
 def test_nothing_was_dropped_or_refused(cell: Cell) -> None:
