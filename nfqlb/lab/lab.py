@@ -45,7 +45,7 @@ def check_host(programs: dict[str, str] = PROGRAMS) -> None:
     """LabError with what to do when this host cannot run a lab."""
     if os.geteuid() != 0:
         raise LabError("The lab makes network namespaces and needs root: run it with sudo.")
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    path = namespaces.search_path()
     missing = sorted({package for program, package in programs.items() if not shutil.which(program, path=path)})
     if missing:
         raise LabError(
@@ -182,12 +182,6 @@ class Lab:
             wait_answer(self.plan.namespace(here.role), (self.plan.external.ip, 5060), here.ip, "The gateway")
         except LabError as error:
             raise LabError(f"{error} {tail(log)}") from None
-
-    def stop_gateway(self) -> int:
-        """SIGTERM to `nfqlb run`; its exit status."""
-        process = self._processes.pop("gw")
-        process.terminate()
-        return process.wait(20)
 
     def nfqlb(self, *argv: str) -> str:
         """Run an nfqlb command in the gateway's namespace; its output. LabError when it fails."""

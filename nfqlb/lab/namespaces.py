@@ -69,45 +69,38 @@ def _in_thread(work: Callable[[], T]) -> T:
     return outcome.result()
 
 
-def spawn(
-    name: str,
-    argv: list[str],
-    log: Path | None = None,
-    *,
-    cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
-    pipe: bool = False,
-) -> subprocess.Popen[bytes]:
+def search_path() -> str:
+    """Where programs are looked for: the PATH, and where Debian has what only root runs (`su` leaves that out)."""
+    return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
+def spawn(name: str, argv: list[str], log: Path, *, cwd: Path | None = None) -> subprocess.Popen[bytes]:
     """Start a program inside the namespace, its output appended to `log`, in a session of its own.
 
     `ip netns exec` becomes the program, so the process id is the program's. It also gives it a /sys of that namespace.
     """
-    output = log.open("ab") if log else subprocess.DEVNULL
-    try:
+    with log.open("ab") as output:
         return subprocess.Popen(
             ["ip", "netns", "exec", name, *argv],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if pipe else output,
+            stdout=output,
             stderr=output,
             start_new_session=True,
             cwd=cwd,
-            env=dict(env) if env is not None else None,
+            env=os.environ | {"PATH": search_path()},
         )
-    finally:
-        if log:
-            output.close()  # type: ignore[union-attr]
 
 
-def run(name: str, argv: list[str], *, timeout: float = 20.0, input_text: str | None = None) -> str:
+def run(name: str, argv: list[str], *, timeout: float = 20.0) -> str:
     """Run a short program inside the namespace and return its output. CalledProcessError when it fails."""
     done = subprocess.run(
         ["ip", "netns", "exec", name, *argv],
-        input=input_text,
-        stdin=subprocess.DEVNULL if input_text is None else None,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=timeout,
         check=True,
+        env=os.environ | {"PATH": search_path()},
     )
     return done.stdout
 
@@ -134,11 +127,10 @@ def members(names: Iterable[str]) -> list[int]:
     ]
 
 
-def end_members(names: Iterable[str]) -> int:
-    """End every process that lives in these namespaces: SIGTERM, then SIGKILL for what stays. How many there were."""
+def end_members(names: Iterable[str]) -> None:
+    """End every process that lives in these namespaces: SIGTERM, then SIGKILL for what stays."""
     names = list(names)
     inodes = {inode for name in names if (inode := _inode(NETNS_DIR / name))}
-    found = members(names)
     for number, limit in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
         remaining = members(names)
         for pid in remaining:
@@ -149,7 +141,6 @@ def end_members(names: Iterable[str]) -> int:
             remaining = [pid for pid in remaining if _inode(Path(f"/proc/{pid}/ns/net")) in inodes]
         if not members(names):
             break
-    return len(found)
 
 
 def _signal_member(pid: int, inodes: set[tuple[int, int]], number: signal.Signals) -> None:

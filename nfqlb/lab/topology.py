@@ -118,7 +118,7 @@ class Plan:
 
 
 def build(plan: Plan) -> None:
-    """Make the namespaces and wire them. On an error the caller removes what there is (`remove`)."""
+    """Make the namespaces and wire them. On an error the caller removes what there is."""
     for name in plan.namespaces:
         namespaces.create(name)
     forwarding = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
@@ -166,13 +166,6 @@ def build(plan: Plan) -> None:
         plan.namespace("nat"),
         [iptables(plan.family), "-w", "-t", "nat", "-A", "POSTROUTING", "-o", "wan", "-j", "MASQUERADE"],
     )
-
-
-def remove(plan: Plan) -> None:
-    """End what runs in the lab's namespaces and remove them. Fine when only some of them, or none, are there."""
-    namespaces.end_members(plan.namespaces)
-    for name in plan.namespaces:
-        namespaces.remove(name)
 
 
 def iptables(family: int) -> str:
