@@ -81,8 +81,12 @@ def test_runnable_commands_do_what_the_page_shows(block: Block) -> None:
             check=False,
         )
         assert result.returncode == 0, result.stderr
-        shown = ".*".join(re.escape(line.strip()).replace("…", ".*") for line in output)
-        assert re.search(shown, re.sub(r"[ \t]+", " ", result.stdout), re.DOTALL), result.stdout
+        shown = ".*".join(re.escape(_single_spaced(line.strip())).replace("…", ".*") for line in output)
+        assert re.search(shown, _single_spaced(result.stdout), re.DOTALL), result.stdout
+
+
+def _single_spaced(text: str) -> str:
+    return re.sub(r"[ \t]+", " ", text)
 
 
 @pytest.mark.parametrize("block", CONFIGURATIONS, ids=str)
