@@ -74,16 +74,19 @@ def search_path() -> str:
     return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
-def spawn(name: str, argv: list[str], log: Path, *, cwd: Path | None = None) -> subprocess.Popen[bytes]:
+def spawn(
+    name: str, argv: list[str], log: Path, *, cwd: Path | None = None, pipe: bool = False
+) -> subprocess.Popen[bytes]:
     """Start a program inside the namespace, its output appended to `log`, in a session of its own.
 
-    `ip netns exec` becomes the program, so the process id is the program's. It also gives it a /sys of that namespace.
+    With `pipe`, only stderr goes to `log`; stdout is the caller's to read. `ip netns exec` becomes the program, so the
+    process id is the program's. It also gives it a /sys of that namespace.
     """
     with log.open("ab") as output:
         return subprocess.Popen(
             ["ip", "netns", "exec", name, *argv],
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=subprocess.PIPE if pipe else output,
             stderr=output,
             start_new_session=True,
             cwd=cwd,
@@ -91,11 +94,11 @@ def spawn(name: str, argv: list[str], log: Path, *, cwd: Path | None = None) -> 
         )
 
 
-def run(name: str, argv: list[str], *, timeout: float = 20.0) -> str:
+def run(name: str, argv: list[str], *, timeout: float = 20.0, input_text: str = "") -> str:
     """Run a short program inside the namespace and return its output. CalledProcessError when it fails."""
     done = subprocess.run(
         ["ip", "netns", "exec", name, *argv],
-        stdin=subprocess.DEVNULL,
+        input=input_text,
         capture_output=True,
         text=True,
         timeout=timeout,
