@@ -138,8 +138,8 @@ def _key(payload: bytes) -> tuple[Key, str]:
     return ((header(payload, "call-id") or "").encode(), cseq.encode(), what), title
 
 
-COLUMN, ARROW = 28, 24
-"""Characters of the left column and of each arrow."""
+ARROW = 18
+"""Characters of each arrow: the longest title fits."""
 
 
 def draw(
@@ -158,9 +158,9 @@ def draw(
     def row(time: str, *cells: str) -> Text:
         outside, left, gateway, right, backend = cells
         text = Text(f"{time:>7} ", style="dim", no_wrap=True)
-        text.append(f"{outside:<{COLUMN}} ", style="not dim")
+        text.append(f"{outside:<{column}} ", style="not dim")
         text.append(f"{left:{ARROW}}", style="not dim cyan")
-        text.append(f"{gateway:^9}", style="not dim bold")
+        text.append(f"{gateway:^7}", style="not dim bold")
         text.append(f"{right:{ARROW}} ", style="not dim cyan")
         text.append(backend, style="not dim")
         return text
@@ -180,6 +180,8 @@ def draw(
         return f"{(message.time_ns - start) / 1e9:.3f}"
 
     found = list(found)
+    outer_ends = [m for passage in found for m in (passage.came, passage.left) if m and m.other not in inside]
+    column = max((len(label(message)) for message in outer_ends), default=0)
     start = found[0].first.time_ns if found else 0
     lines = [row("s", "outside", "", "gateway", "", "inside")]
     for passage in found:
