@@ -72,6 +72,10 @@ class Cell(IntEnum):
     """Packets that left through a socket (P38)."""
 
 
+STUCK_AFTER = 5.0
+"""Seconds without a heartbeat after which a living worker counts as stuck; a busy or idle one stamps within two."""
+
+
 class Traffic(IntEnum):
     """What is counted for each backend."""
 

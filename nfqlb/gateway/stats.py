@@ -12,11 +12,8 @@ from time import monotonic_ns
 from typing import Any
 
 from nfqlb.gateway import procfs
-from nfqlb.gateway.board import FILE_NAME, BoardError, Cell, Slot, Snapshot, State, Traffic, read
+from nfqlb.gateway.board import FILE_NAME, STUCK_AFTER, BoardError, Cell, Slot, Snapshot, State, Traffic, read
 from nfqlb.proxy.verdict import Action, Reason
-
-STUCK_AFTER = 5.0
-"""Seconds without a heartbeat after which a living worker counts as stuck; a busy or idle one stamps within two."""
 
 UP, STARTING, STUCK, DEAD = "up", "starting", "stuck", "dead"
 ORPHANED = "orphaned"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from nfqlb.gateway import board as board_file
-from nfqlb.gateway.board import About, Board, Cell, Header, State
+from nfqlb.gateway.board import STUCK_AFTER, About, Board, Cell, Header, State
 from nfqlb.gateway.instance import Instance
 from nfqlb.gateway.queue import Queue
 from nfqlb.gateway.sender import Sender
@@ -45,6 +45,9 @@ SHORT_LIFE = 1.0
 
 SHORT_LIFE_DELAY = 0.05
 """… then after so many: no faster circle of death than that, and still no packet waits for 100 ms."""
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks at the workers' heartbeats."""
 
 IDENTS = 0x10000
 """Values of the IP identification, shared out among the workers (P37)."""
@@ -173,8 +176,10 @@ class Supervisor:
             for seat in self._seats:
                 if not seat.pid and seat.fill_at <= now:
                     self._fill(seat)
+                elif seat.pid and seat.ready:
+                    self._look_after(seat)
             pauses = [max(0.0, seat.fill_at - now) for seat in self._seats if not seat.pid]
-            self._wait(min(pauses, default=None))
+            self._wait(min([LOOK_INTERVAL, *pauses]))
 
     def _stop(self) -> None:
         """Stop the workers after what waits in their queues, then give up queues, sockets and files."""
@@ -260,6 +265,14 @@ class Supervisor:
             seat.boot_failures = 0
             now = time.monotonic()
             seat.fill_at = now + (SHORT_LIFE_DELAY if now - seat.born < SHORT_LIFE else 0.0)
+
+    def _look_after(self, seat: _Seat) -> None:
+        """Kill a worker whose loop over packets stands still; it is then replaced like any that died."""
+        silent = time.monotonic() - seat.slot[Cell.HEARTBEAT] / 1e9
+        if silent > STUCK_AFTER:
+            logger.error("worker %d (pid %d) is stuck for %.0f s; killed", seat.index, seat.pid, silent)
+            os.kill(seat.pid, signal.SIGKILL)
+            seat.ready = False  # once is enough; it is buried when it has died
 
     def _start_failed(self, seat: _Seat, why: str) -> None:
         seat.boot_failures += 1

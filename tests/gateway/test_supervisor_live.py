@@ -99,6 +99,21 @@ def test_a_worker_that_hangs_is_killed_at_the_end(net: Net) -> None:
     assert nothing_left(net)
 
 
+def test_a_worker_that_hangs_is_replaced(net: Net) -> None:
+    process = net.start()
+    net.divert(1)
+    stuck = pid_of(net, 0)
+    send, farm = net.sender(), net.receiver()
+    farm.settimeout(15)
+    send(b"sleep 60")
+    send(b"pass behind it")
+    assert farm.recv(100) == b"pass behind it"  # from the replacement, in STUCK_AFTER and a little
+    assert not alive(stuck)
+    assert f"worker 0 (pid {stuck}) is stuck" in net.log
+    assert net.end(process) == 0
+    assert nothing_left(net)
+
+
 def test_without_supervisor_the_workers_go_on(net: Net) -> None:
     process = net.start(2)
     net.divert(2)
