@@ -5,6 +5,7 @@ Looks and changes nothing. An error is what keeps packets from passing at all; a
 """
 
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 from nfqlb.config import Config, ConfigError, Problem
@@ -30,6 +31,7 @@ def problems(config: Config) -> list[Problem]:
     with look() as network:
         found = [*addresses(config, network), *backends(config, network)]
         found += bound_sockets(config)
+        found += library()
         if not has_capability(CAP_NET_ADMIN):
             text = "this process may not change the network; start it as root or with CAP_NET_ADMIN"
             return [Problem("privilege", text), *found]
@@ -87,6 +89,14 @@ def way(network: Network, listener: Listener, backend: Endpoint) -> Iterator[tup
     elif carriers and route.link not in carriers and any(network.links[link].kind not in UNCABLED for link in carriers):
         where = " and ".join(sorted(carriers))
         yield f"packets to it leave by {route.link}, but {inside} is on {where}: is that the interface you mean?", False
+
+
+def library() -> Iterator[Problem]:
+    """Whether netfilterqueue is there, with the C library that it was built for: one may go without the other."""
+    try:
+        import_module("netfilterqueue")
+    except ImportError as error:
+        yield Problem("netfilterqueue", f"cannot be loaded ({error}); install the Debian package libnetfilter-queue1")
 
 
 def kernel(config: Config) -> Iterator[Problem]:

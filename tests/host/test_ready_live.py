@@ -79,6 +79,13 @@ def test_what_keeps_packets_from_passing(host: Host, act: Act, expected: str) ->
     assert any(expected in text for text in errors), errors
 
 
+def test_without_the_library_of_the_queues(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "netfilterqueue", None)  # importing it fails
+    (error,) = texts(host, host.config(), "error")
+    assert error.startswith("netfilterqueue: cannot be loaded (")
+    assert error.endswith("); install the Debian package libnetfilter-queue1")
+
+
 def test_an_address_that_another_host_has(host: Host) -> None:
     host.run("sysctl", "-qw", "net.ipv6.conf.out.accept_dad=1", "net.ipv6.conf.out.dad_transmits=1")
     host.run("ip", "address", "del", "2001:db8:1::5/64", "dev", "out")
