@@ -186,15 +186,21 @@ def _read_rows(message: Message, position: int) -> None:
             raw.count(b"\r", position, block_end) == folds == raw.count(b"\n", position, block_end)
             and raw.find(b"\0", message.start, block_end) < 0
         )
-    while sound and position < block_end:
-        match = _ROW.match(raw, position, block_end)
-        if match is None:
-            sound = False
-        else:
+    if sound:
+        for match in _ROW.finditer(raw, position, block_end):
+            start, end = match.span()
+            if start != position:
+                break
             name = match.group(1)
-            row = Row(position, match.start(2), match.end(2), match.end())
-            rows.setdefault(_CANONICAL.get(name) or _canonical(name), []).append(row)
-            position = row.end
+            # Row(…) would go through a Python function for each row; this is what it does.
+            row = tuple.__new__(Row, (start, match.start(2), end - 2, end))
+            name = _CANONICAL.get(name) or _canonical(name)
+            if name in rows:
+                rows[name].append(row)
+            else:
+                rows[name] = [row]
+            position = end
+        sound = position == block_end
     if not sound:
         message.fault = message.fault or Fault.HEADER_BLOCK
         rows.clear()
