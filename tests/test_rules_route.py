@@ -448,3 +448,23 @@ def test_P16_an_alias_may_be_an_address_in_any_spelling() -> None:
 @pytest.mark.parametrize("source", [EXT, INT, "224.0.0.5:5060", "255.255.255.255:9", "0.0.0.0:5060"])
 def test_P14_sources_that_nobody_can_be_answered_at(source: str) -> None:
     assert Gateway().send(source, EXT, request("OPTIONS", "sip:203.0.113.5")).reason is Reason.BAD_SOURCE
+
+
+def test_P20_narrow_egress_does_not_cut_off_the_peers_of_a_dialog() -> None:
+    """A registered phone with a public address: its INVITE went by the Path, its BYE by Record-Route and R-URI."""
+    from ipaddress import ip_network
+
+    gateway = Gateway(setup(egress=(ip_network("192.0.2.0/24"),)))
+    routes = invite_from_alice(gateway).headers("Record-Route")
+    bye = in_dialog("BYE", "sip:alice@172.31.23.177:5062", routes, VIA_BACKEND)
+    assert gateway.from_backend(bye, PROXY1).dst == "172.31.23.177:5062"
+    elsewhere = in_dialog("BYE", "sip:alice@172.31.23.178", routes, VIA_BACKEND)
+    assert gateway.from_backend(elsewhere, PROXY1).reason is Reason.NO_EGRESS
+    assert gateway.from_backend(bye.replace("call-1@", "call-2@"), PROXY1).reason is Reason.NO_EGRESS
+
+
+def test_two_pools_may_name_their_backends_alike() -> None:
+    pools = (Pool("a", (Backend("one", endpoint(REG1)),)), Pool("b", (Backend("one", endpoint(REG2)),)))
+    gateway = Gateway(setup(pools=pools, routes=(RouteRule("b"),)))
+    result = gateway.from_phone(request())
+    assert (result.dst, result.verdict.backend) == (REG2, 1)

@@ -55,9 +55,9 @@ class RequestRules:
         self._choosers = choosers
         self._rules = Rules(setup.routes)
         self._hash_on = {pool.name: pool.hash_on for pool in setup.pools}
-        self._numbers: dict[str, int] = {}
-        for index, backend in enumerate(setup.backends):
-            self._numbers.setdefault(backend.name, index)
+        # Two pools may each have a backend of one name: those are two on the board.
+        places = [(pool.name, backend.name) for pool in setup.pools for backend in pool.backends]
+        self._numbers = {place: index for index, place in enumerate(places)}
         self._egress = NetworkSet(setup.egress)
         self._name = setup.name.encode()
         self._path_policy = setup.path_policy
@@ -232,7 +232,7 @@ class RequestRules:
         if note:
             shown = key.hex(":") if self._hash_on[pool] == "source-ip" else key.decode("latin-1")
             note("P29", f"pool {pool} by {self._hash_on[pool]} {shown}: {backend.name} {backend.address}")
-        return backend.address, self._numbers[backend.name]
+        return backend.address, self._numbers[pool, backend.name]
 
     def _leave(self, passage: Passage, spare: Endpoint | None, note: Note | None) -> Endpoint:
         """The destination of a request from a backend that no flow decides (P20). Raises Reject.
@@ -250,7 +250,9 @@ class RequestRules:
         if target is None:
             host = parsed.host.decode("ascii")
             raise Reject(Reason.NO_EGRESS, self.warning(f"{host} is a name, not an address"))
-        if target.addr not in self._egress or not self._identity.may_be_peer(target):
+        # A peer at the very address that the dialog's signed flow names has been let in already.
+        permitted = target.addr in self._egress or (spare is not None and spare.addr == target.addr)
+        if not permitted or not self._identity.may_be_peer(target):
             raise Reject(Reason.NO_EGRESS, self.warning(f"{target.host} is not in the permitted egress networks"))
         if note:
             note("P20", f"no received: to {target} of the {'next Route' if passage.next else 'Request-URI'}")
