@@ -10,7 +10,9 @@ crash between leaves at worst an entry whose value never became ours; and only v
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +28,9 @@ OFF, STRICT, LOOSE = 0, 1, 2
 """rp_filter: no check; the source's route must lead back by this very interface; by any [RFC 3704]."""
 
 IPV6_FORWARDING = "net/ipv6/conf/all/forwarding"
+
+HEED_THOUGH_FORWARDING = "2"
+"""accept_ra of an interface that heeds router advertisements even while it forwards [ip-sysctl.rst]."""
 
 
 class Entry(NamedTuple):
@@ -152,10 +157,30 @@ class Sysctls:
         interfaces = sorted((self._root / "net/ipv6/conf").glob("*/forwarding"))
         keys = [str(path.relative_to(self._root)) for path in interfaces if path.parent.name != "all"]
         values = {each: self._value(each) for each in keys}
-        self._write_one(key, value)
-        for each, own in values.items():
-            if own and self._read(each) not in (None, own):
-                self._write_one(each, own)
+        with self._routes_kept([each for each, own in values.items() if own == "0"]):
+            self._write_one(key, value)
+            for each, own in values.items():
+                if own and self._read(each) not in (None, own):
+                    self._write_one(each, own)
+
+    @contextmanager
+    def _routes_kept(self, keys: Iterable[str]) -> Iterator[None]:
+        """Keep the routes that router advertisements brought; `keys`: `forwarding` of each interface that heeds them.
+
+        Whenever 1 is written to any `forwarding`, Linux forgets those routes, the default route among them, on each
+        interface of the host whose accept_ra is not 2 (heed them although we forward). So it is 2 for that moment. The
+        value matters when something is written or heard, so it may go back once forwarding is as it shall be.
+        """
+        own = {key: self._value(key) for key in (re.sub(r"forwarding$", "accept_ra", each) for each in keys)}
+        own = {key: value for key, value in own.items() if value not in ("", "0", HEED_THOUGH_FORWARDING)}
+        try:
+            for key in own:
+                self._write_one(key, HEED_THOUGH_FORWARDING)
+            yield
+        finally:
+            for key, value in own.items():
+                if self._read(key) == HEED_THOUGH_FORWARDING:
+                    self._write_one(key, value)
 
     def _write_one(self, key: str, value: str) -> None:
         try:

@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from hostnet import BEFORE, ONE_ARMED, TWO_ARMED, Host
+from hostnet import BEFORE, ONE_ARMED, TWO_ARMED, Host, until
 
 from nfqlb.cli.rules import command
 from nfqlb.config import Config
@@ -207,6 +208,54 @@ def test_ipv6_forwarding_leaves_router_advertisements_as_they_were(host: Host) -
     assert now["net/ipv6/conf/all/forwarding"] == "1"
     assert {key for key in now if "ipv6" in key and now[key] != before[key]} == {"net/ipv6/conf/all/forwarding"}
     host.remove(config)
+    assert host.sysctls() == before
+
+
+ADVERTISE = """
+import sys
+from scapy.all import IPv6, Ether, ICMPv6ND_RA, ICMPv6NDOptPrefixInfo, ICMPv6NDOptSrcLLAddr, get_if_hwaddr, sendp
+name, router, lifetime = sys.argv[1:]
+packet = Ether(dst="33:33:00:00:00:01") / IPv6(dst="ff02::1", src=router, hlim=255)
+packet /= ICMPv6ND_RA(routerlifetime=int(lifetime)) / ICMPv6NDOptSrcLLAddr(lladdr=get_if_hwaddr(name))
+sendp(packet / ICMPv6NDOptPrefixInfo(prefix="2001:db8:7::", prefixlen=64), iface=name, verbose=False)
+"""
+"""A router's advertisement [RFC 4861 section 4.2] of a default route and a prefix."""
+
+
+def advertise(host: Host, link: str, name: str, lifetime: int = 1800) -> Callable[[], str]:
+    """Send it from the phone's end of `link`, which is called `name`. What tells the routes there that it brought."""
+    shown = json.loads(host.run("ip", "-n", host.phone, "-j", "-6", "address", "show", "dev", name, "scope", "link"))
+    router = shown[0]["addr_info"][0]["local"]
+    argv = ["ip", "netns", "exec", host.phone, sys.executable, "-c", ADVERTISE, name, router, str(lifetime)]
+    subprocess.run(argv, check=True, timeout=30)
+
+    def learnt() -> str:
+        routes = json.loads(host.run("ip", "-j", "-6", "route", "show", "dev", link))
+        return " ".join(sorted(each["dst"] for each in routes if each["dst"] in ("default", "2001:db8:7::/64")))
+
+    return learnt
+
+
+@pytest.mark.parametrize("neighbour", ["0", "1"])
+def test_routes_of_router_advertisements_stay(host: Host, neighbour: str) -> None:
+    """And new advertisements are heeded as before. Where another interface forwards by a wish of its own, the
+    removal writes its value again, at which Linux would forget the default route once more.
+    """
+    both = "2001:db8:7::/64 default"
+    host.run("sysctl", "-qw", "net.ipv6.conf.side.accept_ra=1", f"net.ipv6.conf.out.forwarding={neighbour}")
+    before = host.sysctls()
+    learnt = advertise(host, "side", "aside")
+    assert until(lambda: learnt() == both, 5)
+    config = host.config()
+    for act in (host.apply, host.apply, host.remove, host.apply):
+        act(config)
+        assert learnt() == both
+    advertise(host, "side", "aside", lifetime=0)  # the router resigns
+    assert until(lambda: learnt() == "2001:db8:7::/64", 5)
+    advertise(host, "side", "aside")
+    assert until(lambda: learnt() == both, 5)
+    host.remove(config)
+    assert learnt() == both
     assert host.sysctls() == before
 
 
