@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from nfqlb.gateway import board as board_file
-from nfqlb.gateway.board import STUCK_AFTER, About, Board, Cell, Header, State
+from nfqlb.gateway import procfs
+from nfqlb.gateway.board import STUCK_AFTER, About, Board, BoardError, Cell, Header, State
 from nfqlb.gateway.instance import Instance
 from nfqlb.gateway.queue import Queue
 from nfqlb.gateway.sender import Sender
@@ -48,6 +49,9 @@ SHORT_LIFE_DELAY = 0.05
 
 LOOK_INTERVAL = 1.0
 """Seconds between two looks at the workers' heartbeats."""
+
+WORKER_NAME = "nfqlb-{}"
+"""What ps and top call worker number {}."""
 
 IDENTS = 0x10000
 """Values of the IP identification, shared out among the workers (P37)."""
@@ -130,6 +134,12 @@ class Supervisor:
         plan = self._plan
         self._catch_signals()
         self._instance = Instance(plan.run_dir)
+        if orphans := _orphans(plan.run_dir):
+            pids = " ".join(map(str, orphans))
+            raise CannotRun(
+                "Workers of a gateway that was killed still run and serve its queues. "
+                f"End them, which stops the service until the new start: kill {pids}"
+            )
         for number in plan.about.queues:
             self._queues.append(Queue(number, length=plan.queue_length, socket_buffer=plan.socket_buffer))
         if self._queues and (granted := self._queues[0].buffer) < plan.socket_buffer:
@@ -339,7 +349,7 @@ class Supervisor:
             if queue is not seat.queue:
                 queue.forget()
         with open("/proc/self/comm", "w") as comm:
-            comm.write(f"nfqlb-{seat.index}")
+            comm.write(WORKER_NAME.format(seat.index))
 
     def _signal_workers(self, number: signal.Signals) -> None:
         for seat in self._seats:
@@ -349,6 +359,21 @@ class Supervisor:
                 except OSError as error:
                     if error.errno != errno.ESRCH:
                         raise
+
+
+def _orphans(run_dir: Path) -> list[int]:
+    """The pids of workers whose supervisor died, as the board that it left behind tells."""
+    try:
+        slots = board_file.read(run_dir / board_file.FILE_NAME).slots
+    except BoardError:
+        return []
+    pids = [slot.cells[Cell.PID] for slot in slots]
+    # A pid may have gone to somebody else since; a worker of ours bears its own name.
+    return [
+        pid
+        for index, pid in enumerate(pids)
+        if procfs.alive(pid) and procfs.process_name(pid) == WORKER_NAME.format(index)
+    ]
 
 
 def _noted(_number: int, _frame: object) -> None:
