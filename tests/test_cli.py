@@ -155,6 +155,34 @@ def test_a_reader_that_has_gone_is_no_mistake_to_talk_about() -> None:
     assert process.wait(timeout=60) == 141
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["version"], ["version", "--json"], ["--help"], ["--version"], ["rules", "apply", "--help"]],
+    ids=" ".join,
+)
+def test_a_full_disk_is_told_in_a_sentence(arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "nfqlb", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert process.stderr == "Error: The output cannot be written (No space left on device).\n"
+    assert process.returncode == 1
+
+
+def test_an_error_of_ours_is_not_taken_for_a_full_disk(probe: ModuleType) -> None:
+    def act(_options: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "x")
+
+    probe.act = act  # type: ignore[attr-defined]
+    with pytest.raises(FileNotFoundError):
+        CliRunner().invoke(main, ["probe"], catch_exceptions=False)
+
+
 def test_version_names_every_library(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(main, ["version"])
     assert result.exit_code == 0

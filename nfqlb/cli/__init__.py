@@ -5,6 +5,7 @@ not know what any command does: `nfqlb NAME` is `command` in nfqlb/cli/NAME.py. 
 here, because `nfqlb --help` has to answer at once.
 """
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -32,6 +33,9 @@ INTERRUPTED = 128 + 2
 
 PIPE_CLOSED = 128 + 13
 """Exit status when the reader of our output has gone (`nfqlb replay … | head`): SIGPIPE's."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What keeps a file from taking the output that was sent there (`nfqlb rules show > FILE`)."""
 
 
 class LazyGroup(click.Group):
@@ -73,6 +77,17 @@ class LazyGroup(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(PIPE_CLOSED)
         return result
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            # Whoever opens files tells of them himself, by their names; what is left is our own output, help included.
+            if error.filename is not None or error.errno not in FULL:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            click.echo(f"Error: The output cannot be written ({error.strerror}).", err=True)
+            sys.exit(1)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
