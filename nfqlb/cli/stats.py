@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from nfqlb.config import Config
     from nfqlb.gateway.stats import Counts, Report
 
 MANY_WORKERS = 8
@@ -51,47 +52,49 @@ def command(config_path: Path, as_json: bool, interval: float | None) -> None:
     Example:
       nfqlb stats --json | jq .totals.reasons
     """
-    run_dir = load_config(config_path).gateway.run_dir
+    config = load_config(config_path)
     if interval is None:
-        report = current(run_dir)
+        report = current(config)
         if as_json:
             echo_json(report.as_dict())
         else:
             console().print(shown(report))
         raise SystemExit(0 if report.healthy else 1)
     if as_json:
-        watch_json(run_dir, interval)
+        watch_json(config, interval)
     else:
-        watch(run_dir, interval)
+        watch(config, interval)
 
 
-def current(run_dir: Path) -> Report:
-    from nfqlb.gateway.board import BoardError
+def current(config: Config) -> Report:
+    from nfqlb.gateway.board import BoardError, NotRunning
     from nfqlb.gateway.stats import gather
 
     try:
-        return gather(run_dir)
+        return gather(config.gateway.run_dir)
+    except NotRunning as error:
+        raise UserError(f"{error} Start one with: nfqlb run -c {config.path}") from None
     except BoardError as error:
         raise UserError(str(error)) from None
 
 
-def watch_json(run_dir: Path, interval: float) -> None:
+def watch_json(config: Config, interval: float) -> None:
     speed = Speed()
     while True:
-        report = current(run_dir)
+        report = current(config)
         per_second = speed.of(report)
         echo_json({**report.as_dict(), "per_second": None if per_second is None else asdict(per_second[-1])})
         time.sleep(interval)
 
 
-def watch(run_dir: Path, interval: float) -> None:
+def watch(config: Config, interval: float) -> None:
     from rich.live import Live
 
     speed = Speed()
     screen = console()
     with Live(console=screen, auto_refresh=False, vertical_overflow="visible") as live:
         while True:
-            report = current(run_dir)
+            report = current(config)
             live.update(shown(report, speed.of(report)), refresh=True)
             time.sleep(interval)
 

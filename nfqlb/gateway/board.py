@@ -95,6 +95,10 @@ class BoardError(Exception):
     """There is no board to read; the text says why and what to do."""
 
 
+class NotRunning(BoardError):
+    """Because no gateway runs. How to start one is for the caller to say: it knows the configuration."""
+
+
 @dataclass(frozen=True, slots=True)
 class About:
     """What a board says once for all: names for the numbers."""
@@ -180,7 +184,7 @@ def read(path: Path) -> Snapshot:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise BoardError(f"No gateway runs here: {path} does not exist. Start one with 'nfqlb run'.") from None
+        raise NotRunning(f"No gateway runs here: {path} does not exist.") from None
     except OSError as error:
         raise BoardError(f"{path} cannot be read: {error.strerror}.") from None
     foreign = BoardError(f"{path} is not a board of nfqlb. Remove it, or name another [gateway] run_dir.")

@@ -12,7 +12,7 @@ from time import monotonic_ns
 from typing import Any
 
 from nfqlb.gateway import procfs
-from nfqlb.gateway.board import FILE_NAME, STUCK_AFTER, BoardError, Cell, Slot, Snapshot, State, Traffic, read
+from nfqlb.gateway.board import FILE_NAME, STUCK_AFTER, Cell, NotRunning, Slot, Snapshot, State, Traffic, read
 from nfqlb.proxy.verdict import Action, Reason
 
 UP, STARTING, STUCK, DEAD = "up", "starting", "stuck", "dead"
@@ -95,17 +95,15 @@ class Report:
 
 
 def gather(run_dir: Path, proc: Path = procfs.PROC) -> Report:
-    """Report on the gateway whose run directory this is. Raises BoardError when none runs there."""
+    """Report on the gateway whose run directory this is. Raises NotRunning when none runs there,
+    BoardError when the board cannot be read."""
     path = run_dir / FILE_NAME
     snapshot = read(path)
     workers = tuple(_worker(index, slot, snapshot, proc) for index, slot in enumerate(snapshot.slots))
     state = snapshot.state.name.lower()
     if not procfs.alive(snapshot.pid, proc):
         if all(worker.state == DEAD for worker in workers):
-            raise BoardError(
-                f"The gateway that wrote {path} (pid {snapshot.pid}) is gone: it was killed. "
-                "Start it again with 'nfqlb run'."
-            )
+            raise NotRunning(f"The gateway that wrote {path} (pid {snapshot.pid}) is gone: it was killed.")
         state = ORPHANED
     try:
         kernel = procfs.kernel_queues(proc)

@@ -6,7 +6,19 @@ from pathlib import Path
 import pytest
 
 from nfqlb.gateway import board
-from nfqlb.gateway.board import BACKENDS, REASONS, About, Board, BoardError, Cell, Header, State, Traffic, read
+from nfqlb.gateway.board import (
+    BACKENDS,
+    REASONS,
+    About,
+    Board,
+    BoardError,
+    Cell,
+    Header,
+    NotRunning,
+    State,
+    Traffic,
+    read,
+)
 from nfqlb.proxy.verdict import REASON_SLOTS, Reason
 
 ABOUT = About("lb", (5060, 5061), ("reg1", "reg2", "größer"))
@@ -67,8 +79,8 @@ def test_a_new_board_replaces_one_that_was_left_behind(path: Path) -> None:
     assert read(path).about.gateway == "other"
 
 
-def test_a_missing_board_says_how_to_start(path: Path) -> None:
-    with pytest.raises(BoardError, match="nfqlb run"):
+def test_without_a_board_nothing_runs(path: Path) -> None:
+    with pytest.raises(NotRunning, match="No gateway runs here"):
         read(path)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from click.testing import CliRunner, Result
 from nfqlb.cli import stats as command_module
 from nfqlb.cli.stats import Speed, command
 from nfqlb.gateway import stats
-from nfqlb.gateway.board import BACKENDS, REASONS, About, Board, BoardError, Cell, Header, State
+from nfqlb.gateway.board import BACKENDS, REASONS, About, Board, Cell, Header, NotRunning, State
 from nfqlb.gateway.stats import gather, rates
 from nfqlb.proxy.verdict import Reason
 
@@ -148,7 +149,7 @@ def test_a_board_whose_writers_are_all_dead_is_no_gateway(gateway: Gateway) -> N
     gateway.board.set(Header.PID, DEAD_PID)
     for slot in gateway.slots:
         slot[Cell.PID] = DEAD_PID
-    with pytest.raises(BoardError, match=rf"pid {DEAD_PID}.* is gone.*nfqlb run"):
+    with pytest.raises(NotRunning, match=rf"pid {DEAD_PID}.* is gone"):
         gateway.report()
 
 
@@ -182,7 +183,7 @@ def test_there_is_no_speed_across_a_restart(gateway: Gateway) -> None:
 def invoke(gateway: Gateway, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """Run `nfqlb stats` against the made-up gateway."""
 
-    loaded = SimpleNamespace(gateway=SimpleNamespace(run_dir=gateway.run_dir))
+    loaded = SimpleNamespace(path=Path("/x/nfqlb.toml"), gateway=SimpleNamespace(run_dir=gateway.run_dir))
     monkeypatch.setattr(command_module, "load_config", lambda _: loaded)
     real = stats.gather
     monkeypatch.setattr(stats, "gather", lambda run_dir: real(run_dir, gateway.proc))
@@ -218,6 +219,7 @@ def test_no_gateway_is_a_sentence(gateway: Gateway, invoke) -> None:  # type: ig
     result = invoke()
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: No gateway runs here")
+    assert re.search(r" Start one with: nfqlb run -c /\S+\n$", result.stderr)
     assert len(result.stderr.splitlines()) == 1
 
 
