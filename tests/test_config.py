@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfqlb.config import Config, ConfigError, Problem, build, load
+from nfqlb.config import Config, ConfigError, Problem, build, load, run_dir_in
 from nfqlb.config.problems import VALUE_WIDTH, nearest, shown
 from nfqlb.config.tables import REPEATED, SINGLE, BackendTable
 from nfqlb.net.endpoint import Endpoint
@@ -614,3 +614,21 @@ def test_shown_values_are_toml_on_one_line() -> None:
 def test_nearest_looks_at_letters_not_at_case() -> None:
     assert nearest("Registers", ["REGISTER", "INVITE"]) == "REGISTER"
     assert nearest("x", ["REGISTER", "INVITE"]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[gateway]\nrun_dir = "/run/b"\nnme = 1\n[[pool]]\n', "/run/b"),
+        ("[gateway]\nrun_dir = 7\n", "/run/nfqlb"),
+        ('[gateway]\nname = "lb"\n', "/run/nfqlb"),
+        ("gateway = 7\n", "/run/nfqlb"),
+        ("[gateway\n", "/run/nfqlb"),
+        (None, "/run/nfqlb"),
+    ],
+)
+def test_the_run_directory_of_a_file_with_mistakes(tmp_path: Path, text: str | None, expected: str) -> None:
+    path = tmp_path / "nfqlb.toml"
+    if text is not None:
+        path.write_text(text)
+    assert run_dir_in(path) == Path(expected)

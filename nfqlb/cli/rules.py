@@ -82,17 +82,30 @@ def apply(config_path: Path, as_json: bool) -> None:
 def remove(config_path: Path, as_json: bool) -> None:
     """Take out our rules and put the sysctls back.
 
-    A sysctl that somebody else has changed since is left as it is.
+    A sysctl that somebody else has changed since is left as it is. A gateway that runs goes on, but gets no packets.
+    Where the configuration has mistakes or is gone, the rules are taken out all the same, with a warning.
 
     \b
     Example:
       nfqlb rules remove
     """
-    from nfqlb.gateway import rules
+    from nfqlb.config import ConfigError, load, run_dir_in
+    from nfqlb.gateway import host, rules
 
+    try:
+        config = load(config_path)
+        run_dir, backend = config.gateway.run_dir, config.rules.backend
+    except ConfigError as error:
+        run_dir, backend = run_dir_in(config_path), "auto"
+        warn(f"{error}\nThe rules are taken out all the same; what the sysctls were is looked up in {run_dir}.")
     with told():
-        changes = rules.remove(load_config(config_path))
+        changes = rules.take_out(run_dir, backend)
     report(changes, as_json, "There was nothing of ours.", "taken out or put back")
+    if pid := host.running(run_dir):
+        warn(
+            f"A gateway runs (pid {pid}) and gets no packets from now on. "
+            f"Stop it, or give it packets again with: nfqlb rules apply -c {config_path}"
+        )
 
 
 @command.command()
@@ -127,6 +140,10 @@ def report(changes: list[Difference], as_json: bool, nothing: str, done: str) ->
     for change in changes:
         click.echo(str(change))
     click.echo(f"{len(changes)} {done}." if changes else nothing)
+
+
+def warn(text: str) -> None:
+    click.secho(f"Warning: {text}", err=True, fg="yellow")
 
 
 @contextmanager

@@ -15,7 +15,18 @@ from nfqlb.config.problems import ConfigError, Problem, Severity, errors_in
 from nfqlb.config.secret import read_keys
 from nfqlb.proxy.setup import Listener, Network, PathPolicy, Pool, RouteRule, Setup
 
-__all__ = ["Config", "ConfigError", "Gateway", "Problem", "Rules", "RulesBackend", "Severity", "Workers", "load"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Gateway",
+    "Problem",
+    "Rules",
+    "RulesBackend",
+    "Severity",
+    "Workers",
+    "load",
+    "run_dir_in",
+]
 
 FILE_MAX = 4 << 20
 """Bytes; a configuration is far smaller, and the wrong file may be far larger."""
@@ -95,6 +106,18 @@ def load(path: Path | str) -> Config:
     """Read and check the file. Raises ConfigError, with all mistakes that can be found, when there is one."""
     path = Path(path)
     return build(path, parse(path))
+
+
+def run_dir_in(path: Path) -> Path:
+    """[gateway] run_dir of a file that may have mistakes; the default where the file does not tell."""
+    from nfqlb.config.reading import read_table
+    from nfqlb.config.tables import GatewayTable
+
+    try:
+        raw = parse(path).get("gateway", {})
+    except ConfigError:
+        raw = {}
+    return Path((read_table(GatewayTable, raw, "gateway", []) or GatewayTable()).run_dir)
 
 
 def parse(path: Path) -> dict[str, Any]:

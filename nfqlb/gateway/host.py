@@ -13,9 +13,10 @@ from nfqlb.config.problems import shown
 from nfqlb.gateway import foreign, rules
 from nfqlb.gateway.arrivals import UNCABLED, towards
 from nfqlb.gateway.errors import HostError
+from nfqlb.gateway.instance import FILE_NAME
 from nfqlb.gateway.iptables import FAMILIES, Iptables
 from nfqlb.gateway.network import RTN_LOCAL, RTN_UNICAST, Network, NoRoute, look
-from nfqlb.gateway.procfs import CAP_NET_ADMIN, PROC, has_capability, processes_with
+from nfqlb.gateway.procfs import CAP_NET_ADMIN, PROC, alive, has_capability, processes_with
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import Listener
 
@@ -127,7 +128,7 @@ def in_place(config: Config, network: Network) -> Iterator[Problem]:
         places.setdefault("sysctls" if difference.kind == "set" else "rules", []).append(difference)
     for place, found in places.items():
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        text = f"not in place ({found[0]}{more}); put that right with: nfqlb rules apply"
+        text = f"not in place ({found[0]}{more}); put that right with: nfqlb rules apply -c {config.path}"
         yield Problem(place, text, "warning")
     if "sysctls" not in places:
         yield from passage(config, network)
@@ -155,7 +156,7 @@ def passage(config: Config, network: Network) -> Iterator[Problem]:
 
 def bound_sockets(config: Config, proc: Path = PROC) -> Iterator[Problem]:
     """Processes that wait at one of our sockets. Not our own, which send from there."""
-    own = running(config)
+    own = running(config.gateway.run_dir, proc)
     for version in FAMILIES:
         for local, inode in udp_sockets(proc, version):
             taken = [socket for _, socket in sockets(config) if meets(local, socket)]
@@ -170,12 +171,13 @@ def bound_sockets(config: Config, proc: Path = PROC) -> Iterator[Problem]:
             yield Problem(f"UDP {local}", text, "warning")
 
 
-def running(config: Config) -> int:
-    """Process id of the gateway that runs in our run directory; 0 for none."""
+def running(run_dir: Path, proc: Path = PROC) -> int:
+    """Process id of the gateway that runs in `run_dir`; 0 for none."""
     try:
-        return int((config.gateway.run_dir / "pid").read_text())
+        pid = int((run_dir / FILE_NAME).read_text("ascii"))
     except (OSError, ValueError):
         return 0
+    return pid if alive(pid, proc) else 0
 
 
 def udp_sockets(proc: Path, version: int) -> Iterator[tuple[Endpoint, str]]:

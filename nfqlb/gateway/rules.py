@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from importlib.resources import files
+from pathlib import Path
 from string import Template
 from typing import Literal, NamedTuple
 
-from nfqlb.config import Config
+from nfqlb.config import Config, RulesBackend
 from nfqlb.gateway.arrivals import arrivals
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.iptables import (
@@ -124,10 +125,10 @@ def apply(config: Config) -> list[Difference]:
     ones get their old rules back. Raises HostError, ConfigError (the secret).
     """
     wanted = {family: parse(text) for family, text in render(config).items()}
-    with only_one(config):
+    with only_one(config.gateway.run_dir):
         with look() as network:
             where = arrivals(config, network)
-        rules = plan(config, wanted)
+        rules = plan(config.rules.backend, wanted)
         for step in rules:
             step.command.restore(replacement(step.present, step.wanted), test=True)
         changes = [Difference("sysctl", "set", str(change)) for change in Sysctls(config.gateway.run_dir).apply(where)]
@@ -139,11 +140,14 @@ def remove(config: Config) -> list[Difference]:
 
     Built-in chains that iptables made for us stay, empty: the legacy back end cannot remove them at all.
     """
-    with only_one(config):
-        changes = carry_out(plan(config, {}))
-        return changes + [
-            Difference("sysctl", "set", str(change)) for change in Sysctls(config.gateway.run_dir).remove()
-        ]
+    return take_out(config.gateway.run_dir, config.rules.backend)
+
+
+def take_out(run_dir: Path, backend: RulesBackend = "auto") -> list[Difference]:
+    """`remove` for when no configuration can be read: all that it needs to know is where the record of sysctls is."""
+    with only_one(run_dir):
+        changes = carry_out(plan(backend, {}))
+        return changes + [Difference("sysctl", "set", str(change)) for change in Sysctls(run_dir).remove()]
 
 
 def differences(config: Config) -> list[Difference]:
@@ -151,13 +155,13 @@ def differences(config: Config) -> list[Difference]:
     wanted = {family: parse(text) for family, text in render(config).items()}
     with look() as network:
         where = arrivals(config, network)
-    found = [difference for step in plan(config, wanted) for difference in step.differences]
+    found = [difference for step in plan(config.rules.backend, wanted) for difference in step.differences]
     return found + [
         Difference("sysctl", "set", str(each)) for each in Sysctls(config.gateway.run_dir).differences(where)
     ]
 
 
-def plan(config: Config, wanted: dict[Family, Ruleset]) -> list[Step]:
+def plan(backend: RulesBackend, wanted: dict[Family, Ruleset]) -> list[Step]:
     """What has to be done for `wanted` to be there, and nothing of ours besides: not for another IP version, nor left
     over in the other back end. The latter goes last, so that a change of back ends lets no packet through.
     """
@@ -165,14 +169,14 @@ def plan(config: Config, wanted: dict[Family, Ruleset]) -> list[Step]:
         raise HostError("Rules can be read and changed by root only (CAP_NET_ADMIN).")
     steps, leftovers = [], []
     for family in FAMILIES:
-        chosen = Iptables(family, config.rules.backend)
+        chosen = Iptables(family, backend)
         if not chosen.installed and family not in wanted:
             continue
         resolved = chosen.resolved()
         steps.append(Step(chosen, present(chosen, must=family in wanted), wanted.get(family, {})))
-        for backend in BACKENDS:
-            other = Iptables(family, backend)
-            if other.installed and backend != resolved:
+        for each in BACKENDS:
+            other = Iptables(family, each)
+            if other.installed and each != resolved:
                 leftovers.append(Step(other, present(other, must=False), {}))
     return [step for step in [*steps, *leftovers] if step.differences]
 
@@ -208,15 +212,14 @@ def in_words(command: Iptables, change: Change) -> Difference:
 
 
 @contextmanager
-def only_one(config: Config) -> Iterator[None]:
+def only_one(run_dir: Path) -> Iterator[None]:
     """Keep others of us out while the host is changed, by a lock on the run directory."""
-    path = config.gateway.run_dir
     try:
-        path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        directory = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise HostError(
-            f"{path} cannot be used ({error.strerror}): run this as root, or name another [gateway] run_dir."
+            f"{run_dir} cannot be used ({error.strerror}): run this as root, or name another [gateway] run_dir."
         ) from None
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)

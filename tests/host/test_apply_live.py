@@ -1,6 +1,7 @@
 """Rules and sysctls put in place, compared and taken out again, in the kernel and with both back ends."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -292,6 +293,47 @@ def test_the_command(host: Host) -> None:
     removed = nfqlb(host, "remove", "--json")
     assert removed.exit_code == 0
     assert {each["kind"] for each in json.loads(removed.output)} == {"remove", "set"}
+
+
+def test_who_takes_the_rules_from_under_a_gateway_is_told(host: Host) -> None:
+    config = host.config()
+    host.apply(config)
+    assert nfqlb(host, "remove").stderr == ""
+    config.gateway.run_dir.joinpath("pid").write_text(f"{os.getpid()}\n")
+    host.apply(config)
+    removed = nfqlb(host, "remove")
+    assert (removed.exit_code, "taken out or put back" in removed.stdout) == (0, True)
+    assert removed.stderr == (
+        f"Warning: A gateway runs (pid {os.getpid()}) and gets no packets from now on. "
+        f"Stop it, or give it packets again with: nfqlb rules apply -c {config.path}\n"
+    )
+    assert host.differences(config)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("[[pool.backend]]", "[[pool.backnd]]", 'pool[0].backnd: unknown key; did you mean "backend"?'),
+        ("secret_file", "secret_fle", 'gateway.secret_fle: unknown key; did you mean "secret_file"?'),
+    ],
+    ids=["pool", "gateway"],
+)
+def test_a_configuration_with_mistakes_is_enough_to_take_rules_out(
+    host: Host, backend: str, right: str, wrong: str, said: str
+) -> None:
+    before = host.sysctls()
+    config = backend_config(host, backend)
+    host.apply(config)
+    config.path.write_text(config.path.read_text().replace(right, wrong))
+    removed = nfqlb(host, "remove")
+    assert removed.exit_code == 0, removed.output
+    assert said in removed.stderr
+    assert f"what the sysctls were is looked up in {config.gateway.run_dir}." in removed.stderr
+    assert [host.saved(backend, family) for family in (4, 6)] == [{}, {}]
+    assert host.sysctls() == before
+    again = nfqlb(host, "remove", "--json")
+    assert json.loads(again.stdout) == []
 
 
 def test_what_show_prints_can_be_loaded_by_hand(host: Host) -> None:

@@ -32,9 +32,10 @@ def test_a_host_with_everything_in_place(host: Host) -> None:
 
 
 def test_before_the_rules_are_applied(host: Host) -> None:
-    rules, sysctls = sorted(found(host, host.config()), key=lambda problem: problem.place)
+    config = host.config()
+    rules, sysctls = sorted(found(host, config), key=lambda problem: problem.place)
     assert (rules.place, rules.severity, sysctls.place, sysctls.severity) == ("rules", "warning", "sysctls", "warning")
-    assert "put that right with: nfqlb rules apply" in rules.text
+    assert rules.text.endswith(f"; put that right with: nfqlb rules apply -c {config.path}")
     assert "0 → 1" in sysctls.text
 
 
