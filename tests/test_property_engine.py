@@ -267,7 +267,7 @@ def named(rows: list[Row], *names: str) -> list[bytes]:
 def without_source(row: bytes) -> bytes:
     """A Via row without received and rport, which are ours to fill in."""
     return re.sub(
-        rb"\s*;\s*(received|rport)\s*(=\s*[0-9A-Fa-f:.]*)?\s*(?=[;,]|$)", b"", row, flags=re.IGNORECASE
+        rb"\s*;\s*(received|rport)(\s*=\s*[0-9A-Fa-f:.]*)?(?=\s*([;,]|$))", b"", row, flags=re.IGNORECASE
     ).rstrip()
 
 
