@@ -52,10 +52,10 @@ class Facts(NamedTuple):
         return self.call_id, self.from_tag, b"%d" % self.cseq
 
 
-def read(message: Message) -> Facts:
-    """The facts of a message that has no fault. Raises Reject."""
+def read(message: Message, top: Via | None = None) -> Facts:
+    """The facts of a message that has no fault; `top` is its top Via for who has read that already. Raises Reject."""
     try:
-        top = top_via(message)
+        top = top or top_via(message)
         if top is None:
             raise Reject(Reason.BAD_HEADER if b"via" in message.rows else Reason.UNANSWERABLE, detail="unreadable Via")
         call_id, cseq_text = message.value(b"call-id"), message.value(b"cseq")

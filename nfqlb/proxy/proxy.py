@@ -61,13 +61,13 @@ class Proxy:
         top = _usable_via(read)
         if top is None:
             return _dropped(Reason.UNANSWERABLE, note, reject.detail)
-        payload, dst = self.reply(read, top, arrival, reject)
+        payload, dst = self._reply(read, top, arrival, reject)
         if note:
             note(reason.rule, f"{reason.status} {reply.PHRASES[reason.status].decode()}: {reject.detail}")
             note("P14", f"answered from {arrival.own.socket} to {dst}")
         return Outcome(reason, payload, arrival.own.socket, dst, self._backend(arrival))
 
-    def reply(self, read: Message, top: Via, arrival: Arrival, reject: Reject) -> tuple[bytes, Endpoint]:
+    def _reply(self, read: Message, top: Via, arrival: Arrival, reject: Reject) -> tuple[bytes, Endpoint]:
         """A local reply, the same for every retransmission (P14, P39), and where it goes: back to the asker's
         address, at the port its Via wants [RFC 3261 18.2.2]; never to anybody else's address.
         """

@@ -36,7 +36,7 @@ class ResponseRules:
             raise Reject(Reason.FINAL_HERE)
         below = via.parse(message.raw, *spans[1])
         try:
-            facts = read_facts(message)
+            facts = read_facts(message, top)
         except Reject as reject:
             raise Reject(Reason.STRAY_RESPONSE, detail=reject.detail) from None
         if below is None:
@@ -45,8 +45,9 @@ class ResponseRules:
         if entered is None:
             raise Reject(Reason.STRAY_RESPONSE, detail="the branch is not ours for the Via below")
         dst = below.destination()
-        versions = {endpoint.version for endpoint in (dst or arrival.src, entered.socket, arrival.src)}
-        if dst is None or len(versions) > 1 or not self._identity.may_be_peer(dst):
+        if dst is None or not dst.version == entered.socket.version == arrival.src.version:
+            raise Reject(Reason.NO_RETURN)
+        if not self._identity.may_be_peer(dst):
             raise Reject(Reason.NO_RETURN)
         if note:
             note("P33", f"top Via is ours and its branch {(top.branch or b'').decode('latin-1')} verifies")
@@ -66,9 +67,9 @@ class ResponseRules:
         sockets = self._identity.sockets
         other = own.listener.external if own.half is Half.INTERNAL else own.listener.internal
         first = [other, own.socket]
+        request = (below.identity(), *facts.transaction())
         for socket in first + [socket for socket in sockets if socket not in first]:
-            parts = (below.identity(), *facts.transaction(), stamp.socket_text(socket))
-            if self._keys.is_branch(top.branch, parts):
+            if self._keys.is_branch(top.branch, (*request, stamp.socket_text(socket))):
                 return sockets[socket]
         return None
 
