@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import standin
+from takedown import take_down
 
 from nfqlb.gateway.board import FILE_NAME, Snapshot, read
 from nfqlb.gateway.procfs import KernelQueue, kernel_queues
@@ -163,22 +164,7 @@ class Net:
         return dict(sorted(namespaces.inside(self.gateway, kernel_queues).items()))
 
     def close(self) -> None:
-        for opened in self._opened:
-            opened.close()
-        for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(10)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
-        names = (self.phone, self.gateway, self.farm)
-        namespaces.end_members(names)
-        for name in names:
-            namespaces.remove(name)
+        take_down(self._opened, self._processes, (self.phone, self.gateway, self.farm))
 
 
 def until(condition: Callable[[], bool], timeout: float = 5.0) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import rewriter
+from takedown import take_down
 
 from nfqlb.config import Config, load
 from nfqlb.gateway import rules
@@ -223,21 +224,7 @@ class Host:
         return self.run("conntrack", "-L", "-f", {4: "ipv4", 6: "ipv6"}[family])
 
     def close(self) -> None:
-        for opened in self._opened:
-            opened.close()
-        for process in self._processes:
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
-        names = (self.phone, self.gateway, self.farm)
-        namespaces.end_members(names)
-        for name in names:
-            namespaces.remove(name)
+        take_down(self._opened, self._processes, (self.phone, self.gateway, self.farm))
 
 
 def heard(opened: socket.socket) -> tuple[bytes, str, int] | None:
