@@ -48,7 +48,8 @@ def show(config_path: Path, families: str | None, as_json: bool) -> None:
     from nfqlb.gateway import rules
 
     with told():
-        rendered = rules.render(load_config(config_path))
+        config = load_config(config_path)
+        rendered = rules.render(config, rules.live_queues(config))
     texts = {str(family): text for family, text in rendered.items() if families in (None, str(family))}
     if as_json:
         echo_json(texts)
@@ -72,7 +73,7 @@ def apply(config_path: Path, as_json: bool) -> None:
     from nfqlb.gateway import rules
 
     with told():
-        changes = rules.apply(load_config(config_path))
+        changes = rules.apply_live(load_config(config_path))
     report(changes, as_json, "Rules and sysctls were in place already.", "put right")
 
 
@@ -123,7 +124,8 @@ def diff(config_path: Path, as_json: bool) -> None:
     from nfqlb.gateway import rules
 
     with told():
-        found = rules.differences(load_config(config_path))
+        config = load_config(config_path)
+        found = rules.differences(config, rules.live_queues(config))
     if as_json:
         echo_json([difference._asdict() for difference in found])
     for difference in () if as_json else found:

@@ -25,8 +25,8 @@ OWN_TABLES = (("ip", "filter"), ("ip6", "filter"))
 """Where iptables-nft keeps the chains that we do open."""
 
 
-def problems(config: Config) -> list[Problem]:
-    """Everything of that kind on this host."""
+def problems(config: Config, queues: range) -> list[Problem]:
+    """Everything of that kind on this host; `queues` are those that our packets go to."""
     found: list[Problem] = []
     for family in FAMILIES:
         own = sockets(config, family)
@@ -40,7 +40,7 @@ def problems(config: Config) -> list[Problem]:
             except HostError:
                 continue
             place = f"{command.base} ({backend})"
-            found += [Problem(place, text, "warning") for text in feeders(present, config.workers.queues)]
+            found += [Problem(place, text, "warning") for text in feeders(present, queues)]
             found += [Problem(place, text, "warning") for text in helpers(present)]
             if backend != chosen and config.rules.forward and drops(present):
                 text = (

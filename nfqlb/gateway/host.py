@@ -38,8 +38,9 @@ def problems(config: Config) -> list[Problem]:
             return [Problem("privilege", text), *found]
         found += kernel(config)
         if not any(problem.severity == "error" for problem in found):
-            found += in_place(config, network)
-            found += foreign.problems(config)
+            queues = rules.live_queues(config)
+            found += in_place(config, network, queues)
+            found += foreign.problems(config, queues)
     return found
 
 
@@ -114,10 +115,10 @@ def kernel(config: Config) -> Iterator[Problem]:
             yield Problem(f"IPv{family} rules", str(error))
 
 
-def in_place(config: Config, network: Network) -> Iterator[Problem]:
+def in_place(config: Config, network: Network, queues: range) -> Iterator[Problem]:
     """Whether rules and sysctls are in place, and packets that come in find their way through."""
     try:
-        differences = rules.differences(config)
+        differences = rules.differences(config, queues)
     except ConfigError:
         return
     except HostError as error:

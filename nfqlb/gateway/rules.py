@@ -3,6 +3,10 @@
 Knows the templates in nfqlb/iptables and what stands for their names. Does not know how the commands are called
 (iptables), nor which sysctls go with the rules (sysctls), but `apply` and `remove` see to both.
 
+Each generation of the gateway has a range of queues of its own; every function that takes `queues` takes the numbers
+from the configuration unless told. A swap of ranges empties and fills our chain in one commit of the table, so that
+each packet meets the old rules or the new ones.
+
 What the rules promise a worker: each packet of a queue is UDP to a socket of a listener, whole (fragments are put
 together before), and not tracked by conntrack. It carries a mark, the number of its queue, by which the rules spread
 it; the worker sets the mark to 0 with its verdict, so that no policy route or rule further on takes it for its own.
@@ -11,6 +15,7 @@ Packets that a worker sends by an IPv6 socket, from an address and port of a lis
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -20,6 +25,7 @@ from string import Template
 from typing import Literal, NamedTuple
 
 from nfqlb.config import Config, RulesBackend
+from nfqlb.gateway import board
 from nfqlb.gateway.arrivals import arrivals
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.iptables import (
@@ -29,13 +35,16 @@ from nfqlb.gateway.iptables import (
     Family,
     Iptables,
     Ruleset,
+    Table,
+    chain_of,
     compare,
+    ours,
     own_part,
     parse,
     replacement,
 )
 from nfqlb.gateway.network import look
-from nfqlb.gateway.procfs import CAP_NET_ADMIN, has_capability
+from nfqlb.gateway.procfs import CAP_NET_ADMIN, alive, has_capability
 from nfqlb.gateway.sysctls import Sysctls
 from nfqlb.net.endpoint import Endpoint
 
@@ -59,22 +68,20 @@ class Difference(NamedTuple):
         return f"{self.place}: {sign}{self.text}"
 
 
-def render(config: Config) -> dict[Family, str]:
+def render(config: Config, queues: range | None = None) -> dict[Family, str]:
     """IP version → input for `iptables-restore --noflush` on a host that has no rules of ours yet, comments included.
 
-    Only the versions that listeners have. Reads the secret, from which the seed of the spreading is made.
+    Only the versions that listeners have. Reads the secret, from which the seed of the spreading is made; raises
+    ConfigError when it cannot.
     """
     rendered: dict[Family, str] = {}
-    values = {
-        "seed": f"{seed(config):#010x}",
-        "workers": str(config.workers.count),
-        "first_queue": str(config.workers.queue),
-    }
+    queues = queues or config.workers.queues
+    values = {"seed": f"{seed(config):#010x}", "workers": str(len(queues)), "first_queue": str(queues.start)}
     for family in FAMILIES:
         if own := sockets(config, family):
             tables = [*(["filter"] if config.rules.forward else []), "raw"]  # what lets pass before what diverts
             templates = [(TEMPLATES / f"{table}.v{family}").read_text("utf-8") for table in tables]
-            rendered[family] = "\n".join(fill(template, own, config.workers.queues, values) for template in templates)
+            rendered[family] = "\n".join(fill(template, own, queues, values) for template in templates)
     return rendered
 
 
@@ -118,21 +125,49 @@ class Step(NamedTuple):
         return [in_words(self.command, change) for change in compare(self.present, self.wanted)]
 
 
-def apply(config: Config) -> list[Difference]:
+def fingerprint(config: Config) -> bytes:
+    """A digest of all in `config` that rules and sysctls depend on, but for the numbers of the queues.
+
+    A change between two configurations of one fingerprint and one number of workers needs no `apply`. What depends on
+    the host is not in it: its routes and addresses. Raises ConfigError (the secret).
+    """
+    rules = config.rules
+    parts: list[str] = [text for _, text in sorted(render(config, range(1)).items())]
+    parts += [rules.backend, *sorted(rules.interfaces or ())]
+    # Which interfaces need sysctls follows from where each listener has its two sides, and the routes to the backends.
+    parts += sorted(f"{listener.external} {listener.internal}" for listener in config.listeners)
+    parts += sorted({str(backend.address) for pool in config.pools for backend in pool.backends})
+    return blake2b("\0".join(parts).encode(), digest_size=16).digest()
+
+
+def apply(config: Config, queues: range | None = None) -> list[Difference]:
     """Put rules and sysctls in place; what was put right. What is right already is not touched, nor are its counters.
 
     All rules are tested before anything is changed. Each table is swapped in one go; if a later one fails, the earlier
     ones get their old rules back. Raises HostError, ConfigError (the secret).
     """
-    wanted = {family: parse(text) for family, text in render(config).items()}
     with only_one(config.gateway.run_dir):
-        with look() as network:
-            where = arrivals(config, network)
-        rules = plan(config.rules.backend, wanted)
-        for step in rules:
-            step.command.restore(replacement(step.present, step.wanted), test=True)
-        changes = [Difference("sysctl", "set", str(change)) for change in Sysctls(config.gateway.run_dir).apply(where)]
-        return changes + carry_out(rules)
+        return put_in_place(config, queues)
+
+
+def apply_live(config: Config) -> list[Difference]:
+    """`apply` with the queues of the gateway that runs, also when it changes them at this very moment: it publishes
+    them in its board before it asks for the rules.
+    """
+    with only_one(config.gateway.run_dir):
+        return put_in_place(config, live_queues(config))
+
+
+def put_in_place(config: Config, queues: range | None) -> list[Difference]:
+    """What `apply` does; the caller keeps others out."""
+    wanted = {family: parse(text) for family, text in render(config, queues).items()}
+    with look() as network:
+        where = arrivals(config, network)
+    rules = plan(config.rules.backend, wanted)
+    for step in rules:
+        step.command.restore(replacement(step.present, step.wanted), test=True)
+    changes = [Difference("sysctl", "set", str(change)) for change in Sysctls(config.gateway.run_dir).apply(where)]
+    return changes + carry_out(rules)
 
 
 def remove(config: Config) -> list[Difference]:
@@ -150,9 +185,9 @@ def take_out(run_dir: Path, backend: RulesBackend = "auto") -> list[Difference]:
         return changes + [Difference("sysctl", "set", str(change)) for change in Sysctls(run_dir).remove()]
 
 
-def differences(config: Config) -> list[Difference]:
+def differences(config: Config, queues: range | None = None) -> list[Difference]:
     """What `apply` would put right: empty when all is in place. Raises HostError, ConfigError (the secret)."""
-    wanted = {family: parse(text) for family, text in render(config).items()}
+    wanted = {family: parse(text) for family, text in render(config, queues).items()}
     with look() as network:
         where = arrivals(config, network)
     found = [difference for step in plan(config.rules.backend, wanted) for difference in step.differences]
@@ -165,8 +200,7 @@ def plan(backend: RulesBackend, wanted: dict[Family, Ruleset]) -> list[Step]:
     """What has to be done for `wanted` to be there, and nothing of ours besides: not for another IP version, nor left
     over in the other back end. The latter goes last, so that a change of back ends lets no packet through.
     """
-    if not has_capability(CAP_NET_ADMIN):  # the commands would say so in many ways, or see no rules at all
-        raise HostError("Rules can be read and changed by root only (CAP_NET_ADMIN).")
+    need_privilege()
     steps, leftovers = [], []
     for family in FAMILIES:
         chosen = Iptables(family, backend)
@@ -179,6 +213,12 @@ def plan(backend: RulesBackend, wanted: dict[Family, Ruleset]) -> list[Step]:
             if other.installed and each != resolved:
                 leftovers.append(Step(other, present(other, must=False), {}))
     return [step for step in [*steps, *leftovers] if step.differences]
+
+
+def need_privilege() -> None:
+    """Without it, the commands would say so in many ways, or see no rules at all."""
+    if not has_capability(CAP_NET_ADMIN):
+        raise HostError("Rules can be read and changed by root only (CAP_NET_ADMIN).")
 
 
 def present(command: Iptables, *, must: bool) -> Ruleset:
@@ -203,6 +243,47 @@ def carry_out(steps: list[Step]) -> list[Difference]:
                 step.command.restore(text)
         raise
     return [difference for step in steps for difference in step.differences]
+
+
+def live_queues(config: Config) -> range:
+    """The queues that packets are to go to now: those of the gateway that runs, else those of the configuration.
+
+    A gateway whose supervisor was killed runs as long as one of its workers. Where its board is one of another version
+    of nfqlb, the rules in the kernel tell. Raises HostError.
+    """
+    try:
+        snapshot = board.read(config.gateway.run_dir / board.FILE_NAME)
+    except board.NotRunning:
+        return config.workers.queues
+    except board.BoardError:
+        return queues_in_place(config) or config.workers.queues
+    pids = [snapshot.pid, *(slot.cells[board.Cell.PID] for slot in snapshot.slots)]
+    if not any(pid and alive(pid) for pid in pids):
+        return config.workers.queues
+    return range(snapshot.about.queues[0], snapshot.about.queues[-1] + 1)
+
+
+def queues_in_place(config: Config) -> range | None:
+    """The queues that our rules in the kernel lead to now; None when they lead nowhere, or not all to the same ones, or
+    are missing for an IP version of a listener. Raises HostError.
+    """
+    need_privilege()
+    found: set[tuple[int, ...]] = set()
+    for family in FAMILIES:
+        here = {led_to(present(Iptables(family, backend), must=False)) for backend in BACKENDS} - {()}
+        found |= here or ({()} if sockets(config, family) else set())
+    numbers = found.pop() if len(found) == 1 else ()
+    queues = range(numbers[0], numbers[0] + len(numbers)) if numbers else range(0)
+    return queues if queues and tuple(queues) == numbers else None
+
+
+def led_to(present: Ruleset) -> tuple[int, ...]:
+    """Numbers of the queues that packets reach by our rules in one rule set."""
+    raw = present.get("raw", Table())
+    if not any(chain_of(jump) == "PREROUTING" for jump in raw.jumps()):
+        return ()
+    rules = (rule for rule in raw.rules if ours(chain_of(rule)))
+    return tuple(int(number) for rule in rules for number in re.findall(r" NFQUEUE --queue-num (\d+)", rule))
 
 
 def in_words(command: Iptables, change: Change) -> Difference:

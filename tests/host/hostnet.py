@@ -143,14 +143,14 @@ class Host:
     def config(self, listeners: str = TWO_ARMED, **more: object) -> Config:
         return write_config(self.folder, listeners, **more)  # type: ignore[arg-type]
 
-    def apply(self, config: Config) -> list[rules.Difference]:
-        return self.here(lambda: rules.apply(config))
+    def apply(self, config: Config, queues: range | None = None) -> list[rules.Difference]:
+        return self.here(lambda: rules.apply(config, queues))
 
     def remove(self, config: Config) -> list[rules.Difference]:
         return self.here(lambda: rules.remove(config))
 
-    def differences(self, config: Config) -> list[rules.Difference]:
-        return self.here(lambda: rules.differences(config))
+    def differences(self, config: Config, queues: range | None = None) -> list[rules.Difference]:
+        return self.here(lambda: rules.differences(config, queues))
 
     def run(self, *argv: str, text: str | None = None) -> str:
         """Run a program on the gateway; its output."""
@@ -189,7 +189,7 @@ class Host:
 
         return self.here(read)
 
-    def serve(self, family: int, workers: int = 2, **pairs: str) -> None:
+    def serve(self, family: int, workers: int = 2, *, first: int = QUEUE, **pairs: str) -> None:
         """Start the stand-in for the workers: what comes to E goes from I to the backend, what comes to I from E to the
         phone.
         """
@@ -199,7 +199,7 @@ class Host:
             **pairs,
         }
         arguments = [f"{dst}={src},{to}" for dst, (src, to) in way.items()]
-        argv = [sys.executable, rewriter.__file__, str(QUEUE), str(workers), *arguments]
+        argv = [sys.executable, rewriter.__file__, str(first), str(workers), *arguments]
         process = namespaces.spawn(self.gateway, argv, self.folder / "rewriter.log", pipe=True)
         self._processes.append(process)
         assert process.stdout is not None

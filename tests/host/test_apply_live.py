@@ -150,7 +150,7 @@ def test_a_set_that_does_not_read_changes_nothing(host: Host, backend: str, monk
     config = backend_config(host, backend)
     before, sysctls = host.saved(backend, 4), host.sysctls()
     good = rules.render(config)
-    monkeypatch.setattr(rules, "render", lambda _: {4: good[4], 6: good[6].replace("CT --notrack", "CT --nonsense")})
+    monkeypatch.setattr(rules, "render", lambda *_: {4: good[4], 6: good[6].replace("CT --notrack", "CT --nonsense")})
     with pytest.raises(HostError, match="nonsense"):
         host.apply(config)
     assert host.saved(backend, 4) == before

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hostnet import BACKEND, EXTERNAL, FAMILY, INTERNAL, ONE_ARMED, PHONE, Host, heard
 
+from nfqlb.gateway import rules
 from nfqlb.lab import namespaces
 from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint, pack_host
@@ -200,6 +201,49 @@ def test_a_swap_under_traffic_loses_and_leaks_nothing(host: Host, backend: str) 
     assert sent > 50
     assert arrived == sent
     assert heard(local) is None
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_a_swap_of_queue_ranges_under_traffic_loses_and_leaks_nothing(host: Host, backend: str) -> None:
+    """Two generations of different size, both ready; the rules of others and their counters stay."""
+    local = host.udp(host.gateway, EXTERNAL[4], 5060, timeout=QUIET)
+    host.restore("*raw\n-A PREROUTING -p udp --dport 5060\nCOMMIT\n", backend)
+    config = host.config(more=f'[rules]\nbackend = "{backend}"')
+    old, new = range(5060, 5062), range(5062, 5065)
+    host.apply(config, old)
+    host.serve(4, len(old), first=old.start)
+    host.serve(4, len(new), first=new.start)
+    phones = [host.udp(host.phone, PHONE[4]) for _ in range(20)]
+    farm = host.udp(host.farm, BACKEND[4], 5060, timeout=1)
+    sent: list[bytes] = []
+    ending = threading.Event()
+
+    def send() -> None:
+        while not ending.wait(0.001):
+            sent.append(b"%d" % len(sent))
+            phones[len(sent) % len(phones)].sendto(sent[-1], (EXTERNAL[4], 5060))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        for queues in (new, old, new, old, new):
+            assert {each.place for each in host.apply(config, queues)} == {f"IPv{n} raw ({backend})" for n in (4, 6)}
+            assert host.here(lambda: rules.queues_in_place(config)) == queues
+    finally:
+        ending.set()
+        thread.join()
+    arrived = []
+    while got := heard(farm):
+        arrived.append(got[0])
+    assert len(sent) > 50
+    assert sorted(arrived, key=int) == sent
+    assert all(host.queued())
+    assert heard(local) is None
+    command = {"nft": "iptables-nft", "legacy": "iptables-legacy"}[backend]
+    (foreign,) = (
+        line for line in host.run(f"{command}-save", "-c", "-t", "raw").splitlines() if "-A PREROUTING -p" in line
+    )
+    assert foreign.startswith("[0:0]")  # our jump is before it, and takes them all, at every moment
 
 
 def test_large_ipv6_from_a_socket_of_ours_leaves_untracked(host: Host) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hostnet import write_config
@@ -133,3 +134,37 @@ def test_without_the_secret_the_error_says_how_to_make_one(tmp_path: Path) -> No
     (tmp_path / "secret").unlink()
     with pytest.raises(ConfigError, match="nfqlb secret new"):
         rules.render(config)
+
+
+def test_another_range_of_queues(tmp_path: Path) -> None:
+    """As many rules as it has numbers, and the spreading with it."""
+    config = write_config(tmp_path, LISTENERS, workers=3)
+    for text in rules.render(config, range(7000, 7002)).values():
+        assert re.findall(r"--queue-num (\d+)", text) == ["7000", "7001"]
+        assert "--hmark-mod 2 --hmark-offset 7000" in text
+    assert rules.render(config, config.workers.queues) == rules.render(config)
+
+
+SAME = {
+    "nothing": {},
+    "queue": {"more": "queue_length = 100"},
+    "workers": {"workers": 7},
+}
+DIFFERENT = {
+    "secret": {"secret": "another-one-0123456789abcdef"},
+    "listener": {"listeners": LISTENERS.replace("5070", "5071")},
+    "sides": {"listeners": LISTENERS.replace('external = "198.51.100.5:5060"\ninternal = "10.9.0.5:5060"',
+                                             'external = "10.9.0.5:5060"\ninternal = "198.51.100.5:5060"')},
+    "backend": {"backends": ("10.9.0.2:5060", "[2001:db8:2::2]:5060", "10.9.0.3:5060")},
+    "command": {"more": '[rules]\nbackend = "legacy"'},
+    "interfaces": {"more": '[rules]\ninterfaces = ["out"]'},
+    "forward": {"more": "[rules]\nforward = false"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [*SAME, *DIFFERENT])
+def test_the_fingerprint_tells_whether_rules_and_sysctls_may_change(tmp_path: Path, change: str) -> None:
+    """And so does not depend on the numbers of queues."""
+    before = rules.fingerprint(write_config(tmp_path, LISTENERS))
+    changed: dict[str, Any] = {"listeners": LISTENERS, **SAME.get(change, {}), **DIFFERENT.get(change, {})}
+    assert (rules.fingerprint(write_config(tmp_path, **changed)) == before) is (change in SAME)
