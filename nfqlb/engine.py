@@ -1,15 +1,16 @@
 """Datagram bytes in, verdict out: the one function that live workers, replay, benchmarks and fuzzers all call."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import copy
 
+from nfqlb.balance.recent import Recent
 from nfqlb.net import datagram
 from nfqlb.net.datagram import DatagramError, Fault
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.identity import NEVER_SOURCES
 from nfqlb.proxy.proxy import Proxy
 from nfqlb.proxy.request import Arrival, Outcome
-from nfqlb.proxy.setup import Listener, Setup
+from nfqlb.proxy.setup import Listener, Setup, States
 from nfqlb.proxy.verdict import Reason, Side, Verdict
 
 Trace = Callable[[str, str], None]
@@ -24,28 +25,34 @@ _FAULTS = {
 
 
 class Engine:
-    """The rules of one Setup, and one counter: the IP identification (P37)."""
+    """The rules of one Setup, and one counter: the IP identification (P37).
+
+    Without `recent` it can be pickled, with its tables, and what is loaded gives the same verdicts.
+    """
 
     def __init__(
         self,
         setup: Setup,
         *,
-        up: Mapping[str, bool] | None = None,
+        states: States | None = None,
+        recent: Recent | None = None,
         verify_checksums: bool = True,
         first_ident: int = 0,
     ) -> None:
-        """`up`: which backends take new requests, by name; those not named do. `verify_checksums`: off for captures,
-        whose packets may have been taken before the sending host's card filled the checksum in. `first_ident`: give
-        each worker another one, so that their IP identifications lie apart.
+        """`states` of the backends; one that is missing is UNKNOWN. `recent`: what the workers remember of their
+        choices (P31); without it the verdict is a function of packet, setup and states alone. `verify_checksums`: off
+        for captures, whose packets may have been taken before the sending host's card filled the checksum in.
+        `first_ident`: give each worker another one, so that their IP identifications lie apart.
         """
-        self._proxy = Proxy(setup, up)
+        self._proxy = Proxy(setup, states or {}, recent)
         self._verify = verify_checksums
         self._ident = first_ident
 
-    def sibling(self, first_ident: int) -> "Engine":
-        """An engine of the same rules and tables, shared with this one, and with a counter of its own."""
+    def sibling(self, first_ident: int, recent: Recent | None = None) -> "Engine":
+        """An engine of the same rules and tables, shared with this one, with a counter and a memory of its own."""
         other = copy(self)
         other._ident = first_ident
+        other._proxy = self._proxy.sibling(recent)
         return other
 
     def locate(self, src: Endpoint, dst: Endpoint) -> tuple[Listener, Side] | None:

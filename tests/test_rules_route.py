@@ -17,6 +17,7 @@ from sipcase import (
     setup,
 )
 
+from nfqlb.balance.states import State
 from nfqlb.proxy.setup import Backend, Listener, Pool, RouteRule
 from nfqlb.proxy.verdict import Reason
 
@@ -313,7 +314,7 @@ def test_P18_rotated_keys_still_verify_and_retired_ones_do_not() -> None:
 
 def test_P19_next_route_is_a_backend_also_when_it_is_thought_down() -> None:
     message = in_dialog("BYE", "sip:bob@10.9.9.9", [E_HALF, f"<sip:{REG2};lr>"], VIA_ALICE)
-    down = Gateway(setup(), up={"reg1": False, "reg2": False})
+    down = Gateway(setup(), states=dict.fromkeys((("registrars", "reg1"), ("registrars", "reg2")), State.DOWN))
     assert down.send_only(PHONE, EXT, message).dst == REG2
 
 

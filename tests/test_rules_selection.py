@@ -9,6 +9,7 @@ from sipcase import OTHER, PHONE, PROXY1, REG1, REG2, Gateway, endpoint, request
 from nfqlb.balance import maglev
 from nfqlb.balance.pool import Backend, Chooser, Pool
 from nfqlb.balance.rules import NetworkSet
+from nfqlb.balance.states import State
 from nfqlb.proxy.setup import HashOn, RouteRule
 from nfqlb.proxy.verdict import Reason
 
@@ -100,8 +101,9 @@ def test_P30_when_one_leaves_the_keys_of_the_others_stay(count: int) -> None:
         )
         assert moved / size <= 0.01
     # and the chooser keeps the size of the table when states change
-    assert sum(Chooser(pool, {"b0": False}).shares(4).values()) == pytest.approx(1)
-    assert "b0" not in Chooser(pool, {"b0": False}).shares(4)
+    without = Chooser(pool, {("p", "b0"): State.DOWN}).shares(4)
+    assert sum(without.values()) == pytest.approx(1)
+    assert "b0" not in without
 
 
 def test_P30_tables_do_not_depend_on_the_order_in_the_file() -> None:
@@ -151,13 +153,14 @@ def test_P30_priorities_a_group_is_used_only_when_no_lower_one_is_up() -> None:
         ),
     )
     assert set(Chooser(pool).shares(4)) == {"a", "b"}
-    assert set(Chooser(pool, {"a": False}).shares(4)) == {"b"}
-    assert set(Chooser(pool, {"a": False, "b": False}).shares(4)) == {"c"}
-    assert Chooser(pool, {"a": False, "b": False, "c": False}).choose(b"x", 4) is None
+    a, b, c = ("p", "a"), ("p", "b"), ("p", "c")
+    assert set(Chooser(pool, {a: State.DOWN}).shares(4)) == {"b"}
+    assert set(Chooser(pool, {a: State.DRAINING, b: State.DISABLED}).shares(4)) == {"c"}
+    assert Chooser(pool, dict.fromkeys((a, b, c), State.DOWN)).choose(b"x", 4) is None
 
 
 def test_P32_nothing_to_choose_from_gets_503_with_retry_after() -> None:
-    down = Gateway(up={"proxy1": False}).send_only(PHONE, "203.0.113.5:5060", request())
+    down = Gateway(states={("proxies", "proxy1"): State.DOWN}).send_only(PHONE, "203.0.113.5:5060", request())
     no_rule = Gateway(setup(routes=(RouteRule("registrars", methods=frozenset(("REGISTER",))),))).from_phone(request())
     for result in (down, no_rule):
         assert result.reason is Reason.NO_BACKEND

@@ -1,11 +1,11 @@
 """Pools of backends, and the choice of one member for a key (P29, P30, P32)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
 
 from nfqlb.balance import maglev
+from nfqlb.balance.states import State, States
 from nfqlb.net.endpoint import Endpoint
 
 HashOn = Literal["call-id", "from-uri", "to-uri", "request-user", "auth-user", "source-ip"]
@@ -34,13 +34,12 @@ class Chooser:
     its version on its way through the kernel, so a dual-stack registrar is two members.
     """
 
-    def __init__(self, pool: Pool, up: Mapping[str, bool] | None = None) -> None:
-        """`up` says by name which backends take new requests; one that is not named does."""
+    def __init__(self, pool: Pool, states: States | None = None) -> None:
         self._tables = {}
-        states = up or {}
+        known = states or {}
         for version in (4, 6):
             members = [b for b in pool.backends if b.address.version == version and b.weight > 0]
-            ready = [b for b in members if states.get(b.name, True)]
+            ready = [b for b in members if known.get((pool.name, b.name), State.UNKNOWN).takes_new]
             if not ready:
                 continue
             best = min(b.priority for b in ready)

@@ -35,19 +35,22 @@ class Facts(NamedTuple):
 
 class Rules:
     def __init__(self, rules: Sequence[RouteRule]) -> None:
-        self._rules = [(rule, [_packed(network) for network in rule.sources]) for rule in rules]
+        self._rules = [
+            (rule.pool, rule.methods, rule.listeners, rule.domains, [_packed(network) for network in rule.sources])
+            for rule in rules
+        ]
 
     def pool(self, facts: Facts) -> str | None:
         """The name of the pool, None when no rule holds."""
         method = "INVITE" if facts.method in ("ACK", "CANCEL") else facts.method
-        for rule, sources in self._rules:
+        for pool, methods, listeners, domains, sources in self._rules:
             if (
-                (not rule.methods or method in rule.methods)
-                and (not rule.listeners or facts.listener in rule.listeners)
-                and (not rule.domains or facts.domain in rule.domains)
+                (not methods or method in methods)
+                and (not listeners or facts.listener in listeners)
+                and (not domains or facts.domain in domains)
                 and (not sources or any(_inside(facts.source, network) for network in sources))
             ):
-                return rule.pool
+                return pool
         return None
 
 

@@ -76,7 +76,7 @@ class Identity:
                 self._hosts[host, listener.visible.port] = outer
                 self._hosts.setdefault((host, SIP_PORT), outer)
             self._addresses |= {listener.external.addr, listener.internal.addr, listener.visible.addr}
-        self.backends: Sequence[Backend] = setup.backends
+        self.backends: Sequence[Backend] = setup.known
         self._by_endpoint: dict[Endpoint, int] = {}
         self._by_address: dict[bytes, int] = {}
         for index, backend in enumerate(self.backends):

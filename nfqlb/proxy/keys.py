@@ -47,11 +47,16 @@ class Keyring:
     """The secrets in the form the proxy uses. Parts are joined with NUL, which no header value may hold (P5)."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
+        self._keys = tuple(keys)
         self._branch = _macs(keys, b"nfqlb-branch", BRANCH_BYTES)
         self._loop = _macs(keys, b"nfqlb-loop", LOOP_BYTES)
         self._path = _macs(keys, b"nfqlb-path", SIG_BYTES)
         self._route = _macs(keys, b"nfqlb-route", SIG_BYTES)
         self._tag = _macs(keys, b"nfqlb-to-tag", TAG_BYTES)
+
+    def __reduce__(self) -> tuple[type["Keyring"], tuple[tuple[bytes, ...]]]:
+        """Pickled as the secrets alone: the states of the hash, made of them, cannot be."""
+        return Keyring, (self._keys,)
 
     def branch(self, parts: Sequence[bytes], loop: bytes) -> bytes:
         """`z9hG4bKnfq<transaction>.<loop>` (P24)."""

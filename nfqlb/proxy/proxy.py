@@ -1,17 +1,18 @@
 """One message in, one outcome out: forward, reply or drop."""
 
-from collections.abc import Mapping
+from copy import copy
 
-from nfqlb.balance.pool import Chooser
+from nfqlb.balance.recent import Recent
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy import facts as fact
 from nfqlb.proxy import stamp
+from nfqlb.proxy.choice import Note
 from nfqlb.proxy.facts import Reject
 from nfqlb.proxy.identity import Identity
 from nfqlb.proxy.keys import Keyring
-from nfqlb.proxy.request import Arrival, Note, Outcome, RequestRules
+from nfqlb.proxy.request import Arrival, Outcome, RequestRules
 from nfqlb.proxy.response import ResponseRules
-from nfqlb.proxy.setup import Setup
+from nfqlb.proxy.setup import Setup, States
 from nfqlb.proxy.verdict import Action, Reason, Side
 from nfqlb.sip import address, grammar, message, reply, via
 from nfqlb.sip.message import Message, NotSip
@@ -19,15 +20,22 @@ from nfqlb.sip.via import Via
 
 
 class Proxy:
-    """The rules for one Setup. Holds no state of calls, dialogs or registrations: the packet carries that."""
+    """The rules for one Setup. Holds no state of calls, dialogs or registrations: the packet carries that.
 
-    def __init__(self, setup: Setup, up: Mapping[str, bool] | None = None) -> None:
-        """`up` says by name which backends take new requests (all that it does not name do)."""
+    What `recent` remembers changes no header, only the choice of a backend, and that only after a table has changed.
+    """
+
+    def __init__(self, setup: Setup, states: States, recent: Recent | None) -> None:
         self.identity = Identity(setup)
         self._keys = Keyring(setup.keys)
-        choosers = {pool.name: Chooser(pool, up) for pool in setup.pools}
-        self._requests = RequestRules(setup, self.identity, self._keys, choosers)
+        self._requests = RequestRules(setup, self.identity, self._keys, states, recent)
         self._responses = ResponseRules(self.identity, self._keys)
+
+    def sibling(self, recent: Recent | None) -> "Proxy":
+        """The same rules and tables, shared with this one, and another view of what was chosen."""
+        other = copy(self)
+        other._requests = self._requests.sibling(recent)
+        return other
 
     def decide(self, payload: bytes, arrival: Arrival, note: Note | None = None) -> Outcome:
         """What becomes of one datagram's payload."""

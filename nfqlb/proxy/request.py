@@ -1,31 +1,27 @@
 """A request: the checks of section B in their order, the way it goes, the backend, and what is written (P8–P32)."""
 
-from collections.abc import Callable
+from copy import copy
 from typing import NamedTuple
 
-from nfqlb.balance.pool import Chooser
-from nfqlb.balance.rules import Facts as RuleFacts
-from nfqlb.balance.rules import NetworkSet, Rules
+from nfqlb.balance.recent import Recent
+from nfqlb.balance.rules import NetworkSet
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy import facts as fact
-from nfqlb.proxy import route, selection, stamp
+from nfqlb.proxy import route, stamp
+from nfqlb.proxy.choice import Choice, Note
 from nfqlb.proxy.facts import Facts, Reject
 from nfqlb.proxy.identity import Identity, Own
 from nfqlb.proxy.keys import Keyring
 from nfqlb.proxy.route import Passage, Way
-from nfqlb.proxy.setup import Listener, Setup
+from nfqlb.proxy.setup import Listener, Setup, States
 from nfqlb.proxy.verdict import Reason, Side
 from nfqlb.sip import edit, grammar, uri
 from nfqlb.sip.edit import Edit
 from nfqlb.sip.message import Message
 
 SCHEMES = frozenset((b"sip", b"sips", b"tel"))
-RETRY_AFTER = b"Retry-After: 5"
-"""Seconds. Long enough for a backend to come back, short enough for a phone's patience."""
 MAX_FORWARDS = 70
 """[RFC 3261 16.6(3)]."""
-
-Note = Callable[[str, str], None]
 
 
 class Outcome(NamedTuple):
@@ -49,19 +45,19 @@ class Arrival(NamedTuple):
 class RequestRules:
     """Everything that is decided about requests; made once from a Setup."""
 
-    def __init__(self, setup: Setup, identity: Identity, keys: Keyring, choosers: dict[str, Chooser]) -> None:
+    def __init__(self, setup: Setup, identity: Identity, keys: Keyring, states: States, recent: Recent | None) -> None:
         self._identity = identity
         self._keys = keys
-        self._choosers = choosers
-        self._rules = Rules(setup.routes)
-        self._hash_on = {pool.name: pool.hash_on for pool in setup.pools}
-        # Two pools may each have a backend of one name: those are two on the board.
-        places = [(pool.name, backend.name) for pool in setup.pools for backend in pool.backends]
-        self._numbers = {place: index for index, place in enumerate(places)}
+        self._choice = Choice(setup, identity, states, recent)
         self._egress = NetworkSet(setup.egress)
         self._name = setup.name.encode()
         self._path_policy = setup.path_policy
         self._accept_unsigned = setup.accept_unsigned
+
+    def sibling(self, recent: Recent | None) -> "RequestRules":
+        other = copy(self)
+        other._choice = self._choice.sibling(recent)
+        return other
 
     def forward(self, message: Message, arrival: Arrival, note: Note | None) -> Outcome:
         """The request as it goes on. Raises Reject."""
@@ -202,37 +198,18 @@ class RequestRules:
     def _enter(
         self, message: Message, facts: Facts, passage: Passage, arrival: Arrival, note: Note | None
     ) -> tuple[Endpoint, int]:
-        """The backend that a request from outside goes to (P19, P29, P32). Raises Reject."""
+        """The backend that a request from outside goes to. Raises Reject."""
+        if passage.next is None:
+            request_uri = uri.parse(passage.uri)
+            return self._choice.choose(message, facts, request_uri, arrival.own.listener, arrival.src, note)
         identity = self._identity
-        if passage.next is not None:
-            target = identity.target(passage.next.uri)
-            index = -1 if target is None else identity.backend_at(target)
-            if target is None or index < 0:
-                raise Reject(Reason.NOT_A_BACKEND)
-            if note:
-                note("P19", f"next Route is backend {identity.backends[index].name}")
-            return target, index
-        parsed = uri.parse(passage.uri)
-        if facts.to_tag is not None and parsed is not None:
-            target = identity.target(parsed)
-            index = -1 if target is None else identity.backend_at(target)
-            if target is not None and index >= 0:
-                if note:
-                    note("P19", f"in a dialog, Request-URI is backend {identity.backends[index].name}")
-                return target, index
-        domain = parsed.host.decode("ascii") if parsed else ""
-        listener = arrival.own.listener
-        pool = self._rules.pool(RuleFacts(message.method.decode("ascii"), listener.name, domain, arrival.src.addr))
-        if pool is None:
-            raise Reject(Reason.NO_BACKEND, RETRY_AFTER, detail="no route rule matches")
-        key = selection.key(self._hash_on[pool], message, facts, parsed, arrival.src)
-        backend = self._choosers[pool].choose(key, listener.internal.version)
-        if backend is None:
-            raise Reject(Reason.NO_BACKEND, RETRY_AFTER, detail=f"pool {pool} has no backend to choose from")
+        target = identity.target(passage.next.uri)
+        index = -1 if target is None else identity.backend_at(target)
+        if target is None or index < 0:
+            raise Reject(Reason.NOT_A_BACKEND)
         if note:
-            shown = key.hex(":") if self._hash_on[pool] == "source-ip" else key.decode("latin-1")
-            note("P29", f"pool {pool} by {self._hash_on[pool]} {shown}: {backend.name} {backend.address}")
-        return backend.address, self._numbers[pool, backend.name]
+            note("P19", f"next Route is backend {identity.backends[index].name}")
+        return target, index
 
     def _leave(self, passage: Passage, spare: Endpoint | None, note: Note | None) -> Endpoint:
         """The destination of a request from a backend that no flow decides (P20). Raises Reject.

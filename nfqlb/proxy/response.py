@@ -2,11 +2,12 @@
 
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy import stamp
+from nfqlb.proxy.choice import Note
 from nfqlb.proxy.facts import Facts, Reject
 from nfqlb.proxy.facts import read as read_facts
 from nfqlb.proxy.identity import Half, Identity, Own
 from nfqlb.proxy.keys import Keyring
-from nfqlb.proxy.request import Arrival, Note, Outcome
+from nfqlb.proxy.request import Arrival, Outcome
 from nfqlb.proxy.verdict import Reason, Side
 from nfqlb.sip import edit, grammar, via
 from nfqlb.sip.message import Message

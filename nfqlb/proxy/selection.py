@@ -1,4 +1,4 @@
-"""The key by which a new request chooses its backend: a function of the message alone (P29)."""
+"""The keys by which a request chooses its backend and is known again: functions of the message alone (P29, P31)."""
 
 from nfqlb.balance.pool import HashOn
 from nfqlb.net.endpoint import Endpoint
@@ -8,6 +8,8 @@ from nfqlb.sip.message import Message
 from nfqlb.sip.uri import Uri
 
 _CREDENTIALS = (b"authorization", b"proxy-authorization")
+_COOKIE = b"z9hG4bK"
+"""How a branch begins that belongs to one transaction only [RFC 3261 8.1.1.7]."""
 _INVITE_FAMILY = frozenset((b"INVITE", b"ACK", b"CANCEL"))
 
 
@@ -33,6 +35,18 @@ def key(hash_on: HashOn, message: Message, facts: Facts, request_uri: Uri | None
                 return username
     sender = uri.parse(facts.from_uri)
     return (sender.plain_user() if sender else b"") or facts.from_uri
+
+
+def transaction(facts: Facts) -> bytes:
+    """What a request, its retransmissions, its CANCEL and its non-2xx ACK share, and no other request has (P31).
+
+    A request that passes us again on its way, with another Via on top, is another one: another rule may match it. The
+    branches of RFC 2543 need not differ, nor a CANCEL repeat them; what is left there is the sender [RFC 3261 17.2.3].
+    """
+    top = facts.via
+    if top.branch is None or not top.branch.startswith(_COOKIE):
+        return b"%b\0%b\0%d\0%b:%d" % (facts.call_id, facts.from_tag, facts.cseq, top.host, top.sent_port)
+    return b"%b\0%b\0%d\0%b" % (facts.call_id, facts.from_tag, facts.cseq, top.branch)
 
 
 def _identity(text: bytes) -> bytes:

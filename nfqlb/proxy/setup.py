@@ -9,9 +9,11 @@ from typing import Literal
 
 from nfqlb.balance.pool import Backend, HashOn, Pool
 from nfqlb.balance.rules import Network, RouteRule
+from nfqlb.balance.states import State, States
 from nfqlb.net.endpoint import Endpoint
 
 __all__ = [
+    "LEAVING",
     "Backend",
     "ForceRport",
     "HashOn",
@@ -21,10 +23,15 @@ __all__ = [
     "Pool",
     "RouteRule",
     "Setup",
+    "State",
+    "States",
 ]
 
 PathPolicy = Literal["always", "if-supported", "require"]
 ForceRport = Literal["auto", "always", "never"]
+
+LEAVING = ""
+"""Stands for the pool of a backend that is in none any more. No pool has an empty name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,28 @@ class Setup:
     egress: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
     """Networks that backends may reach without a signed flow (P20); multicast, loopback and our own never count."""
 
+    leaving: tuple[Backend, ...] = ()
+    """Backends that the configuration has ceased to name: what was begun there may end there (P19, P21, P31), and
+    nothing new is sent to them. States name them by the pool LEAVING."""
+
     @property
     def backends(self) -> tuple[Backend, ...]:
-        """All backends in the order of the configuration; the index of each is its number on the board."""
+        """All backends in the order of the configuration."""
         return tuple(backend for pool in self.pools for backend in pool.backends)
+
+    @property
+    def places(self) -> tuple[tuple[str, str], ...]:
+        """(pool, name) of each of `known`, as States name it: two pools may each have a backend of one name."""
+        configured = [(pool.name, backend.name) for pool in self.pools for backend in pool.backends]
+        return (*configured, *((LEAVING, backend.name) for backend in self.known[len(configured) :]))
+
+    @property
+    def known(self) -> tuple[Backend, ...]:
+        """`backends`, then those of `leaving` whose address is not in the configuration (again). The index of each
+        is its number, in verdicts and on the board.
+        """
+        configured = self.backends
+        present = {backend.address for backend in configured}
+        # By address: one that two pools had leaves once.
+        gone = {backend.address: backend for backend in self.leaving if backend.address not in present}
+        return (*configured, *gone.values())

@@ -130,7 +130,7 @@ class Verdict(NamedTuple):
     packet: bytes
     """The whole IP packet to send (forward, reply); empty for drop and ignore."""
     backend: int = -1
-    """Index into `Setup.backends` of the backend that the packet goes to or came from; -1 when none is concerned."""
+    """Index into `Setup.known` of the backend that the packet goes to or came from; -1 when none is concerned."""
     src: Endpoint | None = None
     """Source of `packet`: one of our sockets."""
     dst: Endpoint | None = None

@@ -1,0 +1,142 @@
+"""The backend for a request from outside that no Route sends anywhere (P19, P29–P32).
+
+Two answers to one question. The stateless one, a function of the message and the tables, is what every worker and every
+node would say. The remembered one is where the same transaction was sent before the tables changed; it counts while
+that backend lives. What was remembered, and for how long, is `Recent`'s; without one there is only the first answer.
+"""
+
+from collections.abc import Callable
+from copy import copy
+
+from nfqlb.balance import recent as memory
+from nfqlb.balance.pool import Backend, Chooser
+from nfqlb.balance.recent import Recent
+from nfqlb.balance.rules import Facts as RuleFacts
+from nfqlb.balance.rules import Rules
+from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy import selection
+from nfqlb.proxy.facts import Facts, Reject
+from nfqlb.proxy.identity import Identity
+from nfqlb.proxy.setup import Listener, Setup, State, States
+from nfqlb.proxy.verdict import Reason
+from nfqlb.sip.message import Message
+from nfqlb.sip.uri import Uri
+
+RETRY_AFTER = b"Retry-After: 5"
+"""Seconds. Long enough for a backend to come back, short enough for a phone's patience."""
+
+Note = Callable[[str, str], None]
+"""Told each rule that decided, and what it did."""
+
+Chosen = tuple[Endpoint, int]
+"""Address and number of a backend."""
+
+
+class Choice:
+    """The route rules and the tables of all pools, for one set of backend states."""
+
+    def __init__(self, setup: Setup, identity: Identity, states: States, recent: Recent | None) -> None:
+        self._identity = identity
+        self._rules = Rules(setup.routes)
+        self._choosers = {pool.name: Chooser(pool, states) for pool in setup.pools}
+        self._hash_on = {pool.name: pool.hash_on for pool in setup.pools}
+        self._numbers = {place: number for number, place in enumerate(setup.places)}
+        self._tokens = [_token(backend) for backend in setup.known]
+        self._alive = {version: _alive(setup, states, self._tokens, version) for version in (4, 6)}
+        self._recent = recent
+
+    def sibling(self, recent: Recent | None) -> "Choice":
+        """The same rules and tables, shared with this one, and another view of what was chosen."""
+        other = copy(self)
+        other._recent = recent
+        return other
+
+    def choose(
+        self,
+        message: Message,
+        facts: Facts,
+        request_uri: Uri | None,
+        listener: Listener,
+        source: Endpoint,
+        note: Note | None,
+    ) -> Chosen:
+        """The backend. Raises Reject."""
+        recent = self._recent
+        if recent is None:
+            return self._stateless(message, facts, request_uri, listener, source, note)
+        key = memory.key(selection.transaction(facts))
+        before = self._alive[listener.internal.version].get(recent.find(key), -1)
+        if before < 0:
+            chosen = self._stateless(message, facts, request_uri, listener, source, note)
+            method = message.method
+            recent.misses += method == b"CANCEL"
+            if method != b"ACK":  # it begins nothing; and stored, that of a 2xx would fill the table twice as fast
+                invite = method in (b"INVITE", b"CANCEL")
+                recent.store(key, self._tokens[chosen[1]], memory.INVITE_LIFETIME if invite else memory.LIFETIME)
+            return chosen
+        backend = self._identity.backends[before]
+        try:
+            # Asked all the same: nearly always it says the same, and else the operator is told how often it does not.
+            chosen = self._stateless(message, facts, request_uri, listener, source, note)
+        except Reject:
+            pass
+        else:
+            if chosen[0] == backend.address:
+                return chosen
+        recent.kept += 1
+        if note:
+            note("P31", f"stays where its transaction began: {backend.name} {backend.address}")
+        return backend.address, before
+
+    def _stateless(
+        self,
+        message: Message,
+        facts: Facts,
+        request_uri: Uri | None,
+        listener: Listener,
+        source: Endpoint,
+        note: Note | None,
+    ) -> Chosen:
+        """By Request-URI in a dialog, else by rule and table. Raises Reject."""
+        identity = self._identity
+        if facts.to_tag is not None and request_uri is not None:
+            target = identity.target(request_uri)
+            number = -1 if target is None else identity.backend_at(target)
+            if target is not None and number >= 0:
+                if note:
+                    note("P19", f"in a dialog, Request-URI is backend {identity.backends[number].name}")
+                return target, number
+        domain = request_uri.host.decode("ascii") if request_uri else ""
+        pool = self._rules.pool(RuleFacts(message.method.decode("ascii"), listener.name, domain, source.addr))
+        if pool is None:
+            raise Reject(Reason.NO_BACKEND, RETRY_AFTER, detail="no route rule matches")
+        hash_on = self._hash_on[pool]
+        key = selection.key(hash_on, message, facts, request_uri, source)
+        backend = self._choosers[pool].choose(key, listener.internal.version)
+        if backend is None:
+            raise Reject(Reason.NO_BACKEND, RETRY_AFTER, detail=f"pool {pool} has no backend to choose from")
+        if note:
+            shown = key.hex(":") if hash_on == "source-ip" else key.decode("latin-1")
+            note("P29", f"pool {pool} by {hash_on} {shown}: {backend.name} {backend.address}")
+        return backend.address, self._numbers[pool, backend.name]
+
+
+def _token(backend: Backend) -> int:
+    return memory.token(backend.address.addr + backend.address.port.to_bytes(2, "big"))
+
+
+def _alive(setup: Setup, states: States, tokens: list[int], version: int) -> dict[int, int]:
+    """The numbers, by token, of the backends of that IP version at which a transaction may stay.
+
+    An address that stands in two pools has one token and, for this, one number. Two addresses with one token (one pair
+    in 2**40) have none: better to forget than to mistake.
+    """
+    owners: dict[int, set[Endpoint]] = {}
+    for token, backend in zip(tokens, setup.known, strict=True):
+        owners.setdefault(token, set()).add(backend.address)
+    found: dict[int, int] = {}
+    for number, (token, backend, place) in enumerate(zip(tokens, setup.known, setup.places, strict=True)):
+        alive = states.get(place, State.UNKNOWN).alive
+        if alive and backend.address.version == version and len(owners[token]) == 1:
+            found.setdefault(token, number)
+    return found
