@@ -137,7 +137,8 @@ def test_json_of_a_fine_configuration(config: Path) -> None:
         "priority": 1,
     }
     assert found["config"]["listeners"][0]["advertise"] == "198.51.100.7:5060"
-    assert found["config"]["workers"] == {"count": 2, "queue": 5060, "queue_length": 8192, "socket_buffer": 8 << 20}
+    workers = {"count": 2, "queue": 5060, "queue_length": 8192, "socket_buffer": 8 << 20, "pin": True}
+    assert found["config"]["workers"] == workers
     (key,) = read_keys(config.parent / "secret")[0]
     assert key.decode() not in result.output
 

@@ -135,6 +135,11 @@ def test_the_defaults_need_no_table() -> None:
     assert config.gateway.secret_file == Path("/etc/nfqlb/secret")
     assert config.path_policy == "always"
     assert config.workers.socket_buffer == 8 << 20
+    assert config.workers.pin is True
+
+
+def test_workers_need_not_stay_on_one_core() -> None:
+    assert read(changed(("count = 2", "pin = false"))).workers.pin is False
 
 
 def test_relative_secret_file_starts_from_the_directory_of_the_configuration() -> None:
@@ -226,6 +231,7 @@ WRONG = [
         'workers.socket_buffer = "8 MB": expected bytes, as a whole number or as "512 KiB", "8 MiB", "1 GiB"; '
         'did you mean "8 MiB"?',
     ),
+    (("count = 2", "pin = 1"), "workers.pin = 1: expected true or false, without quotes"),
     (("count = 2", "socket_buffer = 1"), "workers.socket_buffer = 1: expected a number of at least 65536"),
     # names and words
     (

@@ -129,6 +129,7 @@ def summary(config: Config) -> dict[str, Any]:
             "queue": config.workers.queue,
             "queue_length": config.workers.queue_length,
             "socket_buffer": config.workers.socket_buffer,
+            "pin": config.workers.pin,
         },
         "rules": {
             "backend": config.rules.backend,

@@ -48,6 +48,7 @@ class Workers:
     """Packets."""
     socket_buffer: int
     """Bytes."""
+    pin: bool
 
     @property
     def queues(self) -> range:
@@ -195,6 +196,7 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
             queue=workers.queue,
             queue_length=workers.queue_length,
             socket_buffer=workers.socket_buffer,
+            pin=workers.pin,
         ),
         egress=egress.networks,
         rules=Rules(**dict(rules)),

@@ -114,6 +114,8 @@ class WorkersTable(Table):
     """Packets that may wait in the kernel for one worker."""
     socket_buffer: Annotated[Size, Field(ge=1 << 16, le=1 << 30)] = 8 << 20
     """Bytes that may wait in one worker's netlink socket."""
+    pin: bool = True
+    """Give each worker a core of its own, when there are enough."""
 
 
 class EgressTable(Table):

@@ -167,7 +167,10 @@ class Queue:
         """Lift the 4,016 bytes that the library asks for. Raises QueueError when the kernel did not take it."""
         params = struct.pack(">IB", MAX_PACKET, _COPY_PACKET)
         self._socket.send(_message(self.number, _MSG_CONFIG, _CFG_PARAMS, params))
-        row = procfs.kernel_queues().get(self.number)
+        try:
+            row = procfs.kernel_queues().get(self.number)
+        except PermissionError:  # only root may look
+            return
         if row is not None and row.copy_range < MAX_PACKET:
             self.close()
             raise QueueError(f"The kernel copies only {row.copy_range} bytes of a packet to queue {self.number}.")
@@ -190,10 +193,14 @@ def _bind(number: int, handle: Callable[[Packet], None], length: int, socket_buf
             warnings.simplefilter("ignore", RuntimeWarning)
             queue.bind(number, handle, max_len=length, sock_len=socket_buffer)
     except OSError as error:
-        row = procfs.kernel_queues().get(number)
-        if row is None:
-            raise QueueError(f"Queue {number} cannot be bound: {error}.") from error
-        who = ", ".join(map(str, procfs.holders(row))) or f"netlink port {row.port}"
+        try:
+            row = procfs.kernel_queues().get(number)
+        except PermissionError:  # the kernel is there and we may ask, so it can only be that
+            who = "another program, which root sees in /proc/net/netfilter/nfnetlink_queue"
+        else:
+            if row is None:
+                raise QueueError(f"Queue {number} cannot be bound: {error}.") from error
+            who = ", ".join(map(str, procfs.holders(row))) or f"netlink port {row.port}"
         raise QueueTaken(
             f"Queue {number} is held by {who}. End that program, or give us other numbers with [workers] queue."
         ) from error

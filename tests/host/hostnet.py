@@ -201,9 +201,13 @@ class Host:
         arguments = [f"{dst}={src},{to}" for dst, (src, to) in way.items()]
         argv = [sys.executable, rewriter.__file__, str(first), str(workers), *arguments]
         process = namespaces.spawn(self.gateway, argv, self.folder / "rewriter.log", pipe=True)
-        self._processes.append(process)
+        self.adopt(process)
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n", (self.folder / "rewriter.log").read_text()
+
+    def adopt(self, process: "subprocess.Popen[bytes]") -> None:
+        """See to it that the process ends with the test."""
+        self._processes.append(process)
 
     def udp(self, name: str, host: str, port: int = 0, *, timeout: float = 3.0) -> socket.socket:
         """A socket in a namespace, bound."""
