@@ -11,10 +11,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from nfqlb.lab import LabError, kamailio, namespaces, topology
 from nfqlb.lab.baresip import Baresip
@@ -41,7 +41,7 @@ def run_dir(name: str) -> Path:
     return Path(f"/run/nfqlb-lab-{name}")
 
 
-def check_host(programs: dict[str, str] = PROGRAMS) -> None:
+def check_host(programs: Mapping[str, str] = PROGRAMS) -> None:
     """LabError with what to do when this host cannot run a lab."""
     if os.geteuid() != 0:
         raise LabError("The lab makes network namespaces and needs root: run it with sudo.")
@@ -59,7 +59,13 @@ def _silent(text: str) -> None:
 
 
 class Lab:
-    """Use as a context manager: up on entry, down on exit, whatever happens in between."""
+    """Use as a context manager: up on entry, down on exit, whatever happens in between.
+
+    A subclass may put other programs in place of the backends and of the gateway.
+    """
+
+    programs: ClassVar[Mapping[str, str]] = PROGRAMS
+    """What must be installed: program → Debian package."""
 
     def __init__(
         self,
@@ -78,7 +84,7 @@ class Lab:
         self._say = say
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def __enter__(self) -> "Lab":
+    def __enter__(self) -> Self:
         self.up()
         return self
 
@@ -89,7 +95,7 @@ class Lab:
 
     def up(self) -> None:
         """Make everything and wait until it answers. On any error everything is taken down again."""
-        check_host()
+        check_host(self.programs)
         if self.dir.exists() or names(self.plan.name):
             raise LabError(
                 f"There is a lab {self.plan.name!r} already: 'nfqlb lab down --name {self.plan.name}' removes it."
@@ -100,12 +106,12 @@ class Lab:
             (self.dir / "lab.json").write_text(json.dumps(settings))
             self._say("namespaces, links, addresses, a NAT router")
             topology.build(self.plan)
-            self._say(f"Kamailio: {', '.join(node.role for node in self.plan.backends)}")
+            self._say(f"backends: {', '.join(node.role for node in self.plan.backends)}")
             for node in self.plan.backends:
                 self.start_backend(node)
             self._gateway_host()
             for node in self.plan.backends:
-                self._wait_backend(node)
+                self.wait_backend(node)
             self._say("the gateway: nfqlb rules apply, nfqlb run")
             self.start_gateway()
         except BaseException:
@@ -148,7 +154,7 @@ class Lab:
             self.plan.namespace(node.role), kamailio.command(config, directory), directory / "log"
         )
 
-    def _wait_backend(self, node: Node) -> None:
+    def wait_backend(self, node: Node) -> None:
         try:
             wait_answer(self.plan.namespace(node.role), (node.ip, 5060), node.ip, f"Kamailio {node.role}")
         except LabError as error:
@@ -167,21 +173,28 @@ class Lab:
 
     def start_gateway(self) -> None:
         """`nfqlb rules apply` and `nfqlb run`; ready when it answers OPTIONS at E."""
+        self.write_config()
+        self.nfqlb("rules", "apply", "-c", str(self.config))
+        self.run_gateway()
+        self.wait_gateway()
+
+    def write_config(self) -> None:
         secret = self.dir / "secret"
         secret.write_text(f"# For tests only.\n{SECRET}\n")
         secret.chmod(0o600)
         gateway = f'secret_file = "{secret}"\nrun_dir = "{self.dir}/gateway"'
         self.config.write_text(gateway_config(self.plan, gateway, self.workers))
-        self.nfqlb("rules", "apply", "-c", str(self.config))
-        log = self.dir / "gateway.log"
-        self._processes["gw"] = namespaces.spawn(
-            self.plan.namespace("gw"), [*_nfqlb(), "run", "-c", str(self.config)], log
-        )
+
+    def run_gateway(self) -> None:
+        argv = [*_nfqlb(), "run", "-c", str(self.config)]
+        self._processes["gw"] = namespaces.spawn(self.plan.namespace("gw"), argv, self.dir / "gateway.log")
+
+    def wait_gateway(self) -> None:
         here = self.plan.phones[0]
         try:
             wait_answer(self.plan.namespace(here.role), (self.plan.external.ip, 5060), here.ip, "The gateway")
         except LabError as error:
-            raise LabError(f"{error} {tail(log)}") from None
+            raise LabError(f"{error} {tail(self.dir / 'gateway.log')}") from None
 
     def nfqlb(self, *argv: str) -> str:
         """Run an nfqlb command in the gateway's namespace; its output. LabError when it fails."""

@@ -1,0 +1,142 @@
+"""`tools/chaos`: its options, its output, its exit status. The work is done by the modules beside it."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from nfqlb.cli.common import UserError
+from nfqlb.lab import LabError
+from nfqlb.lab.chaos import run
+from nfqlb.lab.chaos.scenarios import SCENARIOS, Scenario
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LOAD_OPTIONS = (
+    click.option("--rate", default=5000, show_default=True, type=click.IntRange(10, 100_000), help="Messages per s."),
+    click.option("--seconds", default=20.0, show_default=True, type=click.FloatRange(1, 86_400), help="How long."),
+    click.option(
+        "--every", default=2.0, show_default=True, type=click.FloatRange(0.2, 3600), help="Seconds between two events."
+    ),
+    click.option("--mixed", is_flag=True, help="OPTIONS, MESSAGE and INVITE beside REGISTER."),
+)
+LAB_OPTIONS = (
+    click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Of the gateway."),
+    click.option("-6", "--ipv6", is_flag=True, help="IPv6 instead of IPv4."),
+    click.option("--name", default="", help="Of the lab; chaos and the process id unless given."),
+    click.option("--json", "compact", is_flag=True, help="The JSON in one line."),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Faults under load, and every message accounted for.
+
+    The real gateway, started by its own commands, stands between a generator that sends numbered messages from many
+    addresses and receivers that note each one. Every run builds a lab of its own in network namespaces and removes it.
+    Prints JSON. Exit status: 0 when all bounds were kept, 1 when one was broken.
+
+    \b
+    Example:
+      sudo tools/chaos worker-kill --rate 5000 --seconds 20 --every 2
+    """
+
+
+def with_options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def add(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+def add_scenario(kind: type[Scenario]) -> None:
+    """A command for one kind of scenario."""
+
+    def command(compact: bool, name: str, **options: Any) -> None:
+        with told():
+            result = run.run(name or own_name(), kind, run_options(options), say)
+        show(result.as_dict(), compact)
+        end([result])
+
+    bounds = f"At most {kind.lost_per_event} message(s) lost by each event" + (
+        " and worker" if kind.lost_per_worker else ""
+    )
+    if kind.max_gap_ms is not None:
+        bounds += f", no gap over {kind.max_gap_ms:g} ms"
+    text = f"{kind.about[0].upper()}{kind.about[1:]}.\n\n{bounds}; none twice.\n\n\b\n"
+    text += f"Example:\n  sudo tools/chaos {kind.name} --rate 1000 --seconds 10\n"
+    main.command(kind.name, help=text)(with_options(*LOAD_OPTIONS, *LAB_OPTIONS)(command))
+
+
+@main.command("all")
+@with_options(*LOAD_OPTIONS, *LAB_OPTIONS)
+def all_(compact: bool, name: str, **options: Any) -> None:
+    """Every scenario of a steady load, one after another, each in a lab of its own.
+
+    Prints a JSON array. soak and calls are not among them: they take their own time.
+
+    \b
+    Example:
+      sudo tools/chaos all --rate 1000 --seconds 10
+    """
+    results = []
+    with told():
+        for kind in SCENARIOS.values():
+            results.append(run.run(name or own_name(), kind, run_options(options), say))
+    show([result.as_dict() for result in results], compact)
+    end(results)
+
+
+def run_options(options: dict[str, Any]) -> run.Options:
+    family = 6 if options.pop("ipv6") else 4
+    return run.Options(family=family, **options)
+
+
+def own_name() -> str:
+    return f"chaos{os.getpid()}"
+
+
+def show(value: object, compact: bool) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=None if compact else 2))
+
+
+def end(results: list[run.Result]) -> NoReturn:
+    """Exit as the results say; what is wrong goes to stderr, too."""
+    for result in results:
+        say(f"{result.scenario}: {'all bounds kept' if result.ok else 'BROKEN'}")
+        for problem in result.problems:
+            say(f"  {problem}")
+    sys.exit(0 if all(result.ok for result in results) else 1)
+
+
+def say(text: str) -> None:
+    """Progress, on stderr: stdout is for results."""
+    click.echo(f"· {text}", err=True)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What goes wrong in the lab becomes an error of the command; SIGTERM cleans up as Ctrl-C does."""
+
+    def stop(number: int, frame: object) -> NoReturn:  # noqa: ARG001  (the signal module's shape)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except LabError as error:
+        raise UserError(str(error)) from None
+
+
+for _kind in SCENARIOS.values():
+    add_scenario(_kind)
+
+if __name__ == "__main__":
+    main(prog_name="tools/chaos")
