@@ -17,6 +17,9 @@ SOCKET = "NOTIFY_SOCKET"
 WATCHDOG = "WATCHDOG_USEC"
 WATCHDOG_PID = "WATCHDOG_PID"
 
+PATIENCE = 0.2
+"""Seconds that a word may wait for room in the socket. A pat for the watchdog does not wait: another follows."""
+
 logger = logging.getLogger("nfqlb")
 
 
@@ -60,15 +63,16 @@ class Notifier:
 
     def alive(self) -> None:
         """Pat the watchdog."""
-        self._tell("WATCHDOG=1")
+        self._tell("WATCHDOG=1", patience=0.0)
 
-    def _tell(self, *lines: str) -> None:
+    def _tell(self, *lines: str, patience: float = PATIENCE) -> None:
         if self._address is None:
             return
         message = "\n".join(line.replace("\n", " ") for line in lines).encode()
         target = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as opened:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as opened:
+                opened.settimeout(patience)
                 opened.sendto(message, target)
         except OSError as error:
             if not self._failed:

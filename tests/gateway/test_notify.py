@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,20 @@ def test_a_manager_that_does_not_listen_holds_nobody_up(tmp_path: Path, caplog: 
     notifier = Notifier.from_environment(manager.environment())
     for _ in range(3000):  # a unix socket takes a few hundred
         notifier.alive()
+    notifier.stopping()
     assert manager.heard() == ["WATCHDOG=1"]
     manager.socket.close()
     assert len(caplog.records) == 1
+
+
+def test_a_manager_that_is_slow_hears_what_matters(tmp_path: Path) -> None:
+    manager = Manager(str(tmp_path / "notify"))
+    notifier = Notifier.from_environment(manager.environment())
+    for _ in range(3000):
+        notifier.alive()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(notifier.ready, "at last")
+        while manager.heard() == ["WATCHDOG=1"]:
+            pass  # until there is room for it, and it comes out behind the others
+        waiting.result(3)
+    manager.socket.close()
