@@ -6,6 +6,7 @@ forwarding has to be on. Knows /proc/sys and the record of what was changed; whi
 
 The record is one JSON file: key → value before, value of ours. It is written before anything is changed, so that a
 crash between leaves at worst an entry whose value never became ours; and only values that are still ours are put back.
+Its directory may be that of a user who is not root, so root neither follows a link there nor sets any key but ours.
 """
 
 import json
@@ -31,6 +32,12 @@ IPV6_FORWARDING = "net/ipv6/conf/all/forwarding"
 
 HEED_THOUGH_FORWARDING = "2"
 """accept_ra of an interface that heeds router advertisements even while it forwards [ip-sysctl.rst]."""
+
+
+OURS = re.compile(
+    r"net/ipv4/conf/(?!\.\.?/)[^/]+/(forwarding|accept_local|rp_filter|send_redirects)|" + re.escape(IPV6_FORWARDING)
+)
+"""Every key that a record of ours can have."""
 
 
 class Entry(NamedTuple):
@@ -195,7 +202,11 @@ class Sysctls:
     def _recorded(self) -> Record:
         try:
             content = json.loads(self._file.read_text("utf-8"))
-            return {key: Entry(entry["before"], entry["ours"]) for key, entry in content.items()}
+            record = {key: Entry(entry["before"], entry["ours"]) for key, entry in content.items()}
+            for key, entry in record.items():
+                if not OURS.fullmatch(key) or not all(re.fullmatch(r"\d*", value) for value in entry):
+                    raise ValueError(key)
+            return record
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -213,7 +224,8 @@ class Sysctls:
                 return
             self._file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             new = self._file.with_suffix(".new")
-            with new.open("w", encoding="utf-8") as file:
+            new.unlink(missing_ok=True)
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "w", encoding="utf-8") as file:
                 json.dump({key: entry._asdict() for key, entry in record.items()}, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())

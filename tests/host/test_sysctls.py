@@ -208,11 +208,38 @@ def test_forwarding_that_the_whole_host_needs_meanwhile_stays(made: Host) -> Non
     assert made.get("out/accept_local") == "0"
 
 
-def test_a_foreign_record_is_an_error_and_nothing_is_touched(made: Host) -> None:
+FOREIGN = [
+    ["something else"],
+    {"kernel/core_pattern": {"before": "1", "ours": "0"}},
+    {"net/ipv4/conf/../../../victim": {"before": "1", "ours": "0"}},
+    {"net/ipv4/conf/../forwarding": {"before": "1", "ours": "0"}},
+    {"net/ipv4/conf/out/forwarding\n": {"before": "1", "ours": "0"}},
+    {"net/ipv4/conf/out/forwarding": {"before": "1\n2", "ours": "0"}},
+    {"net/ipv4/conf/out/forwarding": {"before": 1, "ours": 0}},
+]
+"""What somebody may have written there who may not set sysctls himself."""
+
+
+@pytest.mark.parametrize("record", FOREIGN, ids=str)
+def test_a_foreign_record_is_an_error_and_nothing_is_touched(made: Host, record: object) -> None:
     made.run_dir.mkdir()
-    (made.run_dir / "sysctls.json").write_text(json.dumps(["something else"]))
+    (made.root / "kernel").mkdir()
+    for victim in ("kernel/core_pattern", "victim", "net/ipv4/forwarding"):
+        (made.root / victim).write_text("0")
+    (made.run_dir / "sysctls.json").write_text(json.dumps(record))
     before = made.all()
     for act in (lambda: made.state.apply(BOTH), made.state.remove):
         with pytest.raises(HostError, match="not the record"):
             act()
     assert made.all() == before
+
+
+def test_a_link_in_place_of_the_record_is_not_followed(made: Host, tmp_path: Path) -> None:
+    """The directory may belong to somebody who could not write to the file himself."""
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    made.run_dir.mkdir()
+    (made.run_dir / "sysctls.new").symlink_to(victim)
+    made.state.apply(BOTH)
+    assert victim.read_text() == "untouched"
+    assert not (made.run_dir / "sysctls.json").is_symlink()
