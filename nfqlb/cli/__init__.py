@@ -18,6 +18,9 @@ from nfqlb import __version__
 COMMANDS = {
     "run": "The gateway, in the foreground (systemd starts it).",
     "check": "Check the configuration; with --live also this host.",
+    "reload": "Put a changed configuration in force, without losing a packet.",
+    "upgrade": "Put newly installed code in force, without losing a packet.",
+    "status": "Which gateway runs here: version, configuration, workers.",
     "rules": "Show, apply, remove or compare the iptables rules.",
     "stats": "Queues, workers, backends and reasons, from the running gateway.",
     "replay": "Stored packets through the engine; needs no root.",

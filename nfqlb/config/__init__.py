@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from nfqlb.config.problems import ConfigError, Problem, Severity, errors_in
 from nfqlb.config.secret import read_keys
-from nfqlb.proxy.setup import Listener, Network, PathPolicy, Pool, RouteRule, Setup
+from nfqlb.proxy.setup import EVERYWHERE, Listener, Network, PathPolicy, Pool, RouteRule, Setup
 
 __all__ = [
     "Config",
@@ -90,7 +90,6 @@ class Config:
             keys, problems = read_keys(self.gateway.secret_file)
             if errors_in(problems):
                 raise ConfigError(self.path, problems)
-        everywhere = {} if self.egress is None else {"egress": self.egress}
         return Setup(
             name=self.gateway.name,
             keys=keys,
@@ -99,7 +98,7 @@ class Config:
             routes=self.routes,
             path_policy=self.path_policy,
             accept_unsigned=self.accept_unsigned,
-            **everywhere,
+            egress=EVERYWHERE if self.egress is None else self.egress,
         )
 
 

@@ -10,15 +10,20 @@ of the machine, because board and reader are always on the same one:
     about     JSON, `Header.ABOUT` bytes long, padded with zeros to whole cells: what does not change while it runs
     slots     `Header.WORKERS` slots of `Header.SLOT_CELLS` cells each: first those named by `Cell`, then one counter
               for each Reason number, then `len(Traffic)` counters for each backend
+    retired   one slot more: the sums of all workers of earlier generations
 
-Each cell has one writer: of the header, and of the cells in a slot that `Cell` says so of, the supervisor; of the
-others the worker that owns the slot. They write with plain aligned stores and no locks. Counters only ever rise, also
-across the replacement of a worker.
+Each cell has one writer: of the header, of the retired slot, and of the cells in a slot that `Cell` says so of, the
+supervisor; of the others the worker that owns the slot. They write with plain aligned stores and no locks. Counters
+only ever rise, also across the replacement of a worker.
+
+Another set of workers, after a reload or an upgrade, gets a board of its own, which takes the place of the last one
+under the same name. What the last one counted goes on in the retired slot, backend by backend as they are named.
 """
 
 import json
 import mmap
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -27,7 +32,7 @@ from nfqlb.proxy.verdict import REASON_SLOTS
 
 FILE_NAME = "board"
 MAGIC = int.from_bytes(b"nfqlbBRD", "big")
-LAYOUT = 1
+LAYOUT = 2
 HEADER_CELLS = 16
 CELL = 8
 """Bytes of a cell."""
@@ -41,18 +46,22 @@ class Header(IntEnum):
     ABOUT = 4
     """Bytes of JSON behind the header."""
     GENERATION = 5
-    """Rises when the supervisor swaps in another configuration."""
+    """Number of the set of workers: rises with each reload, take-over and upgrade."""
     STATE = 6
     PID = 7
     """Of the supervisor."""
+    RECENT_USED = 9
+    """Choices that are remembered now, roughly (P31)."""
     STARTED = 8
-    """When, in nanoseconds since 1970."""
+    """When the service started, in nanoseconds since 1970; kept over reloads, take-overs and upgrades."""
 
 
 class State(IntEnum):
     STARTING = 0
     RUNNING = 1
     STOPPING = 2
+    RETIRED = 3
+    """Another board has taken its place; workers that still write here leave."""
 
 
 class Cell(IntEnum):
@@ -70,7 +79,18 @@ class Cell(IntEnum):
     """Nanoseconds that those took together."""
     SOCKET_SENT = 5
     """Packets that left through a socket (P38)."""
+    RECENT_STORED = 6
+    """Choices remembered (P31)."""
+    RECENT_KEPT = 7
+    """Messages sent where their transaction began, though the table has come to say otherwise."""
+    RECENT_MISSES = 8
+    """ACKs and CANCELs sent by the table because nothing was known of their INVITE."""
+    RECENT_EVICTED = 9
+    """Choices forgotten before their time because the memory was full."""
 
+
+SUMMED = tuple(cell for cell in Cell if cell not in (Cell.PID, Cell.HEARTBEAT))
+"""The cells that count something, and so go on in the retired slot."""
 
 STUCK_AFTER = 5.0
 """Seconds without a heartbeat after which a living worker counts as stuck; a busy or idle one stamps within two."""
@@ -107,7 +127,9 @@ class About:
     queues: tuple[int, ...]
     """The queue of each worker."""
     backends: tuple[str, ...]
-    """Names in the order of `Setup.backends`; a name may stand in more than one pool."""
+    """Their names in the order of `Setup.known`, each but once."""
+    addresses: tuple[str, ...] = ()
+    """Their addresses, in the same order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,24 +153,29 @@ class Snapshot:
     generation: int
     pid: int
     started: int
+    remembered: int
+    """Recent choices in memory, roughly (P31)."""
     slots: tuple[Slot, ...]
+    retired: Slot
+    """The sums of the workers of earlier generations."""
 
 
 class Board:
     """The writers' view. Made by the supervisor before the fork; each worker then writes into its own `slot`."""
 
     def __init__(self, path: Path, about: About) -> None:
-        """Make the file anew, all counters 0. Raises OSError."""
+        """Make the file, all counters 0; readers find it at `path` after `publish`. Raises OSError."""
         self.path = path
         self.about = about
         text = json.dumps(asdict(about)).encode()
         self._first_slot = HEADER_CELLS + -(-len(text) // CELL)
         self._slot_cells = BACKENDS + len(Traffic) * len(about.backends)
-        size = CELL * (self._first_slot + len(about.queues) * self._slot_cells)
-        # Under another name until it is whole: a reader finds a board, or none.
-        fresh = path.with_name(path.name + ".new")
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        size = CELL * (self._first_slot + (len(about.queues) + 1) * self._slot_cells)
+        self._fresh = path.with_name(f"{path.name}.{os.getpid()}")
+        self._last = path.with_name(f"{path.name}.{os.getpid()}.last")
+        for left_over in (self._fresh, self._last):
+            left_over.unlink(missing_ok=True)
+        descriptor = os.open(self._fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             os.ftruncate(descriptor, size)
             self._map = mmap.mmap(descriptor, size)
@@ -165,18 +192,82 @@ class Board:
             (Header.GENERATION, 1),
         ):
             self._cells[cell] = value
-        fresh.rename(path)
+
+    def publish(self) -> None:
+        """Put the board in its place, where readers find it. One that is there is kept until `settle`."""
+        with suppress(FileNotFoundError):
+            os.link(self.path, self._last)
+        self._fresh.rename(self.path)
+
+    def settle(self) -> None:
+        """The board stays: let go of the one that was there before."""
+        self._last.unlink(missing_ok=True)
+
+    def withdraw(self) -> None:
+        """The board does not come to its place, or leaves it to the one that was there before."""
+        if self._fresh.exists():
+            self._fresh.unlink()
+        elif self._last.exists():
+            self._last.rename(self.path)
+        else:
+            self.path.unlink(missing_ok=True)
 
     def set(self, cell: Header, value: int) -> None:
         self._cells[cell] = value
+
+    def get(self, cell: Header) -> int:
+        return self._cells[cell]
+
+    @property
+    def header(self) -> memoryview:
+        return self._cells[:HEADER_CELLS]
 
     def slot(self, worker: int) -> memoryview:
         """The cells of one worker, to be written with plain stores: `slot[Cell.TIMED] += 1`."""
         first = self._first_slot + worker * self._slot_cells
         return self._cells[first : first + self._slot_cells]
 
+    def carry_over(self, past: Snapshot) -> None:
+        """Count on from what workers of an earlier generation have counted, they and those before them."""
+        retired = self.slot(len(self.about.queues))
+        slots = (*past.slots, past.retired)
+        for cell in SUMMED:
+            retired[cell] = sum(slot.cells[cell] for slot in slots)
+        for reason in range(REASON_SLOTS):
+            retired[REASONS + reason] = sum(slot.reasons[reason] for slot in slots)
+        number = {name: index for index, name in enumerate(past.about.backends)}
+        for index, name in enumerate(self.about.backends):
+            if name in number:
+                for traffic in Traffic:
+                    total = sum(slot.backends[number[name]][traffic] for slot in slots)
+                    retired[BACKENDS + index * len(Traffic) + traffic] = total
+
+    def snapshot(self) -> Snapshot:
+        return _parse(self._map[:], self.path)
+
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+class FoundBoard:
+    """The board of a gateway that was killed, or that hands over: its numbers, and a word to its workers."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises BoardError."""
+        self.path = path
+        try:
+            with path.open("r+b") as file:
+                self._map = mmap.mmap(file.fileno(), 0)
+        except (OSError, ValueError):
+            raise _foreign(path) from None
+        self.snapshot()
+
+    def snapshot(self) -> Snapshot:
+        return _parse(self._map[:], self.path)
+
+    def retire(self) -> None:
+        """Tell its workers to leave when nothing waits for them any more."""
+        memoryview(self._map).cast("Q")[Header.STATE] = State.RETIRED
 
 
 def read(path: Path) -> Snapshot:
@@ -187,7 +278,15 @@ def read(path: Path) -> Snapshot:
         raise NotRunning(f"No gateway runs here: {path} does not exist.") from None
     except OSError as error:
         raise BoardError(f"{path} cannot be read: {error.strerror}.") from None
-    foreign = BoardError(f"{path} is not a board of nfqlb. Remove it, or name another [gateway] run_dir.")
+    return _parse(content, path)
+
+
+def _foreign(path: Path) -> BoardError:
+    return BoardError(f"{path} is not a board of nfqlb. Remove it, or name another [gateway] run_dir.")
+
+
+def _parse(content: bytes, path: Path) -> Snapshot:
+    foreign = _foreign(path)
     if len(content) < HEADER_CELLS * CELL:
         raise foreign
     cells = memoryview(content[: len(content) // CELL * CELL]).cast("Q")
@@ -202,19 +301,21 @@ def read(path: Path) -> Snapshot:
     try:
         start = HEADER_CELLS * CELL
         about = json.loads(content[start : start + about_size])
-        names = About(about["gateway"], tuple(about["queues"]), tuple(about["backends"]))
+        lists = (tuple(about[name]) for name in ("queues", "backends", "addresses"))
+        names = About(about["gateway"], *lists)
         state = State(cells[Header.STATE])
     except (ValueError, KeyError, TypeError):
         raise foreign from None
     first = HEADER_CELLS + -(-about_size // CELL)
     if (
-        len(cells) != first + workers * slot_cells
+        len(cells) != first + (workers + 1) * slot_cells
         or workers != len(names.queues)
         or slot_cells != BACKENDS + len(Traffic) * len(names.backends)
     ):
         raise foreign
-    slots = tuple(_slot(cells[first + i * slot_cells : first + (i + 1) * slot_cells]) for i in range(workers))
-    return Snapshot(names, state, cells[Header.GENERATION], cells[Header.PID], cells[Header.STARTED], slots)
+    *slots, retired = (_slot(cells[first + i * slot_cells : first + (i + 1) * slot_cells]) for i in range(workers + 1))
+    generation, pid, started = (cells[each] for each in (Header.GENERATION, Header.PID, Header.STARTED))
+    return Snapshot(names, state, generation, pid, started, cells[Header.RECENT_USED], tuple(slots), retired)
 
 
 def _slot(cells: memoryview) -> Slot:

@@ -17,9 +17,14 @@ class InstanceError(Exception):
 class Instance:
     """The lock, held until `release` or the death of this process."""
 
-    def __init__(self, run_dir: Path) -> None:
-        """Make the directory where it is missing, and take the lock. Raises InstanceError."""
+    def __init__(self, run_dir: Path, inherited: int | None = None) -> None:
+        """Make the directory where it is missing, and take the lock, or take over the one that a predecessor has
+        given us with its open file. Raises InstanceError.
+        """
         self._path = run_dir / FILE_NAME
+        if inherited is not None:
+            self._descriptor = inherited
+            return
         try:
             run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._descriptor = self._locked()
@@ -27,8 +32,16 @@ class Instance:
             raise InstanceError(
                 f"{self._path} cannot be written ({error.strerror}): start as root, or name another [gateway] run_dir."
             ) from error
-        os.truncate(self._descriptor, 0)
-        os.write(self._descriptor, b"%d\n" % os.getpid())
+        self.tell()
+
+    def fileno(self) -> int:
+        """The open file that has the lock: as long as any process has it open."""
+        return self._descriptor
+
+    def tell(self) -> None:
+        """Write down that it is this process that has the lock."""
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
         """Remove the file and give up the lock."""
@@ -36,7 +49,7 @@ class Instance:
         os.close(self._descriptor)
 
     def forget(self) -> None:
-        """Let go of the lock in a child: it belongs to the parent alone."""
+        """Let go of the lock, which somebody else has, too: in a child its parent, in a predecessor its successor."""
         os.close(self._descriptor)
 
     def _locked(self) -> int:

@@ -90,6 +90,7 @@ class Queue:
         self._deadline: float | None = None
         self._fresh = True
         self._queue = _bind(number, self._handle, length, socket_buffer)
+        os.set_inheritable(self._queue.get_fd(), False)  # whoever had it open would keep the queue alive
         self._socket = socket.socket(fileno=os.dup(self._queue.get_fd()))
         # A timeout in the kernel, not in Python: no second system call for each packet.
         whole, part = divmod(int(TICK * 1e6), 1_000_000)
@@ -104,6 +105,12 @@ class Queue:
         """Bytes of socket buffer that the kernel granted; less than asked for without privilege over the host."""
         return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
 
+    @property
+    def filenos(self) -> tuple[int, int]:
+        """The files that a process which serves this queue must keep open. It must leave by os._exit: the library's
+        clean-up would unbind the queue under its owner."""
+        return self._queue.get_fd(), self._socket.fileno()
+
     def serve(self, consumer: Consumer) -> None:
         """Ask `consumer` about each packet, until `stop`."""
         self._consumer = consumer
@@ -116,7 +123,8 @@ class Queue:
     def stop(self, drain: float) -> None:
         """End `serve` when nothing waits any more, or after `drain` seconds. May be called by a signal handler."""
         self._flags = socket.MSG_DONTWAIT
-        self._deadline = time.monotonic() + drain
+        deadline = time.monotonic() + drain
+        self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
 
     def recv(self, _size: int) -> bytes:
         """The next netlink message: `run_socket` takes us for its socket, and would read 4 KiB only."""
@@ -128,14 +136,6 @@ class Queue:
         """Unbind. What still waits is dropped by the kernel."""
         self._socket.close()
         self._queue.unbind()
-
-    def forget(self) -> None:
-        """Let go of the socket in a child that does not serve this queue; the queue itself is left alone.
-
-        The child must leave with os._exit: the library's clean-up would unbind the queue under its owner.
-        """
-        self._socket.close()
-        os.close(self._queue.get_fd())
 
     def _handle(self, packet: Packet) -> None:
         consumer = self._consumer

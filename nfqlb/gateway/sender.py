@@ -54,6 +54,10 @@ class Sender:
             (destination.host, destination.port),
         )
 
+    @property
+    def filenos(self) -> list[int]:
+        return [opened.fileno() for opened in self._sockets.values()]
+
     def close(self) -> None:
         for opened in self._sockets.values():
             opened.close()

@@ -8,7 +8,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from nfqlb.gateway.board import BACKENDS, REASONS, Cell, Traffic
+from nfqlb.balance.recent import Recent
+from nfqlb.gateway.board import BACKENDS, REASONS, Cell, Header, State, Traffic
 from nfqlb.gateway.queue import MAX_PACKET
 from nfqlb.gateway.sender import IPV6_MINIMUM_MTU, Sender
 from nfqlb.proxy.verdict import REASON_SLOTS, Action, Reason, Verdict
@@ -44,15 +45,30 @@ logger = logging.getLogger("nfqlb")
 
 
 class Worker:
-    """The Consumer of one queue. `slot` is the worker's part of the board."""
+    """The Consumer of one queue. `slot` is the worker's part of the board, `header` the board's beginning.
 
-    def __init__(self, process: Process, sender: Sender, slot: memoryview) -> None:
+    `leave` is called when the board is no longer the one in force: its worker serves what waits, and goes. The
+    supervisor tells the same by a signal; this is for when it has died before it could.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        sender: Sender,
+        slot: memoryview,
+        header: memoryview,
+        recent: Recent,
+        leave: Callable[[], None],
+    ) -> None:
         self._process = process
         self._sender = sender
         self._slot = slot
+        self._header = header
+        self._recent = recent
+        self._leave = leave
         self._until_sample = 1
         self._limits: dict[str, _Limit] = {}
-        self._stamp()
+        self._stamp(time.monotonic_ns())
 
     def decide(self, packet: bytes) -> bytes | None:
         """The engine's verdict as the queue wants it; counts it under its Reason."""
@@ -86,7 +102,7 @@ class Worker:
         )
 
     def idle(self) -> None:
-        self._stamp()
+        self._stamp(time.monotonic_ns())
 
     def _timed(self, packet: bytes) -> Verdict:
         self._until_sample = SAMPLE
@@ -94,9 +110,9 @@ class Worker:
         verdict = self._process(packet)
         end = time.monotonic_ns()
         slot = self._slot
-        slot[Cell.HEARTBEAT] = end
         slot[Cell.ENGINE_NS] += end - begin
         slot[Cell.TIMED] += 1
+        self._stamp(end)
         return verdict
 
     def _large(self, verdict: Verdict) -> tuple[Reason, bytes | None]:
@@ -114,8 +130,18 @@ class Worker:
         self._slot[Cell.SOCKET_SENT] += 1
         return verdict.reason, None
 
-    def _stamp(self) -> None:
-        self._slot[Cell.HEARTBEAT] = time.monotonic_ns()
+    def _stamp(self, now: int) -> None:
+        """What need not be done for each packet; `now` in nanoseconds of CLOCK_MONOTONIC."""
+        slot, recent = self._slot, self._recent
+        slot[Cell.HEARTBEAT] = now
+        recent.now = now // 1_000_000_000
+        slot[Cell.RECENT_STORED] += recent.stored
+        slot[Cell.RECENT_KEPT] += recent.kept
+        slot[Cell.RECENT_MISSES] += recent.misses
+        slot[Cell.RECENT_EVICTED] += recent.evicted
+        recent.stored = recent.kept = recent.misses = recent.evicted = 0
+        if self._header[Header.STATE] == State.RETIRED:
+            self._leave()
 
     def _log(self, kind: str, text: str, *values: object) -> None:
         """One line, at most every LOG_INTERVAL for each kind."""

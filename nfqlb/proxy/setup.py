@@ -27,6 +27,8 @@ __all__ = [
     "States",
 ]
 
+EVERYWHERE: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+
 PathPolicy = Literal["always", "if-supported", "require"]
 ForceRport = Literal["auto", "always", "never"]
 
@@ -77,7 +79,7 @@ class Setup:
     path_policy: PathPolicy = "always"
     accept_unsigned: bool = False
     """Honour unsigned Paths from backends (P18, migration)."""
-    egress: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+    egress: tuple[Network, ...] = EVERYWHERE
     """Networks that backends may reach without a signed flow (P20); multicast, loopback and our own never count."""
 
     leaving: tuple[Backend, ...] = ()

@@ -1,0 +1,109 @@
+"""What is other in one configuration than in another, in lines for a person who has just changed it.
+
+Knows the fields of a Config and how they are written in the file. What a change means for packets is not told here.
+Keys are compared, never shown.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Any
+
+from nfqlb.config import Config
+from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy.setup import Pool, Setup
+
+NOTHING = "nothing"
+
+
+def differences(old: Config, new: Config) -> Iterator[str]:
+    """The changes from `old` to `new`, a line each, in the order of the file."""
+    yield from _fields("gateway", old.gateway, new.gateway)
+    yield from _named("listener", _by_name(old.listeners), _by_name(new.listeners))
+    yield from _pools(_by_name(old.pools), _by_name(new.pools))
+    yield from _routes(old, new)
+    yield from _value("path.policy", old.path_policy, new.path_policy)
+    yield from _value("path.accept_unsigned", old.accept_unsigned, new.accept_unsigned)
+    yield from _fields("workers", old.workers, new.workers)
+    yield from _value("egress.networks", old.egress, new.egress)
+    yield from _fields("rules", old.rules, new.rules)
+
+
+def key_differences(old: Setup, new: Setup) -> Iterator[str]:
+    """What is other in the keys, by number and without a word of them."""
+    added, removed = len(set(new.keys) - set(old.keys)), len(set(old.keys) - set(new.keys))
+    if added or removed:
+        yield f"secret: {added} keys added, {removed} removed"
+    if old.keys[0] != new.keys[0]:
+        yield "secret: another key signs from now on"
+    elif not (added or removed) and old.keys != new.keys:
+        yield "secret: the keys stand in another order"
+
+
+def _pools(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    yield from _named("pool", old, new, skip="backends")
+    for name, pool in new.items():
+        before: Mapping[str, Any] = _by_name(old[name].backends) if name in old else {}
+        yield from _named(f"pool {name}: backend", before, _by_name(pool.backends))
+        if list(before) != [each.name for each in pool.backends] and set(before) == {b.name for b in pool.backends}:
+            yield f"pool {name}: its backends stand in another order, which changes nothing"
+
+
+def _routes(old: Config, new: Config) -> Iterator[str]:
+    """Routes have no names: what counts is their order."""
+    if len(old.routes) != len(new.routes):
+        yield f"route: {len(old.routes)} → {len(new.routes)} of them"
+    for index, (before, after) in enumerate(zip(old.routes, new.routes, strict=False)):
+        yield from _fields(f"route[{index}]", before, after)
+
+
+def _named(kind: str, old: Mapping[str, Any], new: Mapping[str, Any], skip: str = "") -> Iterator[str]:
+    for name in old:
+        if name not in new:
+            yield f"{kind} {name}: removed"
+    for name, each in new.items():
+        if name in old:
+            yield from _fields(f"{kind} {name}:", old[name], each, skip)
+        else:
+            yield f"{kind} {name}: added{_how(each)}"
+
+
+def _how(added: Any) -> str:
+    return "" if isinstance(added, Pool) else f" ({', '.join(_settings(added))})"
+
+
+def _settings(added: Any) -> Iterator[str]:
+    for field in fields(added):
+        value = getattr(added, field.name)
+        if field.name != "name" and value != field.default:
+            yield f"{field.name} {_shown(value)}"
+
+
+def _fields(place: str, old: Any, new: Any, skip: str = "") -> Iterator[str]:
+    assert is_dataclass(old)
+    for field in fields(old):
+        if field.name not in ("name", skip) or place == "gateway":
+            joint = " " if place.endswith(":") else "."
+            yield from _value(f"{place}{joint}{field.name}", getattr(old, field.name), getattr(new, field.name))
+
+
+def _value(place: str, old: Any, new: Any) -> Iterator[str]:
+    if old != new:
+        yield f"{place}: {_shown(old)} → {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    if value is None or value in ((), frozenset()):
+        return NOTHING
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | frozenset) and not isinstance(value, Endpoint):
+        texts = [_shown(each) for each in value]
+        return ", ".join(sorted(texts) if isinstance(value, frozenset) else texts)
+    assert isinstance(value, str | int | float | Path | Endpoint | IPv4Network | IPv6Network), type(value)
+    return str(value)
+
+
+def _by_name(items: tuple[Any, ...]) -> dict[str, Any]:
+    return {item.name: item for item in items}

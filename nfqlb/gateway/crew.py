@@ -1,0 +1,384 @@
+"""A crew: the workers of one configuration, a seat for each; forked, looked after, replaced, told to leave.
+
+Knows processes and their signals. Holds the queues' sockets for them and never reads from one, so that packets wait in
+the kernel while a worker is replaced. Does not know why a crew comes or goes: the supervisor does.
+
+A crew that takes the place of another on the same queues is forked behind gates: each worker is ready but waits, and
+is let in when the one before it has left its seat, so that no two ever serve one queue.
+"""
+
+import errno
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from selectors import EVENT_READ, BaseSelector
+from typing import NoReturn
+
+from nfqlb.balance.recent import Recent
+from nfqlb.gateway import privileges
+from nfqlb.gateway.board import STUCK_AFTER, Board, Cell
+from nfqlb.gateway.queue import Queue
+from nfqlb.gateway.sender import Sender
+from nfqlb.gateway.worker import Process, Worker
+from nfqlb.net.endpoint import Endpoint
+
+DRAIN = 0.5
+"""Seconds that a worker may go on with what waits in its queue after it was told to stop."""
+
+BOOT_FAILURES = 3
+"""Workers in a row that die before they take packets, after which the crew counts as failed."""
+
+BOOT_DELAY = 0.5
+"""Seconds before another try after a worker that died before it took packets."""
+
+SHORT_LIFE = 1.0
+"""A worker that took packets is replaced at once, unless it lived for less than so many seconds …"""
+
+SHORT_LIFE_DELAY = 0.05
+"""… then after so many: no faster circle of death than that, and still no packet waits for 100 ms."""
+
+WORKER_NAME = "nfqlb-{}"
+"""What ps and top call worker number {}."""
+
+IDENTS = 0x10000
+"""Values of the IP identification, shared out among the workers (P37)."""
+
+WORKER_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+"""Those that mean something else to a worker than to the supervisor. SIGTERM: leave when nothing waits any more;
+SIGUSR1: leave at the next packet boundary, a successor has the rest."""
+
+logger = logging.getLogger("nfqlb")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a crew runs. Made in a child, so it must be picklable."""
+
+    gateway: str
+    backends: tuple[str, ...]
+    """Their names on the board, by number."""
+    addresses: tuple[str, ...]
+    """And their addresses."""
+    ranges: tuple[range, ...]
+    """Queue numbers, one for each worker: the ranges to try, in order of preference."""
+    sources: Sequence[Endpoint]
+    """Our own endpoints, which large IPv6 packets leave from."""
+    queue_length: int
+    """Packets."""
+    socket_buffer: int
+    """Bytes."""
+    run_dir: Path
+    process: Callable[[int, Recent], Process]
+    """Given its first IP identification and the memory of recent choices, the function that a worker asks about each
+    packet. Called in the worker, and again in each replacement: what takes long or much memory belongs before."""
+    place: Callable[[range], int]
+    """Puts rules and sysctls in place for these queues, and returns the number of changes. Called in a child; raises
+    Refused."""
+    displace: Callable[[], int]
+    """Takes them out again, in the same manner."""
+    summary: str = ""
+    """What it serves, in a few words."""
+    path: str = ""
+    """The configuration file that it was made from, for people."""
+    source: object = None
+    """What it was made from, for who makes the next."""
+    fingerprint: bytes = b""
+    """Two plans of one fingerprint and number of workers need the same rules."""
+    reach: bytes = b""
+    """Two plans of one fingerprint and reach need the same sysctls, too."""
+    placed: range | None = None
+    """The queues that the rules in the kernel lead to when this is made; None where there are no rules of ours."""
+    leaving: int = 0
+    """How many of the backends at the end have been removed, and only finish what they have begun."""
+    pin: bool = False
+    """Each worker to a core of its own, when there are enough."""
+
+    @property
+    def workers(self) -> int:
+        return len(self.ranges[0])
+
+    @property
+    def queue_key(self) -> tuple[object, ...]:
+        """Two plans of one key can serve the same queues, one after the other, without a change of the rules."""
+        return self.fingerprint, self.workers, self.queue_length, self.socket_buffer, tuple(self.sources)
+
+
+@dataclass
+class Seat:
+    """A worker's place, whoever sits on it."""
+
+    index: int
+    queue: Queue
+    slot: memoryview
+    pid: int = 0
+    """0: empty."""
+    ready: bool = False
+    """It takes packets, or would if its gate were open."""
+    condemned: bool = False
+    """It was stuck, and is being killed."""
+    gated: bool = False
+    """Somebody before it still serves the queue."""
+    gate: int = -1
+    """The end of a pipe to write to, to let the worker in; -1 when there is none at the gate."""
+    born: float = 0.0
+    entered: float = 0.0
+    """When it was let in."""
+    boot_failures: int = 0
+    forks: int = 0
+    fill_at: float = 0.0
+    """When an empty seat shall be filled; a time of time.monotonic()."""
+
+
+class Crew:
+    """The workers of `plan`, on `queues`, writing to `board`. No worker runs before `fill`."""
+
+    _serial = 0
+    """Forks so far, of all crews: no two workers begin with one IP identification."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        queues: Sequence[Queue],
+        sender: Sender,
+        board: Board,
+        memory: memoryview,
+        selector: BaseSelector,
+    ) -> None:
+        """`memory` is that of recent choices, shared by all crews."""
+        self.plan, self.queues, self.sender, self.board = plan, queues, sender, board
+        self.memory, self._selector = memory, selector
+        self.seats = [Seat(index, queue, board.slot(index)) for index, queue in enumerate(queues)]
+        self.failed = ""
+        """Why no worker of this crew will start, once that is plain."""
+        self._leaving = False
+        self._ready_read, self._ready_write = os.pipe()
+        os.set_blocking(self._ready_read, False)
+        selector.register(self._ready_read, EVENT_READ, self._take_ready)
+
+    def fill(self, *, gated: bool = False) -> None:
+        """Fork all workers; `gated`: those who wait until `let_in`."""
+        for seat in self.seats:
+            seat.gated = gated
+        # What lives now lives on in all workers: no collection shall touch it, and so copy its pages.
+        gc.collect()
+        gc.freeze()
+        for seat in self.seats:
+            self._fill(seat)
+
+    @property
+    def ready(self) -> bool:
+        return all(seat.ready for seat in self.seats)
+
+    @property
+    def gone(self) -> bool:
+        return not any(seat.pid for seat in self.seats)
+
+    @property
+    def pids(self) -> list[int]:
+        return [seat.pid for seat in self.seats if seat.pid]
+
+    def let_in(self, index: int) -> None:
+        """Open the gate of one seat: whoever had its queue before has left."""
+        seat = self.seats[index]
+        seat.gated = False
+        seat.entered = time.monotonic()
+        if seat.gate >= 0:
+            with suppress(BrokenPipeError):  # it has died at the gate
+                os.write(seat.gate, b"\0")
+            os.close(seat.gate)
+            seat.gate = -1
+
+    def leave(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send all workers a signal, after which none is replaced."""
+        self._leaving = True
+        for seat in self.seats:
+            if seat.pid:
+                try:
+                    os.kill(seat.pid, number)
+                except OSError as error:
+                    if error.errno != errno.ESRCH:
+                        raise
+
+    def kill(self) -> None:
+        """End those that have not left."""
+        for seat in self.seats:
+            if seat.pid:
+                logger.error("worker %d (pid %d) does not stop; killed", seat.index, seat.pid)
+        self.destroy()
+
+    def destroy(self) -> None:
+        """End all workers at once: a crew that never came to work, or would not leave."""
+        self.leave(signal.SIGKILL)
+        for seat in self.seats:
+            if seat.pid:
+                os.waitpid(seat.pid, 0)
+                seat.pid = 0
+
+    def close(self) -> None:
+        """Give up what belongs to the crew itself; not queues and sender, which its successor may use."""
+        for seat in self.seats:
+            if seat.gate >= 0:
+                os.close(seat.gate)
+            seat.slot.release()
+        self._selector.unregister(self._ready_read)
+        os.close(self._ready_read)
+        os.close(self._ready_write)
+
+    def look_after(self, now: float) -> float:
+        """Fill what is empty, kill what is stuck; seconds until there is something to do again."""
+        pause = 1.0
+        if self._leaving or self.failed:
+            return pause
+        for seat in self.seats:
+            if not seat.pid:
+                if seat.fill_at <= now:
+                    self._fill(seat)
+                else:
+                    pause = min(pause, seat.fill_at - now)
+            elif seat.ready and not seat.gated and not seat.condemned:
+                self._kill_if_stuck(seat)
+        return pause
+
+    def bury(self) -> list[int]:
+        """Take note of workers that have died; the indices of their seats."""
+        self._take_ready()
+        emptied = []
+        for seat in self.seats:
+            if seat.pid:
+                pid, status = os.waitpid(seat.pid, os.WNOHANG)
+                if pid:
+                    emptied.append(seat.index)
+                    self._died(seat, os.waitstatus_to_exitcode(status))
+        return emptied
+
+    def alive(self) -> bool:
+        """All loops over packets go round: what a watchdog wants to know."""
+        limit = time.monotonic_ns() - int(STUCK_AFTER * 1e9)
+        return all(seat.pid and seat.slot[Cell.HEARTBEAT] > limit for seat in self.seats)
+
+    # -- the life of a seat
+
+    def _take_ready(self) -> None:
+        with suppress(BlockingIOError):
+            for index in os.read(self._ready_read, 4096):
+                self.seats[index].ready = True
+
+    def _died(self, seat: Seat, code: int) -> None:
+        pid, began = seat.pid, seat.ready
+        seat.pid, seat.ready, seat.condemned = 0, False, False
+        if seat.gate >= 0:
+            os.close(seat.gate)
+            seat.gate = -1
+        if self._leaving:
+            return
+        why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        logger.error("worker %d (pid %d) died (%s)", seat.index, pid, why)
+        if not began:
+            self._start_failed(seat, why)
+        else:
+            seat.boot_failures = 0
+            now = time.monotonic()
+            seat.fill_at = now + (SHORT_LIFE_DELAY if now - seat.born < SHORT_LIFE else 0.0)
+
+    def _kill_if_stuck(self, seat: Seat) -> None:
+        """Kill a worker whose loop over packets stands still; it is then replaced like any that died."""
+        silent = time.monotonic() - max(seat.slot[Cell.HEARTBEAT] / 1e9, seat.entered)
+        if silent > STUCK_AFTER:
+            logger.error("worker %d (pid %d) is stuck for %.0f s; killed", seat.index, seat.pid, silent)
+            os.kill(seat.pid, signal.SIGKILL)
+            seat.condemned = True  # once is enough; it is buried when it has died
+
+    def _start_failed(self, seat: Seat, why: str) -> None:
+        seat.boot_failures += 1
+        if seat.boot_failures == BOOT_FAILURES:
+            self.failed = (
+                f"Worker {seat.index} failed {BOOT_FAILURES} times at its start ({why}): giving up. "
+                "The lines above say more."
+            )
+        seat.fill_at = time.monotonic() + BOOT_DELAY
+
+    def _fill(self, seat: Seat) -> None:
+        """Fork a worker for this seat."""
+        seat.born = time.monotonic()
+        Crew._serial += 1
+        first_ident = (IDENTS * seat.index // len(self.seats) + Crew._serial * 4099) % IDENTS
+        seat.slot[Cell.RESTARTS] = seat.forks
+        seat.forks += 1
+        gate = -1
+        if seat.gated:
+            gate, seat.gate = os.pipe()
+        # No signal may reach the child while it still has our handlers: it would write into our socket.
+        signal.pthread_sigmask(signal.SIG_BLOCK, WORKER_SIGNALS)
+        try:
+            pid = os.fork()
+            if not pid:
+                self._work(seat, first_ident, gate)
+        except OSError as error:
+            logger.error("worker %d cannot be forked: %s", seat.index, error.strerror)
+            self._start_failed(seat, "fork failed")
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
+            if gate >= 0:
+                os.close(gate)
+        seat.pid = seat.slot[Cell.PID] = pid
+
+    # -- in the child
+
+    def _work(self, seat: Seat, first_ident: int, gate: int) -> NoReturn:
+        """The whole life of a worker."""
+        code = os.EX_SOFTWARE
+        try:
+            self._become_worker(seat, gate)
+            recent = Recent(self.memory)
+            process = self.plan.process(first_ident, recent)
+            worker = Worker(process, self.sender, seat.slot, self.board.header, recent, lambda: seat.queue.stop(DRAIN))
+            if self.plan.pin:
+                privileges.pin(seat.index, len(self.seats))
+            privileges.drop()
+            os.write(self._ready_write, bytes([seat.index]))
+            if gate >= 0:
+                # Ends when the gate is opened, or when the supervisor dies: then somebody has to serve.
+                os.read(gate, 1)
+                os.close(gate)
+                worker.idle()
+            seat.queue.serve(worker)
+            code = os.EX_OK
+        except BaseException:
+            logger.exception("worker %d ends", seat.index)
+        finally:
+            # Never by a normal exit: the clean-up of the library would unbind the queue under its owner.
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _become_worker(self, seat: Seat, gate: int) -> None:
+        """Let go of everything that is the supervisor's or another worker's."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # Ctrl-C in a terminal reaches the whole group; the supervisor decides for all.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: seat.queue.stop(DRAIN))
+        signal.signal(signal.SIGUSR1, lambda *_: seat.queue.stop(0.0))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
+        kept = [0, 1, 2, *seat.queue.filenos, *self.sender.filenos, self._ready_write]
+        close_all_but([*kept, gate] if gate >= 0 else kept)
+        with open("/proc/self/comm", "w") as comm:
+            comm.write(WORKER_NAME.format(seat.index))
+
+
+def close_all_but(kept: Iterable[int]) -> None:
+    """Close every file of this process but these. Whoever still has an object for one must leave by os._exit."""
+    first = 0
+    for descriptor in sorted(set(kept)):
+        if descriptor > first:  # an empty range that begins at 0 would be taken for all there are
+            os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))

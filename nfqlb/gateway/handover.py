@@ -1,0 +1,158 @@
+"""A running gateway hands over to one of new code: what the two supervisors say to each other, and how one starts the
+other.
+
+The old one starts the new one with the command line that it was started with itself, and gives it the lock on the run
+directory, a channel to talk by, and its own stderr. Until the new one has got as far as its workers, its stderr is a
+pipe to the old one, who can then tell why a start failed. They say, a line each:
+
+    new: ready           its workers run, on queues of their own
+    old: go              from now on it changes nothing any more
+    new: done PID        the rules lead to its queues: the old workers may leave
+    new: failed TEXT     instead of ready or done; it ends, and nothing has changed
+"""
+
+import os
+import signal
+import socket
+import sys
+from typing import Self
+
+from nfqlb.gateway.crew import close_all_but
+
+VARIABLE = "NFQLB_HANDOVER"
+"""Environment variable with three file numbers: lock, channel, stderr."""
+
+TAIL = 2000
+"""Bytes of the end of stderr that are kept to tell why."""
+
+
+class Lines:
+    """One end of the channel, which speaks in lines."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        channel.setblocking(False)
+        self._channel = channel
+        self._heard = b""
+        self.ended = False
+
+    def fileno(self) -> int:
+        return self._channel.fileno()
+
+    def say(self, line: str) -> None:
+        try:
+            self._channel.send(line.replace("\n", "\v").encode() + b"\n")  # far less than a socket buffer
+        except OSError:
+            self.ended = True
+
+    def hear(self) -> str | None:
+        """The next line that has come, None when there is none yet."""
+        if b"\n" not in self._heard and not self.ended:
+            try:
+                piece = self._channel.recv(65536)
+            except BlockingIOError:
+                piece = None
+            except OSError:
+                piece = b""
+            if piece is not None:
+                self._heard += piece
+                self.ended = not piece
+        line, found, rest = self._heard.partition(b"\n")
+        if not found:
+            return None
+        self._heard = rest
+        return line.decode().replace("\v", "\n")
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+class Successor:
+    """The new supervisor, as the old one sees it."""
+
+    def __init__(self, lock: int) -> None:
+        """Start it. `lock`: the file that holds the lock on the run directory. Raises OSError."""
+        ours, theirs = socket.socketpair()
+        self.lines = Lines(ours)
+        self._errors, errors = os.pipe()
+        os.set_blocking(self._errors, False)
+        stderr = os.dup(2)
+        shared = (lock, theirs.fileno(), stderr)
+        environment = {**os.environ, VARIABLE: " ".join(map(str, shared))}
+        environment.pop("WATCHDOG_PID", None)  # it is for the successor from then on
+        try:
+            for descriptor in shared:
+                os.set_inheritable(descriptor, True)
+            self.pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, *sys.orig_argv[1:]],
+                environment,
+                file_actions=[(os.POSIX_SPAWN_DUP2, errors, 2)],
+                setsigmask=[],
+                setsigdef=[signal.SIGINT, signal.SIGHUP, signal.SIGUSR1],
+            )
+        finally:
+            os.set_inheritable(lock, False)
+            theirs.close()
+            os.close(stderr)
+            os.close(errors)
+        self._tail = b""
+
+    @property
+    def filenos(self) -> tuple[int, int]:
+        """Readable when there is something to hear, or to `relay`."""
+        return self.lines.fileno(), self._errors
+
+    def relay(self) -> None:
+        """Pass on what it wrote to stderr so far."""
+        try:
+            while piece := os.read(self._errors, 65536):
+                os.write(2, piece)
+                self._tail = (self._tail + piece)[-TAIL:]
+        except BlockingIOError:
+            pass
+
+    @property
+    def complaint(self) -> list[str]:
+        """The last lines that it wrote to stderr."""
+        self.relay()
+        return self._tail.decode("utf-8", "replace").strip().splitlines()
+
+    def kill(self) -> None:
+        """End it, if it still lives, and take its remains away."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+
+    def close(self) -> None:
+        self.lines.close()
+        os.close(self._errors)
+
+
+class Predecessor:
+    """The old supervisor, as the new one sees it."""
+
+    def __init__(self, lock: int, channel: int, stderr: int) -> None:
+        self.lock = lock
+        """The file that holds the lock on the run directory."""
+        self.lines = Lines(socket.socket(fileno=channel))
+        self._stderr = stderr
+
+    @classmethod
+    def from_environment(cls) -> Self | None:
+        """The one that started us, None when nobody hands over. Closes what we should not have from it."""
+        text = os.environ.pop(VARIABLE, "")
+        try:
+            lock, channel, stderr = map(int, text.split())
+        except ValueError:
+            return None
+        close_all_but((0, 1, 2, lock, channel, stderr))
+        for descriptor in (lock, channel, stderr):
+            os.set_inheritable(descriptor, False)
+        return cls(lock, channel, stderr)
+
+    def take_stderr(self) -> None:
+        """From here on failures are told by the channel; our stderr becomes the old one's. Before any worker runs."""
+        sys.stderr.flush()
+        os.dup2(self._stderr, 2)
+        os.close(self._stderr)

@@ -1,0 +1,107 @@
+"""Slow work in a child process, so that the supervisor is never away from its workers for longer than a fork takes.
+
+Knows pipes and pickles. What the work is, and when to look for its end, is for others. What the work imports stays out
+of the parent's memory, and so out of every worker's: the libraries that read configurations and look at the host weigh
+more than a worker.
+"""
+
+import logging
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable
+from typing import Generic, NoReturn, TypeVar
+
+T = TypeVar("T")
+
+CHUNK = 1 << 16
+
+logger = logging.getLogger("nfqlb")
+
+
+class Refused(Exception):
+    """The work cannot be done, for reasons that its user can change: one or more lines that say what to do."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+        self.lines = lines
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+class Job(Generic[T]):
+    """`work` in a child. Its result, or the Refused that it raised, comes back by a pipe and must be picklable."""
+
+    def __init__(self, work: Callable[[], T], in_child: Callable[[], None] | None = None) -> None:
+        """Fork. `in_child` runs there first: to let go of what is the parent's alone. Raises OSError."""
+        self._reading, writing = os.pipe()
+        self._content = bytearray()
+        self.done = False
+        """The child has said all, or has died."""
+        sys.stdout.flush()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            os.close(self._reading)
+            os.close(writing)
+            raise
+        if not self.pid:
+            os.close(self._reading)
+            _work(work, in_child, writing)
+        os.close(writing)
+        os.set_blocking(self._reading, False)
+
+    def fileno(self) -> int:
+        """Readable when `read` has something to do."""
+        return self._reading
+
+    def read(self) -> None:
+        """Take what the child has said so far."""
+        try:
+            while piece := os.read(self._reading, CHUNK):
+                self._content += piece
+        except BlockingIOError:
+            return
+        self.done = True
+
+    def result(self) -> T:
+        """What `work` returned; blocks until it did. Raises the Refused that it raised, or one of our own when it
+        died. The child is gone afterwards.
+        """
+        os.set_blocking(self._reading, True)
+        if not self.done:
+            self.read()
+        self.end()
+        if not self._content:
+            raise Refused("It failed inside; the log says more.")
+        value = pickle.loads(self._content)
+        if isinstance(value, Refused):
+            raise value
+        return value  # type: ignore[no-any-return]  # it is what `work` returned
+
+    def end(self) -> None:
+        """Kill the child if it still works, and take its remains away. May be called again."""
+        if self.pid:
+            if not self.done:
+                os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+            os.close(self._reading)
+
+
+def _work(work: Callable[[], object], in_child: Callable[[], None] | None, writing: int) -> NoReturn:
+    try:
+        if in_child is not None:
+            in_child()
+        try:
+            result: object = work()
+        except Refused as error:
+            result = error
+        with open(writing, "wb") as pipe:
+            pickle.dump(result, pipe, pickle.HIGHEST_PROTOCOL)
+    except BaseException:
+        logger.exception("internal error")
+    finally:
+        os._exit(0)

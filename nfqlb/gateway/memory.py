@@ -1,0 +1,45 @@
+"""The file that all workers of all generations map: the memory of recent choices (P31).
+
+Knows where it lies and who may use it. What is in it is for `nfqlb.balance.recent`.
+"""
+
+import mmap
+import os
+from pathlib import Path
+
+from nfqlb.balance.recent import SIZE, Recent
+
+FILE_NAME = "recent"
+
+
+def shared_memory(run_dir: Path) -> memoryview:
+    """The cells of the table, with what is in it: an earlier generation may be using it at this moment. One of another
+    layout is left to those who use it, and a new one takes its place. Raises OSError.
+    """
+    path = run_dir / FILE_NAME
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return _fresh(path)
+    try:
+        if os.fstat(descriptor).st_size == SIZE:
+            cells = memoryview(mmap.mmap(descriptor, SIZE)).cast("Q")
+            if Recent.fits(cells):
+                return cells
+    finally:
+        os.close(descriptor)
+    return _fresh(path)
+
+
+def _fresh(path: Path) -> memoryview:
+    unready = path.with_name(f"{path.name}.{os.getpid()}")
+    unready.unlink(missing_ok=True)
+    descriptor = os.open(unready, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(descriptor, SIZE)
+        cells = memoryview(mmap.mmap(descriptor, SIZE)).cast("Q")
+    finally:
+        os.close(descriptor)
+    Recent.format(cells)
+    unready.rename(path)
+    return cells

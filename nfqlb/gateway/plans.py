@@ -1,0 +1,214 @@
+"""From a configuration file to a plan that a crew of workers can run.
+
+Knows the configuration, the engine, the host and the rules, and brings them together. Does not know processes, queues
+or the order in which plans come into force.
+
+What takes long is done in children of the supervisor. They import the libraries for it themselves, where they need
+them: what the supervisor has in memory, each worker has.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from nfqlb.balance.pool import Backend
+from nfqlb.balance.recent import Recent
+from nfqlb.config import Config, ConfigError, load
+from nfqlb.engine import Engine
+from nfqlb.gateway import board
+from nfqlb.gateway.crew import Plan
+from nfqlb.gateway.errors import HostError
+from nfqlb.gateway.job import Refused
+from nfqlb.gateway.worker import Process
+from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy.setup import Setup
+
+NOT_IN_PLACE = ("rules", "sysctls")
+"""Places of problems that placing the rules puts right."""
+
+RANGES = 8
+"""Ranges of queues that are tried, one behind the other. Two are in use while one crew follows another."""
+
+QUEUE_NUMBERS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a plan was made from."""
+
+    config: Config
+    setup: Setup
+
+
+@dataclass(frozen=True)
+class Made:
+    plan: Plan
+    """Its `source` is a Source."""
+    warnings: tuple[str, ...]
+
+
+def make(path: Path, *, place: bool) -> Made:
+    """Read the configuration, look at the host, and build the engine with its tables. `place`: the rules will be put in
+    place, so that they are not is no reason for a warning. Raises Refused.
+    """
+    from nfqlb.gateway import host, rules
+
+    config = read(path)
+    try:
+        setup = staying(config.setup(), config.gateway.run_dir)
+        problems = host.problems(config)
+        placed = rules.queues_in_place(config)
+    except (ConfigError, HostError) as error:
+        raise Refused(*str(error).splitlines()) from None
+    errors = [str(problem) for problem in problems if problem.severity == "error"]
+    if errors:
+        raise Refused("This host cannot run the gateway yet:", *(f"  {text}" for text in errors))
+    ranges = candidates(config, placed)
+    to_place = [problem for problem in problems if problem.place in NOT_IN_PLACE]
+    if placed is not None and placed != config.workers.queues and ranges[0] != placed:
+        place = True  # rules that lead to other queues are always put right
+    warnings = [str(each) for each in (*config.warnings, *problems) if not (place and each in to_place)]
+    if to_place and not place:
+        warnings.append(
+            "THE RULES ARE NOT IN PLACE: packets do not reach the workers, or do not pass. "
+            f"Put that right with: nfqlb rules apply -c {path}"
+        )
+    return Made(build(config, setup, ranges, placed), tuple(warnings))
+
+
+def candidates(config: Config, placed: range | None) -> tuple[range, ...]:
+    """The ranges of queues that the configuration allows; the one that the rules lead to already stands first."""
+    first, count = config.workers.queue, config.workers.count
+    starts = range(first, min(first + RANGES * count, QUEUE_NUMBERS - count + 1), count)
+    ranges = [range(start, start + count) for start in starts]
+    return tuple(sorted(ranges, key=lambda each: each != placed))
+
+
+def read(path: Path) -> Config:
+    try:
+        return load(path)
+    except ConfigError as error:
+        raise Refused(*str(error).splitlines()) from None
+
+
+def build(config: Config, setup: Setup, ranges: tuple[range, ...], placed: range | None) -> Plan:
+    """The plan, with an engine that all workers share. Raises Refused."""
+    from nfqlb.gateway import rules
+
+    try:
+        fingerprint, reach = rules.fingerprint(replace(config, pools=())), rules.fingerprint(config)
+    except ConfigError as error:
+        raise Refused(*str(error).splitlines()) from None
+    return Plan(
+        gateway=config.gateway.name,
+        backends=labels(setup),
+        addresses=tuple(str(backend.address) for backend in setup.known),
+        ranges=ranges,
+        sources=tuple(socket for each in config.listeners for socket in (each.external, each.internal)),
+        queue_length=config.workers.queue_length,
+        socket_buffer=config.workers.socket_buffer,
+        run_dir=config.gateway.run_dir,
+        process=partial(worker_process, Engine(setup)),
+        place=partial(place_rules, config),
+        displace=partial(take_rules_out, config),
+        summary=", ".join(f"{each.name} {each.external} / {each.internal}" for each in config.listeners),
+        path=str(config.path),
+        source=Source(config, setup),
+        fingerprint=fingerprint,
+        reach=reach,
+        placed=placed,
+        leaving=len(setup.leaving),
+        pin=config.workers.pin,
+    )
+
+
+def worker_process(engine: Engine, first_ident: int, recent: Recent) -> Process:
+    """What a worker asks about each packet: an engine of its own, with the tables of all."""
+    return engine.sibling(first_ident, recent).process
+
+
+def place_rules(config: Config, queues: range) -> int:
+    """Put rules and sysctls in place for these queues; the number of changes. Raises Refused."""
+    from nfqlb.gateway import rules
+
+    try:
+        return len(rules.apply(config, queues))
+    except (HostError, ConfigError) as error:
+        raise Refused(*str(error).splitlines()) from None
+
+
+def take_rules_out(config: Config) -> int:
+    """Take rules and sysctls out; the number of changes. Raises Refused."""
+    from nfqlb.gateway import rules
+
+    try:
+        return len(rules.take_out(config.gateway.run_dir, config.rules.backend))
+    except HostError as error:
+        raise Refused(*str(error).splitlines()) from None
+
+
+def labels(setup: Setup) -> tuple[str, ...]:
+    """A name for each of `setup.known`: its own, behind the pool's where two pools have one of that name."""
+    count = Counter(backend.name for backend in setup.backends)
+    named = [
+        backend.name if count[backend.name] == 1 else f"{pool.name}/{backend.name}"
+        for pool in setup.pools
+        for backend in pool.backends
+    ]
+    leaving = [f"{each.name} {each.address}" if each.name in count else each.name for each in setup.leaving]
+    return (*named, *leaving)
+
+
+def staying(setup: Setup, run_dir: Path) -> Setup:
+    """`setup`, with the backends that a gateway which is to be relieved knows and `setup` does not: they finish what
+    they have begun. Nothing is added where none ran.
+    """
+    try:
+        about = board.read(run_dir / board.FILE_NAME).about
+    except board.BoardError:
+        return setup
+    places = zip(about.backends, about.addresses, strict=False)
+    known = [Backend(name.split()[0], Endpoint.parse(address)) for name, address in places]
+    return replace(setup, leaving=tuple(gone(known, setup)))
+
+
+class FromFile:
+    """The Operator of a gateway that runs from a configuration file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, current: Plan) -> tuple[Plan, list[str]]:
+        """The file as it is now, and what is other in it. Raises Refused, with all mistakes."""
+        from nfqlb.config.difference import differences, key_differences
+
+        made = make(self._path, place=True)
+        old, new = _source(current), _source(made.plan)
+        setup = replace(new.setup, leaving=tuple(gone(old.setup.known, new.setup)))
+        changes = [*differences(old.config, new.config), *key_differences(old.setup, new.setup)]
+        if setup.leaving:
+            names = ", ".join(each.name for each in setup.leaving)
+            changes.append(f"removed backends finish what they have begun: {names}")
+        changes += [f"warning: {text}" for text in made.warnings]
+        return build(new.config, setup, made.plan.ranges, made.plan.placed), changes
+
+    def let_go(self, current: Plan) -> Plan:
+        """`current` without the backends that an earlier reload removed. Reads no file."""
+        source = _source(current)
+        return build(source.config, replace(source.setup, leaving=()), current.ranges, current.placed)
+
+
+def gone(known: Iterable[Backend], new: Setup) -> Iterator[Backend]:
+    """Those of the `known` backends whose address `new` does not have."""
+    seen = {backend.address for backend in new.backends}
+    for backend in known:
+        if backend.address not in seen:
+            seen.add(backend.address)
+            yield backend
+
+
+def _source(plan: Plan) -> Source:
+    assert isinstance(plan.source, Source)
+    return plan.source
