@@ -74,7 +74,7 @@ def run(lab: Lab, rate: int, seconds: int, say: Callable[[str], None]) -> Result
                 dialogue.process.kill()
                 dialogue.process.wait()
     elapsed = time.monotonic() - begun
-    sums = [_last_row(dialogue.errors.with_suffix(".csv")) for dialogue in running]
+    sums = [last_row(dialogue.errors.with_suffix(".csv")) for dialogue in running]
     made = [row for dialogue, row in zip(running, sums, strict=True) if dialogue.what.endswith("caller")]
     failed = sum(row["FailedCall(C)"] for row in sums)
     report = lab.stats()
@@ -113,7 +113,7 @@ def _start(phone: Phone, calls: int, *, caller: bool, peer: str = "", rate: int 
     return [started]
 
 
-def _last_row(path: Path) -> dict[str, int]:
+def last_row(path: Path) -> dict[str, int]:
     """The last line of SIPp's statistics: cumulative counts end in (C)."""
     if not path.exists():
         raise LabError(f"SIPp left no statistics at {path.name}: it did not start.")
@@ -121,7 +121,7 @@ def _last_row(path: Path) -> dict[str, int]:
         rows = list(csv.DictReader(file, delimiter=";"))
     if not rows:
         raise LabError(f"SIPp left no statistics at {path.name}: it did not start.")
-    wanted = ("SuccessfulCall(C)", "FailedCall(C)", "Retransmissions(C)")
+    wanted = ("TotalCallCreated", "SuccessfulCall(C)", "FailedCall(C)", "Retransmissions(C)")
     return {name: int(rows[-1][name]) for name in wanted}
 
 

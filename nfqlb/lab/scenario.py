@@ -84,6 +84,20 @@ PAUSE_MS = 60
 
 
 @dataclass(frozen=True)
+class Manner:
+    """How a side plays a ladder: without waiting and without faults, unless told otherwise."""
+
+    hold_ms: int = 0
+    """Before our BYE or CANCEL."""
+    late_ms: int = 0
+    """Before our first answer to INVITE and CANCEL: from 500 on, they are repeated."""
+    lost: int = 0
+    """Percent of our ACKs and final responses (but to CANCEL) that never leave, so that somebody repeats."""
+    linger_ms: int = 0
+    """After the end, still answering what is repeated."""
+
+
+@dataclass(frozen=True)
 class Step:
     """One message of a ladder."""
 
@@ -119,9 +133,9 @@ def parse(ladder: str) -> list[Step]:
     return steps
 
 
-def render(name: str, *, caller: bool, more_lines: int = 0) -> str:
+def render(name: str, *, caller: bool, more_lines: int = 0, manner: Manner = Manner()) -> str:
     """The SIPp scenario (XML) of one side of the ladder `name`; offers are `more_lines` lines of 80 bytes longer."""
-    return _Side(name, parse(LADDERS[name]), caller, more_lines).xml()
+    return _Side(name, parse(LADDERS[name]), caller, more_lines, manner).xml()
 
 
 @dataclass
@@ -130,6 +144,7 @@ class _Side:
     steps: list[Step]
     caller: bool
     more_lines: int
+    manner: Manner
     cseq: int = 0
     """Of the last request that we sent, ACK and CANCEL apart."""
     transactions: int = 0
@@ -142,8 +157,8 @@ class _Side:
         final = {"INVITE": 0}
         for step in self.steps:
             ours = step.forward == self.caller
-            if ours and previous and previous.forward == step.forward:
-                self.lines.append(f'  <pause milliseconds="{PAUSE_MS}"/>')
+            if ours and (pause := self._pause(step, previous)):
+                self.lines.append(f'  <pause milliseconds="{pause}"/>')
             if ours:
                 self._send(step, answered=final["INVITE"])
             else:
@@ -153,12 +168,25 @@ class _Side:
                 if 200 <= step.status < 300 and step.method in ("INVITE", "SUBSCRIBE"):
                     self.confirmed = True
             previous = step
+        if self.manner.linger_ms:
+            self.lines.append(f'  <timewait milliseconds="{self.manner.linger_ms}"/>')
         title = quoteattr(f"{self.name}, {'caller' if self.caller else 'callee'}")
         body = "\n".join(self.lines)
         # SIPp refuses a variable that is assigned and never used.
         assigned = any("assign_to" in line for line in self.lines)
         unused = "" if not assigned else '  <Reference variables="from,to,vias"/>\n'
         return f'<?xml version="1.0" encoding="UTF-8" ?>\n<scenario name={title}>\n{body}\n{unused}</scenario>\n'
+
+    def _pause(self, step: Step, previous: Step | None) -> int:
+        """Milliseconds before a message of ours."""
+        if previous is None:
+            return 0
+        if previous.forward == step.forward:
+            pause = PAUSE_MS
+        else:
+            pause = self.manner.late_ms if step.status and step.method in ("INVITE", "CANCEL") else 0
+        ends = step.method in ("BYE", "CANCEL") and not step.status
+        return max(pause, self.manner.hold_ms) if ends else pause
 
     def _receive(self, step: Step) -> None:
         first = not self.confirmed and step.method in ("INVITE", "SUBSCRIBE")
@@ -189,7 +217,9 @@ class _Side:
         repeats = step.method == "INVITE" and step.status >= 200 if step.status else step.method != "ACK"
         retransmit = ' retrans="500"' if repeats else ""
         text = "\n".join(f"      {line}" for line in headers)
-        self.lines.append(f"  <send{retransmit}><![CDATA[\n\n{text}\n\n  ]]></send>")
+        final = (step.status >= 200 and step.method != "CANCEL") or step.method == "ACK"
+        lost = f' lost="{self.manner.lost}"' if self.manner.lost and final else ""
+        self.lines.append(f"  <send{retransmit}{lost}><![CDATA[\n\n{text}\n\n  ]]></send>")
 
     def _response(self, step: Step) -> list[str]:
         # After a CANCEL the Vias at hand are the CANCEL's: the INVITE is answered from memory.

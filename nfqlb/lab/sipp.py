@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nfqlb.lab import LabError, namespaces, scenario
 from nfqlb.lab.kamailio import DOMAIN
+from nfqlb.lab.scenario import Manner
 
 TIMEOUT = 20
 """Seconds that one dialogue may take before SIPp gives up."""
@@ -43,6 +44,7 @@ class Phone:
         name: str = "",
         timeout: int = TIMEOUT,
         extra: tuple[str, ...] = (),
+        manner: Manner = Manner(),  # noqa: B008  (frozen)
     ) -> "Dialogue":
         """Start one side of the ladder; a callee is listening when this returns.
 
@@ -52,7 +54,7 @@ class Phone:
         self._count += 1
         stem = self.run_dir / (name or f"{self.user}-{self._count}-{ladder}-{'caller' if caller else 'callee'}")
         xml, errors = stem.with_suffix(".xml"), stem.with_suffix(".err")
-        xml.write_text(scenario.render(ladder, caller=caller, more_lines=more_lines))
+        xml.write_text(scenario.render(ladder, caller=caller, more_lines=more_lines, manner=manner))
         argv = ["sipp", "-sf", str(xml), "-i", self.host.strip("[]"), "-p", str(self.port)]
         argv += ["-key", "me", self.user, "-key", "peer", peer, "-key", "domain", domain]
         argv += ["-key", "contact", self.contact or f"{self.host}:{self.port}"]

@@ -4,15 +4,16 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
 from nfqlb.cli.common import UserError
 from nfqlb.lab import LabError
-from nfqlb.lab.chaos import run
+from nfqlb.lab.chaos import calls, run, soak
 from nfqlb.lab.chaos.scenarios import SCENARIOS, Scenario
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -94,6 +95,74 @@ def all_(compact: bool, name: str, **options: Any) -> None:
     end(results)
 
 
+@main.command("soak")
+@click.option("--minutes", default=60.0, show_default=True, type=click.FloatRange(0.1, 10_000), help="How long.")
+@click.option("--rate", default=1000, show_default=True, type=click.IntRange(10, 100_000), help="Messages per s.")
+@click.option("--settle", default=300.0, show_default=True, help="Seconds before growth counts.")
+@click.option("--sample", default=10.0, show_default=True, type=click.FloatRange(1, 600), help="Seconds between looks.")
+@click.option(
+    "--event", "events", multiple=True, type=click.Choice(sorted(SCENARIOS)), help="Now and then; repeatable."
+)
+@click.option(
+    "--every", default=60.0, show_default=True, type=click.FloatRange(1, 36_000), help="Seconds between events."
+)
+@click.option("--mixed", is_flag=True, help="OPTIONS, MESSAGE and INVITE beside REGISTER.")
+@click.option(
+    "--output",
+    default=Path("soak.json"),
+    show_default=True,
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="The result so far, renewed with each look.",
+)
+@with_options(*LAB_OPTIONS)
+def soak_(compact: bool, name: str, minutes: float, events: tuple[str, ...], output: Path, **options: Any) -> None:
+    """A steady load for long: no process may grow by more than 2 MB, or leave files open.
+
+    Growth of resident memory counts from --settle seconds on. Ctrl-C ends the run early; the result is in --output.
+
+    \b
+    Example:
+      sudo tools/chaos soak --minutes 60 --rate 1000
+    """
+    family = 6 if options.pop("ipv6") else 4
+    if not events:
+        options["every"] = 0.0
+    wanted = soak.Options(family=family, seconds=minutes * 60, **options)
+    with told():
+        result = soak.run(name or own_name(), wanted, [SCENARIOS[event] for event in events], output.absolute(), say)
+    show({key: value for key, value in result.as_dict().items() if key != "processes"}, compact)
+    end([result])
+
+
+@main.command("calls")
+@click.option("--rate", default=100, show_default=True, type=click.IntRange(20, 1000), help="Calls per second.")
+@click.option(
+    "--hold", default=3.0, show_default=True, type=click.FloatRange(0.1, 60), help="Seconds that a call lasts."
+)
+@click.option(
+    "--every", default=2.0, show_default=True, type=click.FloatRange(0.5, 600), help="Seconds between two events."
+)
+@click.option("--reloads", default=10, show_default=True, type=click.IntRange(0, 1000))
+@click.option("--upgrades", default=3, show_default=True, type=click.IntRange(0, 1000))
+@click.option("--kills", default=5, show_default=True, type=click.IntRange(0, 1000), help="Of a worker.")
+@with_options(*LAB_OPTIONS)
+def calls_(compact: bool, name: str, **options: Any) -> None:
+    """SIPp calls through reloads, upgrades and worker kills: none may fail.
+
+    Seven calls of ten are answered and held; the others are answered late, cancelled while they ring, or refused, and
+    messages are lost, so that there is much to repeat. No request of a call may reach another backend than its INVITE.
+
+    \b
+    Example:
+      sudo tools/chaos calls --rate 100 --hold 3
+    """
+    family = 6 if options.pop("ipv6") else 4
+    with told():
+        result = calls.run(name or own_name(), calls.Options(family=family, **options), say)
+    show(result.as_dict(), compact)
+    end([result])
+
+
 def run_options(options: dict[str, Any]) -> run.Options:
     family = 6 if options.pop("ipv6") else 4
     return run.Options(family=family, **options)
@@ -107,7 +176,7 @@ def show(value: object, compact: bool) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=None if compact else 2))
 
 
-def end(results: list[run.Result]) -> NoReturn:
+def end(results: Sequence[run.Result | soak.Result | calls.Result]) -> NoReturn:
     """Exit as the results say; what is wrong goes to stderr, too."""
     for result in results:
         say(f"{result.scenario}: {'all bounds kept' if result.ok else 'BROKEN'}")

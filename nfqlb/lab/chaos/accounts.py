@@ -13,8 +13,11 @@ Pure: lists of numbers and times in, values out. Times are nanoseconds since 197
 Gaps begin with the first message sent and end with the last arrival.
 """
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from heapq import merge
+from typing import NamedTuple
 
 LEAD = 0.25
 """Of the interval between two events: a message that was sent so much before an event, and lost, is lost by this event
@@ -22,6 +25,13 @@ and not by the one before. It waited in a queue, or for its turn in a worker, wh
 
 SHOWN = 20
 """Lost messages that are listed one by one."""
+
+
+class Arrivals(NamedTuple):
+    """What one receiver has seen, in the order of arrival."""
+
+    numbers: Sequence[int]
+    times: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -57,26 +67,25 @@ class Account:
 
 def account(
     sent: Sequence[int],
-    arrivals: Mapping[str, Sequence[tuple[int, int]]],
+    arrivals: Mapping[str, Arrivals],
     flows: int,
     events: Sequence[int] = (),
     interval: float = 0.0,
 ) -> Account:
     """Compare what was sent with what arrived.
 
-    `sent` has the time of each message by its number, `arrivals` (number, time) of each arrival by the backend's name,
-    `events` the times of the events in their order, `interval` the seconds between them.
+    `sent` has the time of each message by its number, `arrivals` what each backend has seen, by its name, `events` the
+    times of the events in their order, `interval` the seconds between them.
     """
     begun = sent[0] if sent else 0
-    first: list[int] = [0] * len(sent)
+    first = array("Q", bytes(8 * len(sent)))
     duplicated = 0
-    merged = sorted((time, number) for each in arrivals.values() for number, time in each)
     gap, gap_at = 0, begun
     port_gap, port_gap_at = 0, begun
     delay = 0
     last = begun
     last_of_flow = list(sent[:flows])
-    for time, number in merged:
+    for time, number in merge(*(zip(each.times, each.numbers, strict=True) for each in arrivals.values())):
         if number >= len(sent):
             raise ValueError(f"message {number} arrived and was never sent")
         if time - last > gap:
@@ -110,7 +119,7 @@ def account(
         max_delay_ms=_ms(delay),
         lost_by_event=tuple(by_event),
         first_lost=tuple(LostMessage(n, _since(sent[n], begun), n % flows) for n in lost[:SHOWN]),
-        per_backend={name: len(each) for name, each in arrivals.items()},
+        per_backend={name: len(each.numbers) for name, each in arrivals.items()},
     )
 
 

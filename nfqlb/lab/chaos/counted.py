@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from pyroute2 import IPRoute
 
 from nfqlb.lab import LabError, namespaces
 from nfqlb.lab.chaos import generator, receiver
+from nfqlb.lab.chaos.accounts import Arrivals
 from nfqlb.lab.chaos.arena import PORT, Arena, Settings
 from nfqlb.lab.lab import tail
 from nfqlb.lab.topology import Node, Plan
@@ -64,8 +65,8 @@ class CountedArena(Arena):
             found.append(receiver.Received(**json.loads(self._line(node.role))))
         return found
 
-    def arrivals(self) -> dict[str, list[tuple[int, int]]]:
-        """What the receivers have written down: (number, nanoseconds since 1970), by backend."""
+    def arrivals(self) -> dict[str, Arrivals]:
+        """What the receivers have written down, by backend."""
         return {node.role: receiver.read_arrivals(self._record(node.role)) for node in self.plan.backends}
 
     def _line(self, role: str, timeout: float = 15.0) -> str:
@@ -137,9 +138,9 @@ class Load:
         """Wait for the end, and what the generator has to say of it."""
         return generator.Sent(**json.loads(read_line(self._process, "The generator", self._log, timeout)))
 
-    def times(self) -> list[int]:
+    def times(self) -> Sequence[int]:
         """When each message was sent, by its number, in nanoseconds since 1970."""
-        return list(generator.read_times(self._record))
+        return generator.read_times(self._record)
 
 
 def read_line(process: subprocess.Popen[bytes], what: str, log: Path, timeout: float) -> str:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from nfqlb.lab.chaos.accounts import Arrivals
 from nfqlb.lab.chaos.messages import number_of
 
 NAP = 0.01
@@ -121,13 +122,13 @@ def main(text: str) -> None:
     print(json.dumps(asdict(receiver.result)), flush=True)
 
 
-def read_arrivals(record: Path) -> "list[tuple[int, int]]":
-    """(number, time) of each message, in the order of arrival; nothing when there is no such file."""
+def read_arrivals(record: Path) -> Arrivals:
+    """What a receiver has written down, up to its last whole batch if it was killed."""
     pairs: array[int] = array("Q")
     content = record.read_bytes() if record.exists() else b""
     size = 2 * pairs.itemsize
     pairs.frombytes(content[: len(content) // size * size])
-    return list(zip(pairs[::2], pairs[1::2], strict=True))
+    return Arrivals(pairs[::2], pairs[1::2])
 
 
 if __name__ == "__main__":

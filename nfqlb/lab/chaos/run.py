@@ -88,11 +88,7 @@ class Result:
             "generator": self.generator,
             "cpu": self.cpu,
             "cores": self.cores,
-            "host": {
-                "kernel": platform.release(),
-                "python": platform.python_version(),
-                "cpus": os.cpu_count(),
-            },
+            "host": host(),
         }
 
 
@@ -119,6 +115,7 @@ def run(name: str, kind: type[Scenario], options: Options, say: Callable[[str], 
                     break
             sent = load.finish(options.seconds + 30)
             time.sleep(SETTLE)
+            watch.close()
             problems = [event.problem for _, event in happened if event.problem]
             try:
                 problems += scenario.problems()
@@ -126,8 +123,6 @@ def run(name: str, kind: type[Scenario], options: Options, say: Callable[[str], 
             except LabError as error:
                 problems.append(str(error))
                 reasons = {}
-        if watch.error:
-            raise LabError(f"The watch over the processes failed: {watch.error}.")
         received = arena.stop_backends()
         moments = [moment for moment, _ in happened]
         found = account(load.times(), arena.arrivals(), load.flows, moments, options.every)
@@ -152,6 +147,11 @@ def run(name: str, kind: type[Scenario], options: Options, say: Callable[[str], 
         )
         result.problems = problems + broken(result, scenario)
         return result
+
+
+def host() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {"kernel": platform.release(), "python": platform.python_version(), "cpus": os.cpu_count()}
 
 
 def attempt(scenario: Scenario, number: int) -> Happened:

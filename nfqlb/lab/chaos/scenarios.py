@@ -117,14 +117,18 @@ class Commanded(Scenario):
 
     command: ClassVar[str]
 
+    def renewed(self, before: Report, after: Report) -> bool:
+        """Whether the command has done anything."""
+        return before.generation != after.generation
+
     def event(self, number: int) -> Happened:
         before = self.arena.report()
         self.arena.settings = self.settings(number)
         self.arena.write_config()
         done = self.arena.command(self.command)
         problem = done.failure
-        if not problem and (after := self.arena.report()).generation == before.generation:
-            problem = f"'nfqlb {done.name}' succeeded, but the generation is {after.generation} as before."
+        if not problem and not self.renewed(before, self.arena.report()):
+            problem = f"'nfqlb {done.name}' succeeded, but the gateway is the same as before."
         return Happened(f"nfqlb {done.name}", done.status, done.seconds, problem)
 
 
@@ -162,13 +166,9 @@ class Upgrade(Commanded):
     def settings(self, number: int) -> Settings:  # noqa: ARG002
         return self.arena.settings
 
-    def event(self, number: int) -> Happened:
-        before = {worker.pid for worker in self.arena.report().workers}
-        happened = super().event(number)
-        same = before & {worker.pid for worker in self.arena.report().workers}
-        if not happened.problem and same:
-            return replace(happened, problem=f"Workers of before the upgrade still serve: {sorted(same)}.")
-        return happened
+    def renewed(self, before: Report, after: Report) -> bool:
+        old = {before.pid, *(worker.pid for worker in before.workers)}
+        return old.isdisjoint({after.pid, *(worker.pid for worker in after.workers)})
 
 
 @scenario

@@ -91,8 +91,14 @@ class Watch:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        if kind is None and self.error is None:
-            self._look(memory=bool(self._memory_every))
+
+    def close(self) -> None:
+        """A last look, and no more. Raises what went wrong in an earlier one."""
+        self._stop.set()
+        self._thread.join()
+        if self.error is not None:
+            raise self.error
+        self._look(memory=bool(self._memory_every))
 
     @property
     def queue_dropped(self) -> int:
