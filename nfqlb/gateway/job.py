@@ -41,16 +41,19 @@ class Job(Generic[T]):
         self.done = False
         """The child has said all, or has died."""
         sys.stdout.flush()
+        # An exception that a handler raises while Python forks is ignored: Ctrl-C would be lost.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
         try:
             self.pid = os.fork()
+            if not self.pid:
+                os.close(self._reading)
+                _work(work, in_child, writing, mask)
         except OSError:
             os.close(self._reading)
-            os.close(writing)
             raise
-        if not self.pid:
-            os.close(self._reading)
-            _work(work, in_child, writing)
-        os.close(writing)
+        finally:
+            os.close(writing)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.set_blocking(self._reading, False)
 
     def fileno(self) -> int:
@@ -91,10 +94,15 @@ class Job(Generic[T]):
             os.close(self._reading)
 
 
-def _work(work: Callable[[], object], in_child: Callable[[], None] | None, writing: int) -> NoReturn:
+def _work(
+    work: Callable[[], object], in_child: Callable[[], None] | None, writing: int, mask: set[int | signal.Signals]
+) -> NoReturn:
     try:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: the parent, who gets it too, has the last word
         if in_child is not None:
             in_child()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
             result: object = work()
         except Refused as error:

@@ -48,19 +48,6 @@ SYSCTLS = {
     "net/ipv4/conf/out/rp_filter": "0",
     "net/ipv4/conf/out/accept_local": "1",
 }
-# The rules that nfqlb applies are tested elsewhere; these are the least that feed the queues.
-RULES = """*raw
-:SIP - [0:0]
--A PREROUTING -i out -p udp --dport 5060 -j SIP
--A SIP -j CT --notrack
--A SIP -p udp -j HMARK --hmark-tuple src,sport --hmark-mod {workers} --hmark-offset 1 --hmark-rnd 7
-{queues}
--A OUTPUT -p udp --sport 5060 -j CT --notrack
-COMMIT
-*mangle
--A PREROUTING -p udp --dport 5060 -m socket -j RETURN
-COMMIT
-"""
 
 
 @dataclass
@@ -84,13 +71,7 @@ class Net:
 
     def divert(self, workers: int) -> None:
         """Rules that spread SIP from outside over the queues of so many workers."""
-        for command in ("iptables-restore", "ip6tables-restore"):
-            queues = "\n".join(
-                f"-A SIP -m mark --mark {index + 1} -j NFQUEUE --queue-num {standin.QUEUE + index}"
-                for index in range(workers)
-            )
-            text = RULES.format(workers=workers, queues=queues)
-            namespaces.run(self.gateway, [command], input_text=text)
+        namespaces.inside(self.gateway, lambda: standin.divert(range(standin.QUEUE, standin.QUEUE + workers)))
 
     def start(
         self, workers: int = 1, how: str = "", *, run_dir: str = "run", wait: bool = True
@@ -155,6 +136,10 @@ class Net:
 
     def counted(self, reason: Reason) -> int:
         return sum(slot.reasons[reason] for slot in self.board().slots)
+
+    def retired(self, reason: Reason) -> int:
+        """What workers of earlier generations have counted."""
+        return self.board().retired.reasons[reason]
 
     def queue(self, number: int = standin.QUEUE) -> KernelQueue:
         return self.queues()[number]

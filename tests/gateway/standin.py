@@ -8,14 +8,16 @@ The datagrams that it understands, by their first word: see `process`.
 import json
 import logging
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
-from nfqlb.gateway.board import About
+from nfqlb.balance.recent import Recent
+from nfqlb.gateway.crew import Plan
 from nfqlb.gateway.instance import InstanceError
 from nfqlb.gateway.queue import QueueError
-from nfqlb.gateway.supervisor import CannotRun, Plan, Supervisor
+from nfqlb.gateway.supervisor import CannotRun, Supervisor
 from nfqlb.gateway.worker import Process
 from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint
@@ -28,8 +30,26 @@ QUEUE = 300
 QUEUE_LENGTH = 4096
 SOCKET_BUFFER = 8 << 20
 
+# The rules that nfqlb applies are tested elsewhere; these are the least that feed the queues.
+RULES = """*raw
+:SIP - [0:0]
+-A PREROUTING -i out -p udp --dport 5060 -j SIP
+-A OUTPUT -p udp --sport 5060 -j CT --notrack
+COMMIT
+*mangle
+-A PREROUTING -p udp --dport 5060 -m socket -j RETURN
+COMMIT
+"""
+SPREAD = """*raw
+:SIP - [0:0]
+-A SIP -j CT --notrack
+-A SIP -p udp -j HMARK --hmark-tuple src,sport --hmark-mod {workers} --hmark-offset 1 --hmark-rnd 7
+{queues}
+COMMIT
+"""
 
-def make_process(first_ident: int) -> Process:
+
+def make_process(first_ident: int, _recent: Recent) -> Process:
     ident = first_ident
 
     def process(packet: bytes) -> Verdict:
@@ -66,20 +86,43 @@ def make_process(first_ident: int) -> Process:
     return process
 
 
-def crash(_first_ident: int) -> Process:
+def crash(_first_ident: int, _recent: Recent) -> Process:
     raise OSError("ordered by the test")
+
+
+def divert(queues: range) -> int:
+    """Rules that spread SIP from outside over these queues."""
+    rows = [f"-A SIP -m mark --mark {index + 1} -j NFQUEUE --queue-num {queue}" for index, queue in enumerate(queues)]
+    spread = SPREAD.format(workers=len(queues), queues="\n".join(rows))
+    for command in ("iptables", "ip6tables"):
+        there = subprocess.run([f"{command}-save"], capture_output=True, text=True, check=True, timeout=30).stdout
+        # Base chains that go and come again would cost all packets that wait in queues.
+        for text in [*([] if ":SIP " in there else [RULES]), spread]:
+            restore = [f"{command}-restore", "--noflush", "--wait", "10"]
+            subprocess.run(restore, input=text, text=True, check=True, timeout=30)
+    return 1
+
+
+def make_plan(run_dir: str, workers: str, how: str = "") -> Plan:
+    count = int(workers)
+    return Plan(
+        gateway="lb",
+        backends=("reg1",),
+        addresses=(str(BACKEND[4]),),
+        ranges=tuple(range(QUEUE + start, QUEUE + start + count) for start in (0, count, 2 * count)),
+        sources=(EXTERNAL[6], INTERNAL[6]),
+        queue_length=QUEUE_LENGTH,
+        socket_buffer=int(how.removeprefix("buffer=")) if how.startswith("buffer=") else SOCKET_BUFFER,
+        run_dir=Path(run_dir),
+        process=crash if how == "crash" else make_process,
+        place=divert,
+        displace=lambda: 0,
+    )
 
 
 def main(run_dir: str, workers: str, how: str = "") -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    plan = Plan(
-        About("lb", tuple(range(QUEUE, QUEUE + int(workers))), ("reg1",)),
-        (EXTERNAL[6], INTERNAL[6]),
-        QUEUE_LENGTH,
-        int(how.removeprefix("buffer=")) if how.startswith("buffer=") else SOCKET_BUFFER,
-        Path(run_dir),
-        crash if how == "crash" else make_process,
-    )
+    plan = make_plan(run_dir, workers, how)
     try:
         with Supervisor(plan) as supervisor:
             supervisor.run(lambda: print("ready", flush=True))

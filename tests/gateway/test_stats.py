@@ -33,6 +33,7 @@ class Gateway:
         (self.proc / str(os.getpid()) / "stat").write_text(Path("/proc/self/stat").read_text())
         (self.proc / "thread-self/net/netfilter/nfnetlink_queue").write_text(KERNEL)
         self.board = Board(self.run_dir / "board", About("lb", (5060, 5061), ("reg1", "reg2")))
+        self.board.publish()
         self.board.set(Header.STATE, State.RUNNING)
         self.board.set(Header.PID, os.getpid())
         self.board.set(Header.STARTED, 1_700_000_000_123_000_000)

@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+import standin
 from livenet import Counter, Net, until
 
 from nfqlb.gateway.board import Cell
@@ -73,7 +74,7 @@ def test_a_worker_that_cannot_start_ends_the_service(net: Net) -> None:
     assert nothing_left(net)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_after_the_packets_that_wait(net: Net, number: signal.Signals) -> None:
     process = net.start(2)
     net.divert(2)
@@ -128,13 +129,39 @@ def test_without_supervisor_the_workers_go_on(net: Net) -> None:
     pids = [pid_of(net, worker) for worker in (0, 1)]
     held = [namespaces.inside(net.gateway, lambda queue=queue: holders(queue)) for queue in net.queues().values()]
     assert held == [(Holder(pid, f"nfqlb-{index}"),) for index, pid in enumerate(pids)]
-    refusal = net.refusal(net.start(1, wait=False))
-    assert refusal["error"] == "CannotRun"
-    assert refusal["text"].endswith(f"kill {pids[0]} {pids[1]}")
     for pid in pids:
         os.kill(pid, signal.SIGTERM)
     assert until(lambda: not any(map(alive, pids)))
     assert net.queues() == {}
+
+
+def test_the_next_supervisor_takes_over_from_one_that_was_killed(net: Net) -> None:
+    """Under traffic, and whatever the old workers have waiting: nothing is lost, nothing comes twice."""
+    first = net.start(2)
+    net.divert(2)
+    senders, farm = [net.sender() for _ in range(20)], Counter(net.receiver())
+    begin, sent, second, old = time.monotonic(), 0, None, [pid_of(net, 0), pid_of(net, 1)]
+    while (elapsed := time.monotonic() - begin) < 2.5:
+        for _ in range(int(elapsed * RATE) - sent):
+            senders[sent % len(senders)](b"%08d" % sent)
+            sent += 1
+        if elapsed > 0.5 and not second:
+            first.kill()
+            first.wait()
+            second = net.start(2, wait=False)
+        time.sleep(0.004)
+    assert second is not None
+    assert net.line(second) == "ready"
+    assert until(lambda: not any(map(alive, old)))
+    assert until(lambda: net.counted(Reason.REQUEST_ENTERING) + net.retired(Reason.REQUEST_ENTERING) == sent)
+    seen = farm.finish()
+    assert len(set(seen)) == len(seen), "a packet came twice"
+    assert [n for n in range(sent) if b'%08d' % n not in set(seen)] == []
+    assert sorted(net.queues()) == [standin.QUEUE + 2, standin.QUEUE + 3]
+    report = gather(net.run_dir)
+    assert (report.state, report.healthy, report.generation) == ("running", True, 2)
+    assert net.end(second) == 0
+    assert nothing_left(net)
 
 
 def test_a_worker_that_ends_leaves_its_queue_bound(net: Net) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nfqlb.balance.recent import SIZE, Recent
 from nfqlb.gateway import worker as worker_module
 from nfqlb.gateway.board import About, Board, Cell, Slot, read
 from nfqlb.gateway.queue import MAX_PACKET
@@ -16,6 +17,12 @@ from nfqlb.proxy.verdict import Action, Reason, Verdict
 
 FOUR = Endpoint.parse("192.0.2.1:5060"), Endpoint.parse("192.0.2.2:5060")
 SIX = Endpoint.parse("[2001:db8::1]:5060"), Endpoint.parse("[2001:db8::2]:5070")
+
+
+def recent() -> Recent:
+    cells = memoryview(bytearray(SIZE)).cast("Q")
+    Recent.format(cells)
+    return Recent(cells)
 
 
 class FakeSender:
@@ -36,8 +43,21 @@ class Bench:
         self.path = folder / "board"
         self.sender = sender or FakeSender()
         self.verdict = Verdict(Reason.NOT_SIP, b"")
-        board = Board(self.path, About("lb", (1,), ("b0", "b1")))
-        self.worker = Worker(lambda _: self.verdict, self.sender, board.slot(0))  # type: ignore[arg-type]
+        self.board = Board(self.path, About("lb", (1,), ("b0", "b1")))
+        self.board.publish()
+        self.recent = recent()
+        self.told_to_leave = 0
+        self.worker = Worker(
+            lambda _: self.verdict,
+            self.sender,  # type: ignore[arg-type]
+            self.board.slot(0),
+            self.board.header,
+            self.recent,
+            self.leave,
+        )
+
+    def leave(self) -> None:
+        self.told_to_leave += 1
 
     def decide(self, verdict: Verdict) -> bytes | None:
         self.verdict = verdict
