@@ -17,11 +17,12 @@ from pathlib import Path
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from typing import Any
 
+from nfqlb import SERVICE_USER
 from nfqlb.gateway.board import NotRunning
 
 FILE_NAME = "control"
 MODE = 0o660
-GROUP = "nfqlb"
+GROUP = SERVICE_USER
 """Who may steer the gateway besides its own user, where the host has such a group."""
 
 REQUEST_MAX = 1 << 16

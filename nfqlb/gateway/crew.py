@@ -29,8 +29,14 @@ from nfqlb.gateway.sender import Sender
 from nfqlb.gateway.worker import Process, Worker
 from nfqlb.net.endpoint import Endpoint
 
-DRAIN = 0.5
-"""Seconds that a worker may go on with what waits in its queue after it was told to stop."""
+STOP_DRAIN = 0.5
+"""Seconds that a worker may go on with what waits in its queue when the service stops: new packets keep coming."""
+
+RELIEF_DRAIN = 10.0
+"""The same when others get what is new: a full queue of a slow host is served to its end."""
+
+NICE = -10
+"""Priority of supervisor and workers, where we may choose it: on a gateway packets come before everything else."""
 
 BOOT_FAILURES = 3
 """Workers in a row that die before they take packets, after which the crew counts as failed."""
@@ -50,9 +56,13 @@ WORKER_NAME = "nfqlb-{}"
 IDENTS = 0x10000
 """Values of the IP identification, shared out among the workers (P37)."""
 
-WORKER_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-"""Those that mean something else to a worker than to the supervisor. SIGTERM: leave when nothing waits any more;
-SIGUSR1: leave at the next packet boundary, a successor has the rest."""
+HAND_ON = signal.SIGUSR1
+"""To a worker: leave at the next packet boundary, a successor has the queue."""
+RELIEVE = signal.SIGUSR2
+"""To a worker: others get what is new; leave when nothing waits any more."""
+
+WORKER_SIGNALS = (signal.SIGTERM, HAND_ON, RELIEVE, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+"""Those that mean something else to a worker than to the supervisor."""
 
 logger = logging.getLogger("nfqlb")
 
@@ -339,7 +349,7 @@ class Crew:
             self._become_worker(seat, gate)
             recent = Recent(self.memory)
             process = self.plan.process(first_ident, recent)
-            worker = Worker(process, self.sender, seat.slot, self.board.header, recent, lambda: seat.queue.stop(DRAIN))
+            worker = Worker(process, self.sender, seat.slot, self.board.header, recent, lambda: seat.queue.stop(RELIEF_DRAIN))
             if self.plan.pin:
                 privileges.pin(seat.index, len(self.seats))
             privileges.drop()
@@ -365,13 +375,21 @@ class Crew:
         # Ctrl-C in a terminal reaches the whole group; the supervisor decides for all.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda *_: seat.queue.stop(DRAIN))
-        signal.signal(signal.SIGUSR1, lambda *_: seat.queue.stop(0.0))
+        for number, drain in ((signal.SIGTERM, STOP_DRAIN), (RELIEVE, RELIEF_DRAIN), (HAND_ON, 0.0)):
+            signal.signal(number, lambda *_, drain=drain: seat.queue.stop(drain))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
         kept = [0, 1, 2, *seat.queue.filenos, *self.sender.filenos, self._ready_write]
         close_all_but([*kept, gate] if gate >= 0 else kept)
         with open("/proc/self/comm", "w") as comm:
             comm.write(WORKER_NAME.format(seat.index))
+
+
+def hurry() -> None:
+    """Take the priority of a gateway, for this process and its children. Without the right to it (CAP_SYS_NICE), the
+    service manager's choice stands.
+    """
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, min(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def close_all_but(kept: Iterable[int]) -> None:

@@ -13,7 +13,7 @@ from typing import Self
 
 from nfqlb.gateway import board, procfs
 from nfqlb.gateway.board import BoardError, Cell, FoundBoard, Snapshot
-from nfqlb.gateway.crew import WORKER_NAME
+from nfqlb.gateway.crew import RELIEVE, WORKER_NAME
 
 
 class Elders:
@@ -56,7 +56,7 @@ class Elders:
     def retire(self) -> None:
         """Tell them to leave when nothing waits for them any more."""
         self._board.retire()
-        self._signal(signal.SIGTERM)
+        self._signal(RELIEVE)
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)

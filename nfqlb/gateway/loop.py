@@ -21,6 +21,9 @@ T = TypeVar("T")
 Condition = Callable[[], object]
 Flow = Generator[Condition, None, T]
 
+JOB_NICE = 5
+"""Priority of work in children: reading a large configuration shall cost the workers nothing."""
+
 SOON = 0.05
 """Seconds between two looks at the conditions of flows, which may hold without any event."""
 
@@ -128,6 +131,7 @@ class Loop:
         for number in self._old_handlers:
             signal.signal(number, signal.SIG_DFL)
         os.setpgid(0, 0)  # Ctrl-C in a terminal shall not meet iptables halfway
+        os.setpriority(os.PRIO_PROCESS, 0, max(JOB_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
         self._in_child()
 
 

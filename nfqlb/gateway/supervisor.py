@@ -23,7 +23,7 @@ from nfqlb.gateway import board as board_file
 from nfqlb.gateway import memory
 from nfqlb.gateway.board import About, Board, Header, State
 from nfqlb.gateway.control import Control, Conversation
-from nfqlb.gateway.crew import Crew, Plan
+from nfqlb.gateway.crew import HAND_ON, RELIEF_DRAIN, RELIEVE, STOP_DRAIN, Crew, Plan, hurry
 from nfqlb.gateway.elders import Elders
 from nfqlb.gateway.handover import Predecessor, Successor
 from nfqlb.gateway.instance import Instance
@@ -34,7 +34,7 @@ from nfqlb.gateway.queue import Queue, QueueError, QueueTaken
 from nfqlb.gateway.sender import Sender
 
 PATIENCE = 3.0
-"""Seconds after which a worker that was told to stop is killed."""
+"""Seconds that a worker may take longer to leave than it was given."""
 
 READY_WITHIN = 10.0
 """Seconds that a new crew, or the successor in an upgrade, has to come up."""
@@ -153,6 +153,7 @@ class Supervisor:
 
     def _start(self, plan: Plan) -> None:
         """Take the run directory, bind queues, and fork the workers."""
+        hurry()
         self._instance = Instance(plan.run_dir, None if self._predecessor is None else self._predecessor.lock)
         self._elders = Elders.find(plan.run_dir)
         if self._elders is not None and self._elders.gone():
@@ -214,7 +215,7 @@ class Supervisor:
         """Have the workers of another supervisor leave, and go on with what they counted."""
         yield from self._loop.pause(SETTLE)
         elders.retire()
-        if not (yield from self._loop.until(elders.gone, PATIENCE)):
+        if not (yield from self._loop.until(elders.gone, RELIEF_DRAIN + PATIENCE)):
             logger.error("workers of the gateway before this one do not stop; killed: %s", elders.pids)
             elders.kill()
             yield from self._loop.until(elders.gone, PATIENCE)
@@ -231,8 +232,8 @@ class Supervisor:
         self._loop.drop_flows()  # a change that is under way takes back what it has begun
         crews = [*self._leaving, *([self._crew] if self._crew is not None else [])]
         for crew in crews:
-            crew.leave()
-        deadline = time.monotonic() + PATIENCE
+            crew.leave(RELIEVE if self.handed_over else signal.SIGTERM)
+        deadline = time.monotonic() + PATIENCE + (RELIEF_DRAIN if self.handed_over else STOP_DRAIN)
         while not all(crew.gone for crew in crews) and time.monotonic() < deadline:
             self._loop.turn(0.1)
             self._bury()
@@ -392,7 +393,7 @@ class Supervisor:
         self._crew = new
         self._leaving.append(old)
         old.board.set(Header.STATE, State.RETIRED)
-        old.leave(signal.SIGUSR1)
+        old.leave(HAND_ON)
 
         def handed_on() -> bool:
             for seat in old.seats:
@@ -422,7 +423,7 @@ class Supervisor:
         self._leaving.append(old)
         yield from self._loop.pause(SETTLE)
         old.board.set(Header.STATE, State.RETIRED)
-        old.leave()
+        old.leave(RELIEVE)
         yield from self._see_out(old, lambda: old.gone)
 
     def _until_ready(self, crew: Crew) -> Flow[None]:
@@ -444,7 +445,7 @@ class Supervisor:
     def _see_out(self, old: Crew, gone: Callable[[], bool]) -> Flow[None]:
         """Wait until the old workers have left, and go on with what they counted."""
         self._now.board.settle()
-        if not (yield from self._loop.until(gone, PATIENCE)):
+        if not (yield from self._loop.until(gone, RELIEF_DRAIN + PATIENCE)):
             old.kill()
             gone()
         self._now.board.carry_over(old.board.snapshot())
