@@ -1,12 +1,14 @@
 """`nfqlb check` and `nfqlb secret`, and the file of keys that both know."""
 
+import grp
 import json
 import os
 import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import NoReturn
 
 import pytest
 from click.testing import CliRunner, Result
@@ -253,7 +255,12 @@ def test_setup_reads_the_keys_and_refuses_wrong_ones(config: Path) -> None:
         load(config).setup()
 
 
-def test_secret_new_makes_a_file_for_its_owner_only(tmp_path: Path) -> None:
+def no_such_group(name: str) -> NoReturn:
+    raise KeyError(name)
+
+
+def test_secret_new_makes_a_file_for_its_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grp, "getgrnam", no_such_group)
     path = tmp_path / "etc" / "nfqlb" / "secret"
     old = os.umask(0)
     try:
@@ -264,6 +271,25 @@ def test_secret_new_makes_a_file_for_its_owner_only(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     keys, problems = read_keys(path)
     assert (len(keys), problems) == (1, [])
+
+
+@pytest.mark.parametrize("may_give", [True, False], ids=["root", "other"])
+def test_where_the_service_has_a_group_it_may_read_the_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_give: bool
+) -> None:
+    given = []
+
+    def fchown(_descriptor: int, *owner: int) -> None:
+        if not may_give:
+            raise PermissionError(1, "Operation not permitted")
+        given.append(owner)
+
+    monkeypatch.setattr(grp, "getgrnam", lambda name: SimpleNamespace(gr_gid={"nfqlb": 4711}[name]))
+    monkeypatch.setattr(os, "fchown", fchown)
+    write_new(tmp_path / "secret")
+    assert given == ([(-1, 4711)] if may_give else [])
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == (0o640 if may_give else 0o600)
+    assert len(read_keys(tmp_path / "secret")[0]) == 1
 
 
 def test_secret_new_never_overwrites(tmp_path: Path) -> None:

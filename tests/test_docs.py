@@ -104,7 +104,7 @@ def test_the_readme_names_every_command_and_every_dependency() -> None:
     from nfqlb.cli import COMMANDS
 
     readme = (ROOT / "README.md").read_text()
-    assert set(re.findall(r"^\| `nfqlb (\w+)` \|", readme, re.MULTILINE)) == set(COMMANDS)
+    assert set(re.findall(r"^\| `nfqlb ([\w-]+)` \|", readme, re.MULTILINE)) == set(COMMANDS)
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
     required = {re.split(r"[>=<]", each)[0] for each in project["dependencies"]}

@@ -20,6 +20,7 @@ LAB_PACKAGES=(
     kamailio kamailio-extra-modules             # registrars and proxies
     baresip-core sip-tester sipsak              # phones
     tshark tcpdump                              # readers of what went over the wire
+    systemd                                     # starts the gateway as a service, and checks its units
     shellcheck                                  # for these scripts
 )
 

@@ -1,8 +1,8 @@
 """The `nfqlb` command: a group that knows its commands by name and imports each one only when it is called.
 
 Knows the list of commands with a line for each, and how a run ends (exit status, broken pipe, Ctrl-C). Does
-not know what any command does: `nfqlb NAME` is `command` in nfqlb/cli/NAME.py. Nothing heavy may be imported
-here, because `nfqlb --help` has to answer at once.
+not know what any command does: `nfqlb NAME` is `command` in nfqlb/cli/NAME.py, with _ for -. Nothing heavy may be
+imported here, because `nfqlb --help` has to answer at once.
 """
 
 import errno
@@ -26,6 +26,7 @@ COMMANDS = {
     "replay": "Stored packets through the engine; needs no root.",
     "explain": "Why a packet went where it went, rule by rule.",
     "lab": "The whole thing in network namespaces on one machine.",
+    "install-units": "Write the systemd units, for this host and this configuration.",
     "secret": "Make the file of keys that signs what we write into headers.",
     "version": "Versions of nfqlb, Python and the libraries it runs on.",
 }
@@ -50,7 +51,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command = import_module(f"{__name__}.{cmd_name}").command
+        command = import_module(f"{__name__}.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

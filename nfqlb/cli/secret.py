@@ -22,6 +22,8 @@ def command() -> None:
 def new(file: Path) -> None:
     """Make FILE (/etc/nfqlb/secret) with one new random key, readable by its owner only.
 
+    Where this host has the group nfqlb ('nfqlb install-units'), the service may read it, too.
+
     Copy it to the other nodes: all nodes need the same keys. To change the key later, put a new line above
     the old one, and take the old one out when every phone has registered again.
 

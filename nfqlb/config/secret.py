@@ -4,11 +4,14 @@ Knows the file's form: one key a line, `#` comments and blank lines between. Doe
 No key ever stands in a message of ours.
 """
 
+import grp
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
+from nfqlb import SERVICE_USER
 from nfqlb.config.problems import Problem
 
 KEY_MIN = 16
@@ -27,7 +30,7 @@ def read_keys(path: Path) -> tuple[tuple[bytes, ...], list[Problem]]:
     except FileNotFoundError:
         return (), [Problem(str(path), f"there is no such file of keys; make it with: nfqlb secret new {path}")]
     except OSError as error:
-        hint = "it is for root only; or name a copy that you may read as secret_file in a copy of the configuration"
+        hint = "it is for root and the service; or name a copy that you may read as secret_file of another configuration"
         return (), [Problem(str(path), f"the file of keys cannot be read ({error.strerror}): {hint}")]
     problems = []
     places: dict[bytes, str] = {}
@@ -59,9 +62,15 @@ def new_key() -> str:
 
 
 def write_new(path: Path) -> None:
-    """Make a file with one new key, for its owner only. Raises FileExistsError rather than overwrite one."""
+    """Make a file with one new key, for its owner, and for the service where this host has its group.
+
+    Raises FileExistsError rather than overwrite one.
+    """
     if not path.parent.exists():
         path.parent.mkdir(mode=0o755, parents=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        with suppress(KeyError, PermissionError):  # no such group; or not root, who alone may give to any group
+            os.fchown(file.fileno(), -1, grp.getgrnam(SERVICE_USER).gr_gid)
+            os.fchmod(file.fileno(), 0o640)
         file.write("# Keys of nfqlb, one a line: the first signs, all verify. The same on every node.\n")
         file.write(f"{new_key()}\n")
