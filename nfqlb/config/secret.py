@@ -30,7 +30,7 @@ def read_keys(path: Path) -> tuple[tuple[bytes, ...], list[Problem]]:
     except FileNotFoundError:
         return (), [Problem(str(path), f"there is no such file of keys; make it with: nfqlb secret new {path}")]
     except OSError as error:
-        hint = "it is for root and the service; or name a copy that you may read as secret_file of another configuration"
+        hint = "it is for root and the service; or name a copy that you may read in a copy of the configuration"
         return (), [Problem(str(path), f"the file of keys cannot be read ({error.strerror}): {hint}")]
     problems = []
     places: dict[bytes, str] = {}
