@@ -192,12 +192,16 @@ def say(text: str) -> None:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """What goes wrong in the lab becomes an error of the command; SIGTERM cleans up as Ctrl-C does."""
+    """What goes wrong in the lab becomes an error of the command; Ctrl-C and SIGTERM clean up, undisturbed by more."""
 
     def stop(number: int, frame: object) -> NoReturn:  # noqa: ARG001  (the signal module's shape)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        say("stopping")
         sys.exit(128 + number)
 
-    signal.signal(signal.SIGTERM, stop)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
     try:
         yield
     except LabError as error:

@@ -10,7 +10,7 @@ Pure: lists of numbers and times in, values out. Times are nanoseconds since 197
   (`port_interval_ms`).
 - *max_delay_ms*: the longest time between a message's sending and its first arrival.
 
-Gaps begin with the first message sent and end with the last arrival.
+The time before the first arrival and after the last one counts, as long as messages are sent.
 """
 
 from array import array
@@ -100,6 +100,12 @@ def account(
             continue
         first[number] = time
         delay = max(delay, time - sent[number])
+    for number in range(max(0, len(sent) - flows), len(sent)):
+        ended, flow = sent[number], number % flows
+        if ended - last > gap:
+            gap, gap_at = ended - last, last
+        if ended - last_of_flow[flow] > port_gap:
+            port_gap, port_gap_at = ended - last_of_flow[flow], last_of_flow[flow]
     lost = [number for number, time in enumerate(first) if not time]
     by_event = [0] * (len(events) + 1)
     lead = int(LEAD * interval * 1e9)

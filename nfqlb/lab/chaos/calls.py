@@ -24,10 +24,6 @@ from nfqlb.lab.sipp import Dialogue
 from nfqlb.lab.topology import Node, Plan
 
 BACKENDS = 4
-LINGER_MS = 4000
-"""Long enough to answer a third repetition (after 500, 1500, 3500 ms)."""
-LOST = 3
-"""Percent."""
 LATE_MS = 700
 """Later than the first repetition of a request (500 ms)."""
 NO_END = 1_000_000
@@ -45,6 +41,10 @@ class Kind:
     late_ms: int
     ring_ms: int = 0
     """Before CANCEL; an answered call is held as the options say."""
+
+    @property
+    def domain(self) -> str:
+        return f"{self.name}.example.org"
 
 
 KINDS = (
@@ -66,6 +66,8 @@ class Options:
     reloads: int = 10
     upgrades: int = 3
     kills: int = 5
+    lost: int = 3
+    """Percent of ACKs and final responses that their sender drops."""
     workers: int = 2
     family: int = 4
 
@@ -73,6 +75,12 @@ class Options:
     def seconds(self) -> float:
         """For which calls begin: one interval before the first event, and one after the last."""
         return (self.reloads + self.upgrades + self.kills + 1) * self.every
+
+    @property
+    def linger(self) -> float:
+        """Seconds that a side answers repetitions after its end: to a third one (after 0.5, 1.5, 3.5 s), where some
+        are lost on purpose; else to the first."""
+        return 4.0 if self.lost else 1.0
 
 
 @dataclass(frozen=True)
@@ -127,13 +135,16 @@ class Result:
 
 class CallArena(Arena):
     programs: ClassVar[Mapping[str, str]] = {**Arena.programs, "sipp": "sip-tester", "tcpdump": "tcpdump"}
+    # The last takes everything, as a last route should.
     pools: ClassVar[tuple[PoolPlan, ...]] = tuple(
-        PoolPlan(kind.name, PORT + number, f"{kind.name}.example.org") for number, kind in enumerate(KINDS)
+        PoolPlan(kind.name, PORT + number, kind.domain if kind is not KINDS[-1] else "")
+        for number, kind in enumerate(KINDS)
     )
 
     def __init__(self, name: str, options: Options, say: Callable[[str], None]) -> None:
         plan = Plan(name, family=options.family, registrars=BACKENDS, proxies=0)
         super().__init__(plan, Settings((1,) * (BACKENDS - 1), options.workers), say)
+        self.options = options
         self.callees: list[tuple[Kind, Dialogue]] = []
 
     def start_backend(self, node: Node) -> None:
@@ -143,7 +154,7 @@ class CallArena(Arena):
         self._processes[node.role] = namespaces.spawn(self.plan.namespace(node.role), argv, log)
         for number, kind in enumerate(KINDS):
             phone = self.phone(f"{node.role}-{kind.name}", node, port=PORT + number)
-            manner = Manner(late_ms=kind.late_ms, lost=LOST, linger_ms=LINGER_MS)
+            manner = self._manner(late_ms=kind.late_ms)
             started = phone.start(
                 kind.ladder,
                 caller=False,
@@ -163,8 +174,12 @@ class CallArena(Arena):
                 raise LabError(f"tcpdump does not listen. {tail(log)}")
             time.sleep(0.02)
 
-    def start_callers(self, options: Options) -> list[tuple[Kind, Dialogue]]:
-        started = []
+    def _manner(self, *, late_ms: int = 0, hold_ms: int = 0) -> Manner:
+        linger_ms = round(self.options.linger * 1000)
+        return Manner(hold_ms=hold_ms, late_ms=late_ms, lost=self.options.lost, linger_ms=linger_ms)
+
+    def start_callers(self) -> list[tuple[Kind, Dialogue]]:
+        options, started = self.options, []
         for number, kind in enumerate(KINDS):
             rate = options.rate * kind.share / 100
             # Two of each, so that both workers have some: a caller is one flow.
@@ -175,15 +190,13 @@ class CallArena(Arena):
                     kind.ladder,
                     caller=True,
                     peer=kind.name,
-                    domain=self.pools[number].domain,
+                    domain=kind.domain,
                     calls=max(1, round(rate / 2 * options.seconds)),
                     name=name,
                     timeout=round(options.seconds + options.hold + 60),
-                    manner=Manner(
-                        hold_ms=kind.ring_ms or round(options.hold * 1000), lost=LOST, linger_ms=LINGER_MS
-                    ),
+                    manner=self._manner(hold_ms=kind.ring_ms or round(options.hold * 1000)),
                     extra=(*statistics(phone.run_dir / name), "-rp", "10000", "-r", str(round(rate * 5))),
-                )  # fmt: skip
+                )
                 started.append((kind, dialogue))
         return started
 
@@ -232,7 +245,7 @@ def run(name: str, options: Options, say: Callable[[str], None]) -> Result:
         happened: list[Event] = []
         with Watch({role: arena.plan.namespace(role) for role in arena.plan.roles}) as watch:
             begun = time.monotonic()
-            callers = arena.start_callers(options)
+            callers = arena.start_callers()
             for number, kind in enumerate(plan_events(options)):
                 time.sleep(max(0.0, begun + (number + 1) * options.every - time.monotonic()))
                 at = round(time.monotonic() - begun, 3)
@@ -242,7 +255,7 @@ def run(name: str, options: Options, say: Callable[[str], None]) -> Result:
                 say(tell(happened[-1]))
             say("waiting for the last calls")
             statuses = [dialogue.process.wait(options.seconds + options.hold + 70) for _, dialogue in callers]
-            time.sleep(LINGER_MS / 1000)
+            time.sleep(options.linger)
             watch.close()
             problems = [event.problem for event in happened if event.problem] + scenarios[WorkerKill].problems()
             reasons = refused(arena.report())
@@ -252,7 +265,7 @@ def run(name: str, options: Options, say: Callable[[str], None]) -> Result:
             kinds={kind.name: sums(kind, callers, arena.callees) for kind in KINDS},
             proof=arena.proof(),
             events=happened,
-            where={"queue_dropped": watch.queue_dropped, "reasons": reasons},
+            where={"queues": watch.queues(), "reasons": reasons},
             cpu=watch.cpu(),
             cores=watch.cores(),
             problems=problems,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from pyroute2 import IPRoute
 
@@ -38,12 +39,16 @@ class CountedArena(Arena):
     def __init__(self, name: str, *, family: int, workers: int, say: Callable[[str], None]) -> None:
         plan = Plan(name, family=family, registrars=BACKENDS, proxies=0)
         super().__init__(plan, Settings((1,) * (BACKENDS - 1), workers), say)
+        self._pipes: list[IO[bytes] | None] = []
+        """Of programs that have ended and been replaced."""
 
     def down(self) -> None:
-        pipes = [process.stdout for process in self._processes.values() if process.stdout]
+        pipes = [process.stdout for process in self._processes.values()]
         super().down()
-        for pipe in pipes:
-            pipe.close()
+        for pipe in (*pipes, *self._pipes):
+            if pipe is not None:
+                pipe.close()
+        self._pipes.clear()
 
     # inside
 
@@ -57,12 +62,21 @@ class CountedArena(Arena):
     def wait_backend(self, node: Node) -> None:
         self._line(node.role)
 
+    def receive(self) -> None:
+        """Start the receivers anew that have ended, with nothing on record."""
+        for node in self.plan.backends:
+            if self._processes[node.role].poll() is not None:
+                self._pipes.append(self._processes[node.role].stdout)
+                self.start_backend(node)
+                self.wait_backend(node)
+
     def stop_backends(self) -> list[receiver.Received]:
         """End the receivers, and what each has to say at its end."""
         found = []
         for node in self.plan.backends:
             self._processes[node.role].send_signal(signal.SIGTERM)
             found.append(receiver.Received(**json.loads(self._line(node.role))))
+            self._processes[node.role].wait(10)
         return found
 
     def arrivals(self) -> dict[str, Arrivals]:
@@ -94,6 +108,8 @@ class CountedArena(Arena):
         job = generator.Job((self.plan.external.ip, PORT), flows, rate, seconds, mixed, str(record))
         argv = [sys.executable, "-m", generator.__name__, json.dumps(asdict(job))]
         log = self.dir / "generator.log"
+        if last := self._processes.get("generator"):
+            self._pipes.append(last.stdout)
         process = namespaces.spawn(self.plan.namespace("phones"), argv, log, pipe=True)
         self._processes["generator"] = process
         try:

@@ -20,9 +20,6 @@ from nfqlb.lab.chaos.watch import Watch
 from nfqlb.lab.demo import HARMLESS
 from nfqlb.proxy.verdict import Action, Reason
 
-SETTLE = 1.0
-"""Seconds after the last message in which late ones may still arrive."""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -95,58 +92,66 @@ class Result:
 def run(name: str, kind: type[Scenario], options: Options, say: Callable[[str], None]) -> Result:
     """Run a scenario in a lab of its own with that name. LabError when it cannot be run to its end."""
     with CountedArena(name, family=options.family, workers=options.workers, say=say) as arena:
-        scenario = kind(arena)
-        say(f"{kind.name}: {options.rate} messages/s for {options.seconds:g} s, an event every {options.every:g} s")
-        happened: list[tuple[int, Event]] = []
-        with (
-            Watch({role: arena.plan.namespace(role) for role in arena.plan.roles}) as watch,
-            arena.load(options.rate, options.seconds, mixed=options.mixed) as load,
-        ):
-            number = 0
-            while (at := (number + 1) * options.every) <= options.seconds - min(1.0, options.every / 2):
-                time.sleep(max(0.0, at - load.elapsed))
-                moment = time.time_ns()
-                done = attempt(scenario, number)
-                event = Event(round((moment - load.begun) / 1e9, 3), done.what, done.status, done.seconds, done.problem)
-                happened.append((moment, event))
-                say(tell(event))
-                number += 1
-                if done.fatal:
-                    break
-            sent = load.finish(options.seconds + 30)
-            time.sleep(SETTLE)
-            watch.close()
-            problems = [event.problem for _, event in happened if event.problem]
-            try:
-                problems += scenario.problems()
-                reasons = refused(arena.report())
-            except LabError as error:
-                problems.append(str(error))
-                reasons = {}
-        received = arena.stop_backends()
-        moments = [moment for moment, _ in happened]
-        found = account(load.times(), arena.arrivals(), load.flows, moments, options.every)
-        for (_, event), lost in zip(happened, found.lost_by_event[1:], strict=True):
-            event.lost = lost
-        result = Result(
-            scenario=kind.name,
-            options=options,
-            account=found,
-            rate_reached=round(sent.sent / sent.seconds, 1) if sent.seconds else 0.0,
-            events=[event for _, event in happened],
-            lost_before_events=found.lost_by_event[0],
-            where={
-                "queue_dropped": watch.queue_dropped,
-                "receiver_dropped": sum(each.dropped for each in received),
-                "replies": sent.replies,
-                "reasons": reasons,
-            },
-            generator={"retried": sent.retried, "longest_pause_ms": sent.longest_pause_ms},
-            cpu=watch.cpu(),
-            cores=watch.cores(),
-        )
-        result.problems = problems + broken(result, scenario)
-        return result
+        return measure(arena, kind, options, say)
+
+
+def measure(arena: CountedArena, kind: type[Scenario], options: Options, say: Callable[[str], None]) -> Result:
+    """Run a scenario in a lab that is up; may be called again, and finds the gateway as the one before left it."""
+    arena.receive()
+    scenario = kind(arena)
+    say(f"{kind.name}: {options.rate} messages/s for {options.seconds:g} s, an event every {options.every:g} s")
+    happened: list[tuple[int, Event]] = []
+    with (
+        Watch({role: arena.plan.namespace(role) for role in arena.plan.roles}) as watch,
+        arena.load(options.rate, options.seconds, mixed=options.mixed) as load,
+    ):
+        number = 0
+        while (at := max((number + 1) * options.every, load.elapsed)) < options.seconds:
+            time.sleep(max(0.0, at - load.elapsed))
+            moment = time.time_ns()
+            done = attempt(scenario, number)
+            event = Event(round((moment - load.begun) / 1e9, 3), done.what, done.status, done.seconds, done.problem)
+            happened.append((moment, event))
+            say(tell(event))
+            number += 1
+            if done.fatal:
+                break
+        sent = load.finish(options.seconds + 30)
+        watch.settle()
+        watch.close()
+        problems = [event.problem for _, event in happened if event.problem]
+        try:
+            problems += scenario.problems()
+            reasons = refused(arena.report())
+        except LabError as error:
+            problems.append(str(error))
+            reasons = {}
+    received = arena.stop_backends()
+    moments = [moment for moment, _ in happened]
+    arrivals = arena.arrivals()
+    found = account(load.times(), arrivals, load.flows, moments, options.every)
+    problems += scenario.review(arrivals)
+    for (_, event), lost in zip(happened, found.lost_by_event[1:], strict=True):
+        event.lost = lost
+    result = Result(
+        scenario=kind.name,
+        options=options,
+        account=found,
+        rate_reached=round(sent.sent / sent.seconds, 1) if sent.seconds else 0.0,
+        events=[event for _, event in happened],
+        lost_before_events=found.lost_by_event[0],
+        where={
+            "queues": watch.queues(),
+            "receiver_dropped": sum(each.dropped for each in received),
+            "replies": sent.replies,
+            "reasons": reasons,
+        },
+        generator={"retried": sent.retried, "longest_pause_ms": sent.longest_pause_ms},
+        cpu=watch.cpu(),
+        cores=watch.cores(),
+    )
+    result.problems = problems + broken(result, scenario)
+    return result
 
 
 def host() -> dict[str, Any]:

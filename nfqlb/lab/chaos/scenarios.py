@@ -3,10 +3,15 @@
 A new one is one class with `@scenario`; `tools/chaos NAME` is then there, and `tools/chaos all` has it.
 """
 
+import time
+from bisect import bisect
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from nfqlb.gateway.stats import Report
+from nfqlb.lab.chaos.accounts import Arrivals
 from nfqlb.lab.chaos.arena import Arena, Done, Settings, up
 
 
@@ -53,6 +58,10 @@ class Scenario:
             return []
         states = ", ".join(worker.state for worker in report.workers)
         return [f"At the end the gateway is {report.state}, its workers are {states}."]
+
+    def review(self, arrivals: Mapping[str, Arrivals]) -> list[str]:  # noqa: ARG002
+        """What is wrong with where the messages went; what each backend has got, by its name."""
+        return []
 
     @property
     def may_lose(self) -> int:
@@ -138,10 +147,43 @@ class Reload(Commanded):
     about = "'nfqlb reload' with backends added, removed and of other weights"
     command = "reload"
 
-    WEIGHTS = ((1, 1, 1), (1, 2, 0, 1), (0, 1, 1, 1), (3, 1))
+    WEIGHTS = ((1, 1, 1), (1, 2, 0, 1), (0, 1, 1, 1), (3, 1, 0, 0))
+    ENOUGH = 200
+    """Messages between two reloads from which on every backend must have had one."""
+
+    def __init__(self, arena: Arena) -> None:
+        super().__init__(arena)
+        self._phases: list[tuple[int, int]] = []
+        """When each event began, and was over: nanoseconds since 1970."""
 
     def settings(self, number: int) -> Settings:
         return replace(self.arena.settings, weights=self.WEIGHTS[(number + 1) % len(self.WEIGHTS)])
+
+    def event(self, number: int) -> Happened:
+        begun = time.time_ns()
+        happened = super().event(number)
+        self._phases.append((begun, time.time_ns()))
+        return happened
+
+    def review(self, arrivals: Mapping[str, Arrivals]) -> list[str]:
+        """Between two reloads, backends that are in the configuration get messages, and the others none.
+
+        Each message begins a transaction of its own, so none has a reason to stay where it was (P31).
+        """
+        edges = [edge for phase in self._phases for edge in phase]
+        # An even place among the edges is between two events; by then those with the old tables have left.
+        got = {name: Counter(bisect(edges, time) for time in each.times) for name, each in arrivals.items()}
+        found = []
+        for place in range(2, len(edges) + 1, 2):
+            number = place // 2 - 1
+            weights = self.WEIGHTS[(number + 1) % len(self.WEIGHTS)]
+            enough = sum(counted[place] for counted in got.values()) >= self.ENOUGH
+            for (name, counted), weight in zip(got.items(), weights + (0,) * len(got), strict=False):
+                if weight and enough and not counted[place]:
+                    found.append(f"After event {number} {name} was in the configuration and got nothing.")
+                if not weight and counted[place]:
+                    found.append(f"After event {number} {name} was not in the configuration and got {counted[place]}.")
+        return found
 
 
 @scenario

@@ -112,7 +112,7 @@ def run(
 ) -> Result:
     """Soak in a lab of its own; the result is in `output`, too. With `kinds`, events of these take turns.
 
-    KeyboardInterrupt and SystemExit end the load, and are raised again when the result is written.
+    SystemExit (a signal) ends the load early, and is raised again when the result is written.
     """
     with CountedArena(name, family=options.family, workers=options.workers, say=say) as arena, ExitStack() as stack:
         scenarios = [kind(arena) for kind in kinds]
@@ -129,14 +129,14 @@ def run(
         roles = {role: arena.plan.namespace(role) for role in arena.plan.roles}
         load = stack.enter_context(arena.load(options.rate, options.seconds, mixed=options.mixed))
         watch = stack.enter_context(Watch(roles, every=1.0, memory_every=options.sample, on_sample=so_far))
-        stopped: BaseException | None = None
+        stopped: SystemExit | None = None
         try:
             wait(load.begun, options, scenarios, happened, say)
-        except (KeyboardInterrupt, SystemExit) as error:
+        except SystemExit as error:
             stopped = error
             load.stop()
         sent = load.finish(30)
-        time.sleep(1.0)
+        watch.settle()
         watch.close()
         received = arena.stop_backends()
         result = measured(
@@ -149,7 +149,7 @@ def run(
             event.lost = lost
         result.cpu = watch.cpu()
         result.where = {
-            "queue_dropped": watch.queue_dropped,
+            "queues": watch.queues(),
             "receiver_dropped": sum(each.dropped for each in received),
             "replies": sent.replies,
             "reasons": refused(arena.report()),
@@ -231,7 +231,7 @@ def broken(result: Result, may_lose: int) -> list[str]:
         found.append(f"{result.account.lost} messages were lost, not {allowed}.")
     if result.account.duplicated:
         found.append(f"{result.account.duplicated} messages arrived more than once.")
-    if not result.growth and not result.interrupted:
+    if not (result.growth or result.interrupted or result.events):
         found.append("No process lived from the end of settling to the end: nothing can be said of growth.")
     return found
 

@@ -17,6 +17,11 @@ from nfqlb.lab import namespaces
 TICKS = os.sysconf("SC_CLK_TCK")
 PROC = Path("/proc")
 
+LOOK = 0.05
+"""Seconds between two looks at the queues."""
+REST = 0.2
+"""Seconds that a packet needs at most from a queue to a receiver."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -62,7 +67,7 @@ class Watch:
         self,
         roles: Mapping[str, str],
         *,
-        every: float = 0.5,
+        every: float = 1.0,
         memory_every: float = 0.0,
         on_sample: Callable[[], None] = lambda: None,
     ) -> None:
@@ -71,7 +76,8 @@ class Watch:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._begun = time.monotonic()
-        self._dropped: dict[tuple[int, int], tuple[int, int]] = {}
+        self._queues: dict[tuple[int, int], procfs.KernelQueue] = {}
+        self._most_waiting = 0
         self._ticks: dict[int, tuple[str, int]] = {}
         self._first: dict[int, int] = {}
         self._first_times: Times | None = None
@@ -92,6 +98,16 @@ class Watch:
         self._stop.set()
         self._thread.join()
 
+    def settle(self) -> None:
+        """Until nothing waits in a queue any more, and what left it last has arrived; for 10 s at most."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            time.sleep(REST)
+            rows = namespaces.inside(self._roles["gw"], procfs.kernel_queues).values()
+            if not any(row.waiting for row in rows):
+                break
+        time.sleep(REST)
+
     def close(self) -> None:
         """A last look, and no more. Raises what went wrong in an earlier one."""
         self._stop.set()
@@ -100,16 +116,16 @@ class Watch:
             raise self.error
         self._look(memory=bool(self._memory_every))
 
-    @property
-    def queue_dropped(self) -> int:
-        """Packets that the kernel dropped because a queue, or its holder's buffer, was full; also of queues that are
-        gone, up to the last look at them."""
-        return sum(full + user for full, user in self._dropped.values())
-
-    @property
-    def queues(self) -> int:
-        """Different queues that were seen: more than there are workers when the rules were swapped."""
-        return len(self._dropped)
+    def queues(self) -> dict[str, int]:
+        """What became of packets in queues, those that are gone included: `dropped` because a queue or its holder's
+        buffer was full, `abandoned` when a queue went with packets in it (as far as the looks every LOOK seconds can
+        tell), and `most_waiting` at any moment in one queue."""
+        present = self._rows()
+        return {
+            "dropped": sum(row.dropped + row.user_dropped for row in self._queues.values()),
+            "abandoned": sum(row.waiting for key, row in self._queues.items() if key not in present),
+            "most_waiting": self._most_waiting,
+        }
 
     def cpu(self) -> dict[str, float]:
         """Percent of one core by name; of processes that live or have lived under that name, up to the last look."""
@@ -138,23 +154,31 @@ class Watch:
         return max(0.001, self._last_times.at - self._first_times.at)
 
     def _run(self) -> None:
-        next_memory = self._memory_every
+        next_look = next_memory = 0.0
         try:
-            while not self._stop.wait(self._every):
+            while not self._stop.wait(LOOK):
+                self._rows()
                 elapsed = time.monotonic() - self._begun
-                memory = bool(self._memory_every) and elapsed >= next_memory
-                if memory:
-                    next_memory += self._memory_every
+                if elapsed < next_look + self._every:
+                    continue
+                next_look = elapsed
+                memory = bool(self._memory_every) and elapsed >= next_memory + self._memory_every
                 self._look(memory=memory)
                 if memory:
+                    next_memory += self._memory_every
                     self._on_sample()
         except Exception as error:  # told by whoever closes the watch
             self.error = error
 
-    def _look(self, *, memory: bool) -> None:
+    def _rows(self) -> set[tuple[int, int]]:
+        """Look at the queues; the number and port of each that is there."""
         rows = namespaces.inside(self._roles["gw"], procfs.kernel_queues)
-        for row in rows.values():
-            self._dropped[row.number, row.port] = (row.dropped, row.user_dropped)
+        found = {(row.number, row.port): row for row in rows.values()}
+        self._queues |= found
+        self._most_waiting = max([self._most_waiting, *(row.waiting for row in found.values())])
+        return set(found)
+
+    def _look(self, *, memory: bool) -> None:
         members = dict(_members(self._roles))
         self._ticks |= {pid: seen for pid, role in members.items() if (seen := _process_ticks(pid, role))}
         times = Times(time.monotonic(), dict(self._ticks), _core_ticks())
