@@ -17,8 +17,8 @@ import click
 from nfqlb.cli.common import UserError, config_option
 
 if TYPE_CHECKING:
-    from nfqlb.gateway.crew import Plan
     from nfqlb.gateway.handover import Predecessor
+    from nfqlb.gateway.plan import Plan
     from nfqlb.gateway.plans import Made
 
 T = TypeVar("T")
@@ -75,7 +75,8 @@ def run(plan: Plan, config_path: Path, apply_rules: bool, predecessor: Predecess
     from nfqlb.gateway.job import Refused
     from nfqlb.gateway.plans import FromFile
     from nfqlb.gateway.queue import QueueError
-    from nfqlb.gateway.supervisor import CannotRun, Supervisor, span
+    from nfqlb.gateway.succession import CannotRun, span
+    from nfqlb.gateway.supervisor import Supervisor
 
     def ready() -> None:
         workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"

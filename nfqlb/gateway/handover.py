@@ -15,9 +15,13 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Self
 
 from nfqlb.gateway.crew import close_all_but
+from nfqlb.gateway.job import Refused
+from nfqlb.gateway.loop import Flow, Loop
+from nfqlb.gateway.succession import READY_WITHIN, SETTLE, WORK_WITHIN
 
 VARIABLE = "NFQLB_HANDOVER"
 """Environment variable with three file numbers: lock, channel, stderr."""
@@ -156,3 +160,44 @@ class Predecessor:
         sys.stderr.flush()
         os.dup2(self._stderr, 2)
         os.close(self._stderr)
+
+
+def hand_over(loop: Loop, lock: int, tell: Callable[[str], None]) -> Flow[int]:
+    """The old supervisor's part, from start to end; the pid of the one that is in force after. `tell` hears how far it
+    is. Raises Refused: then nothing has changed.
+    """
+    try:
+        successor = Successor(lock)
+    except OSError as error:
+        raise Refused(f"The new code cannot be started: {error.strerror}.") from None
+    try:
+        tell("the new code starts")
+        yield from _listen(loop, successor, "ready", READY_WITHIN)
+        tell("it is ready; the rules change")
+        successor.lines.say("go")
+        said = yield from _listen(loop, successor, "done", WORK_WITHIN)
+        successor.pid = 0  # from now on it is nobody's child
+    finally:
+        successor.kill()
+        successor.close()
+    yield from loop.pause(SETTLE)
+    return int(said.split()[1])
+
+
+def _listen(loop: Loop, successor: Successor, word: str, seconds: float) -> Flow[str]:
+    """The line that begins with `word`, once the successor says it. Raises Refused."""
+    said: list[str] = []
+
+    def heard() -> bool:
+        successor.relay()
+        while (line := successor.lines.hear()) is not None:
+            said.append(line)
+        return bool(said) or successor.lines.ended
+
+    if not (yield from loop.until(heard, seconds)):
+        raise Refused(f"The new code is not ready after {seconds:.0f} s.", *successor.complaint)
+    if not said:
+        raise Refused("The new code does not start:", *successor.complaint)
+    if not said[0].startswith(word):
+        raise Refused(*said[0].removeprefix("failed ").splitlines())
+    return said[0]

@@ -31,6 +31,11 @@ def shared_memory(run_dir: Path) -> memoryview:
     return _fresh(path)
 
 
+def remove(run_dir: Path) -> None:
+    """Nobody uses it any more."""
+    (run_dir / FILE_NAME).unlink(missing_ok=True)
+
+
 def _fresh(path: Path) -> memoryview:
     unready = path.with_name(f"{path.name}.{os.getpid()}")
     unready.unlink(missing_ok=True)

@@ -18,9 +18,9 @@ from nfqlb.balance.recent import Recent
 from nfqlb.config import Config, ConfigError, load
 from nfqlb.engine import Engine
 from nfqlb.gateway import board
-from nfqlb.gateway.crew import Plan
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.job import Refused
+from nfqlb.gateway.plan import Plan
 from nfqlb.gateway.worker import Process
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import Setup

@@ -14,10 +14,11 @@ import time
 from pathlib import Path
 
 from nfqlb.balance.recent import Recent
-from nfqlb.gateway.crew import Plan
 from nfqlb.gateway.instance import InstanceError
+from nfqlb.gateway.plan import Plan
 from nfqlb.gateway.queue import QueueError
-from nfqlb.gateway.supervisor import CannotRun, Supervisor
+from nfqlb.gateway.succession import CannotRun
+from nfqlb.gateway.supervisor import Supervisor
 from nfqlb.gateway.worker import Process
 from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint

@@ -1,0 +1,65 @@
+"""What a gateway is to run, as the supervisor needs to know it: plain values and a few functions.
+
+Made from the configuration (plans), run by a crew. Knows neither of them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nfqlb.balance.recent import Recent
+from nfqlb.gateway.worker import Process
+from nfqlb.net.endpoint import Endpoint
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a crew runs. Made in a child, so it must be picklable."""
+
+    gateway: str
+    backends: tuple[str, ...]
+    """Their names on the board, by number."""
+    addresses: tuple[str, ...]
+    """And their addresses."""
+    ranges: tuple[range, ...]
+    """Queue numbers, one for each worker: the ranges to try, in order of preference."""
+    sources: Sequence[Endpoint]
+    """Our own endpoints, which large IPv6 packets leave from."""
+    queue_length: int
+    """Packets."""
+    socket_buffer: int
+    """Bytes."""
+    run_dir: Path
+    process: Callable[[int, Recent], Process]
+    """Given its first IP identification and the memory of recent choices, the function that a worker asks about each
+    packet. Called in the worker, and again in each replacement: what takes long or much memory belongs before."""
+    place: Callable[[range], int]
+    """Puts rules and sysctls in place for these queues, and returns the number of changes. Called in a child; raises
+    Refused."""
+    displace: Callable[[], int]
+    """Takes them out again, in the same manner."""
+    summary: str = ""
+    """What it serves, in a few words."""
+    path: str = ""
+    """The configuration file that it was made from, for people."""
+    source: object = None
+    """What it was made from, for who makes the next."""
+    fingerprint: bytes = b""
+    """Two plans of one fingerprint and number of workers need the same rules."""
+    reach: bytes = b""
+    """Two plans of one fingerprint and reach need the same sysctls, too."""
+    placed: range | None = None
+    """The queues that the rules in the kernel lead to when this is made; None where there are no rules of ours."""
+    leaving: int = 0
+    """How many of the backends at the end have been removed, and only finish what they have begun."""
+    pin: bool = False
+    """Each worker to a core of its own, when there are enough."""
+
+    @property
+    def workers(self) -> int:
+        return len(self.ranges[0])
+
+    @property
+    def queue_key(self) -> tuple[object, ...]:
+        """Two plans of one key can serve the same queues, one after the other, without a change of the rules."""
+        return self.fingerprint, self.workers, self.queue_length, self.socket_buffer, tuple(self.sources)
