@@ -43,7 +43,8 @@ def command(config_path: Path, as_json: bool, interval: float | None) -> None:
     Reads what the workers count; asks and disturbs nobody. Only root sees the kernel's queues.
 
     With --json one object: gateway, state, generation, pid, started, time, queues[], workers[], totals. A worker's
-    `counts` and `totals` have the same keys. `reasons` has every reason, also those with 0; the tables leave these out.
+    `counts` and `totals` have the same keys; `totals` goes on
+    over reloads and upgrades, a worker's `counts` begin anew. `reasons` has every reason, also those with 0; the tables leave these out.
     With --watch one object a line, and `per_second` with the keys of `totals` (null in the first).
 
     Exit status: 0 when all workers are up, 1 when none runs or something is wrong with one.
@@ -107,12 +108,12 @@ class Speed:
         self._at = 0.0
 
     def of(self, report: Report) -> list[Counts] | None:
-        """For each worker, and at the end in all; None for the first report, and the first of another run."""
+        """For each worker, and at the end in all; None for the first report, and the first of other workers."""
         from nfqlb.gateway.stats import rates
 
         last, at = self._last, self._at
         self._last, self._at = report, time.monotonic()
-        if last is None or last.started != report.started:
+        if last is None or (last.started, last.generation) != (report.started, report.generation):
             return None
         return [rates(old, new, self._at - at) for old, new in zip(all_counts(last), all_counts(report), strict=True)]
 
@@ -130,10 +131,13 @@ def shown(report: Report, per_second: list[Counts] | None = None) -> RenderableT
     title = f"{report.gateway}: {report.state} since {report.started[:19]}Z, supervisor pid {report.pid}"
     parts: list[RenderableType] = [Text(title, style="bold" if report.healthy else "bold red")]
     if report.state == "orphaned":
-        parts.append(Text("The supervisor is gone: nobody replaces a worker that dies. Stop them, and start anew."))
+        parts.append(
+            Text("The supervisor is gone: nobody replaces a worker that dies. Start it again; it takes over from them.")
+        )
     if per_second:
         parts.append(Text(f"Packets per second; in all, {tell(report.totals)}"))
     parts += [queues(report), workers(report, counts), reasons(counts), backends(counts[-1])]
+    parts.append(Text(remembered(report, counts[-1])))
     if not per_second:
         parts.append(Text(f"Totals: {tell(report.totals)}", style="bold"))
     return Group(*parts)
@@ -145,6 +149,12 @@ def tell(counts: Counts) -> str:
         f"{number(counts.packets)} packets: {number(counts.forwards)} forwards, {number(counts.replies)} replies"
         f"{by_socket}, {number(counts.drops)} drops, {number(counts.ignored)} ignored"
     )
+
+
+def remembered(report: Report, counts: Counts) -> str:
+    """What the memory of recent choices is doing (P31)."""
+    told = ", ".join(f"{number(value)} {name}" for name, value in counts.recent.items())
+    return f"Recent choices: {report.memory.entries} of {report.memory.capacity} remembered; {told}"
 
 
 def queues(report: Report) -> Table:

@@ -29,6 +29,8 @@ REQUEST_MAX = 1 << 16
 """Bytes of a request."""
 ANSWER_MAX = 1 << 22
 """Bytes that may wait for a slow reader before it is let go."""
+CLIENTS = 32
+"""Clients at a time: nobody shall use up the file numbers that the gateway needs for its workers."""
 
 Answer = dict[str, Any]
 Handle = Callable[[Answer, "Conversation"], None]
@@ -49,6 +51,15 @@ class Conversation:
         self._asked = self._answered = self._closed = False
         connection.setblocking(False)
         selector.register(connection, EVENT_READ, self._hear)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def asked(self) -> bool:
+        """It has said what it wants, and waits for its answer."""
+        return self._asked
 
     def event(self, text: str) -> None:
         """Tell how far it is."""
@@ -71,7 +82,7 @@ class Conversation:
         except OSError:
             piece = b""
         if not piece:
-            self._close()
+            self.close()
             return
         self._heard += piece
         line, found, _ = self._heard.partition(b"\n")
@@ -105,7 +116,7 @@ class Conversation:
                 if self._unsent and not self._closed:
                     self._selector.register(self._connection, EVENT_WRITE, self._flush)
             elif len(self._unsent) > ANSWER_MAX:
-                self._close()
+                self.close()
 
     def _flush(self) -> None:
         """Send what the socket takes; close when all is said."""
@@ -115,14 +126,15 @@ class Conversation:
         except BlockingIOError:
             return
         except OSError:
-            self._close()
+            self.close()
             return
         if self._answered:
-            self._close()
+            self.close()
         elif self._asked and self._connection in self._selector.get_map():
             self._selector.unregister(self._connection)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let the client go, whatever it still waits for."""
         if not self._closed:
             self._closed = True
             if self._connection in self._selector.get_map():
@@ -138,6 +150,7 @@ class Control:
         self._path = run_dir / FILE_NAME
         self._fresh = run_dir / f"{FILE_NAME}.{os.getpid()}"
         self._selector, self._handle = selector, handle
+        self._clients: list[Conversation] = []
         self._fresh.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -155,12 +168,10 @@ class Control:
     def publish(self) -> None:
         self._fresh.rename(self._path)
 
-    def forget(self) -> None:
-        """Let go of the socket in a child."""
-        self._socket.close()
-
     def close(self, *, remove: bool) -> None:
-        """`remove`: also its file, unless a successor's has taken its place."""
+        """Let go of all clients. `remove`: also of the file; not where a successor's has taken its place."""
+        for client in self._clients:
+            client.close()
         if self._socket.fileno() >= 0:
             self._selector.unregister(self._socket)
             self._socket.close()
@@ -170,7 +181,19 @@ class Control:
 
     def _accept(self) -> None:
         with suppress(OSError):
-            Conversation(self._socket.accept()[0], self._selector, self._handle)
+            new = Conversation(self._socket.accept()[0], self._selector, self._handle)
+            self._clients = [client for client in self._clients if not client.closed]
+            if len(self._clients) >= CLIENTS:
+                self._make_room(new)
+            self._clients.append(new)
+
+    def _make_room(self, new: Conversation) -> None:
+        """Let go of the client that has been silent for longest; where all wait for answers, of the new one."""
+        for client in self._clients:
+            if not client.asked:
+                client.close()
+                return
+        new.refuse(f"{CLIENTS} others wait for an answer; try again later")
 
 
 def ask(
@@ -189,8 +212,10 @@ def ask(
             with connection.makefile("rb") as lines:
                 for line in lines:
                     answer = json.loads(line)
+                    if not isinstance(answer, dict):
+                        raise ValueError(f"it answers {line[:100]!r}")
                     if "ok" in answer:
-                        return dict(answer)
+                        return answer
                     if on_event is not None:
                         on_event(str(answer.get("event", "")))
         except (FileNotFoundError, ConnectionRefusedError):
@@ -202,6 +227,6 @@ def ask(
         except TimeoutError:
             text = f"The gateway at {path} has said nothing for {timeout:.0f} s; its log says more."
             raise ControlError(text) from None
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ControlError(f"{path} cannot be asked: {error}.") from None
     raise ControlError(f"The gateway at {path} ended before it had answered; its log says more.")

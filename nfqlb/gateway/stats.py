@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import Any
 
+from nfqlb.balance.recent import ENTRIES, SIZE
 from nfqlb.gateway import procfs
 from nfqlb.gateway.board import FILE_NAME, STUCK_AFTER, Cell, NotRunning, Slot, Snapshot, State, Traffic, read
 from nfqlb.proxy.verdict import Action, Reason
@@ -18,6 +19,14 @@ from nfqlb.proxy.verdict import Action, Reason
 UP, STARTING, STUCK, DEAD = "up", "starting", "stuck", "dead"
 ORPHANED = "orphaned"
 """State of a gateway whose supervisor is gone while workers go on."""
+
+
+_RECENT = {
+    "stored": Cell.RECENT_STORED,
+    "kept": Cell.RECENT_KEPT,
+    "misses": Cell.RECENT_MISSES,
+    "evicted": Cell.RECENT_EVICTED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,10 @@ class Counts:
     """Nanoseconds that the timed packets took."""
     socket_sent: float
     """Packets among the forwards and replies that left through a socket: large IPv6 ones."""
+    recent: dict[str, float]
+    """The memory of recent choices (P31): stored, kept (sent where the transaction began, though the table has come to
+    say otherwise), misses (ACKs and CANCELs of an INVITE that it does not know), evicted (forgotten for want of
+    room)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,16 @@ class WorkerRow:
     heartbeat_age: float | None
     """Seconds."""
     counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRow:
+    """The table of recent choices (P31), which all workers share."""
+
+    entries: int
+    """In use, roughly."""
+    capacity: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +108,8 @@ class Report:
     queues: tuple[QueueRow, ...]
     workers: tuple[WorkerRow, ...]
     totals: Counts
+    """Of these workers, and of all before them: also of earlier configurations and versions."""
+    memory: MemoryRow
 
     @property
     def healthy(self) -> bool:
@@ -118,7 +143,8 @@ def gather(run_dir: Path, proc: Path = procfs.PROC) -> Report:
         time=_iso(datetime.now(UTC)),
         queues=tuple(_queue(number, index, kernel.get(number)) for index, number in enumerate(snapshot.about.queues)),
         workers=workers,
-        totals=_counts(snapshot.slots, snapshot.about.backends),
+        totals=_counts((*snapshot.slots, snapshot.retired), snapshot.about.backends),
+        memory=MemoryRow(snapshot.remembered, ENTRIES, SIZE),
     )
 
 
@@ -137,6 +163,7 @@ def rates(before: Counts, after: Counts, seconds: float) -> Counts:
         backends={name: table(before.backends.get(name, {}), new) for name, new in after.backends.items()},
         us_per_packet=_mean(after.engine_ns - before.engine_ns, after.timed - before.timed),
         **{name: rate(name) for name in ("timed", "engine_ns", "socket_sent")},
+        recent=table(before.recent, after.recent),
     )
 
 
@@ -188,6 +215,7 @@ def _counts(slots: Sequence[Slot], backends: Sequence[str]) -> Counts:
         timed=timed,
         engine_ns=engine_ns,
         socket_sent=sum(slot.cells[Cell.SOCKET_SENT] for slot in slots),
+        recent={name: sum(slot.cells[cell] for slot in slots) for name, cell in _RECENT.items()},
     )
 
 

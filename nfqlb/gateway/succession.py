@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
+from nfqlb.balance.recent import Recent
 from nfqlb.gateway import board as board_file
 from nfqlb.gateway import memory
 from nfqlb.gateway.board import About, Board, Header, State
@@ -72,6 +73,12 @@ class Succession:
         """Take note of who has died."""
         for crew in self._crews:
             crew.bury()
+
+    def tell_remembered(self, now: int) -> None:
+        """Write on the board how many recent choices are remembered; `now` in seconds of CLOCK_MONOTONIC."""
+        recent = Recent(self._memory)
+        recent.now = now
+        self.crew.board.set(Header.RECENT_USED, recent.used())
 
     def end(self, number: signal.Signals, seconds: float) -> None:
         """Stop all workers with that signal, in so many seconds, and give up queues and sockets; the board stays."""

@@ -32,6 +32,9 @@ from nfqlb.gateway.succession import PATIENCE, READY_WITHIN, SETTLE, WORK_WITHIN
 LINGER = 180.0
 """Seconds that a backend which a reload removed goes on with what it has begun: as long as an INVITE may ring (P31)."""
 
+LOOK_INTERVAL = 5.0
+"""Seconds between two looks at how full the memory of recent choices is; one takes some milliseconds."""
+
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 logger = logging.getLogger("nfqlb")
@@ -76,7 +79,7 @@ class Supervisor:
         """What change is under way: one at a time."""
         self._in_force = predecessor is None
         """Packets are led to us, and the files in the run directory are ours."""
-        self._next_feeding = 0.0
+        self._next_feeding = self._next_look = 0.0
         self._stopping = False
         self.handed_over = 0
         """Pid of the supervisor that has taken over from this one."""
@@ -300,6 +303,9 @@ class Supervisor:
                 self._notifier.alive()
                 self._next_feeding = now + self._notifier.interval / 2
             pause = min(pause, self._notifier.interval / 4)
+        if now >= self._next_look:
+            self._next_look = now + LOOK_INTERVAL
+            self._crews.tell_remembered(int(now))
         caught = self._loop.turn(pause)
         if any(number in caught for number in _STOP_SIGNALS):
             logger.info("stopping")

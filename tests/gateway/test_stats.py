@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner, Result
 
+from nfqlb.balance.recent import ENTRIES
 from nfqlb.cli import stats as command_module
 from nfqlb.cli.stats import Speed, command
 from nfqlb.gateway import stats
@@ -91,17 +92,31 @@ def test_the_keys_of_the_json_form_are_stable(gateway: Gateway) -> None:
     """Scripts of users know these. Adding one is fine; removing or renaming one breaks them."""
     shape = gateway.report().as_dict()
     assert list(shape) == [
-        *("gateway", "state", "generation", "pid", "started", "time", "queues", "workers", "totals"),
+        *("gateway", "state", "generation", "pid", "started", "time", "queues", "workers", "totals", "memory"),
     ]
     assert list(shape["queues"][0]) == ["queue", "worker", "waiting", "dropped", "user_dropped"]
     assert list(shape["workers"][0]) == ["worker", "pid", "state", "restarts", "heartbeat_age", "counts"]
     counts = [
         *("packets", "forwards", "replies", "drops", "ignored", "reasons", "backends", "us_per_packet"),
-        *("timed", "engine_ns", "socket_sent"),
+        *("timed", "engine_ns", "socket_sent", "recent"),
     ]
     assert list(shape["workers"][0]["counts"]) == list(shape["totals"]) == counts
     assert set(shape["totals"]["reasons"]) == {reason.slug for reason in Reason}
     assert shape["started"] == "2023-11-14T22:13:20.123Z"
+
+
+def test_totals_go_on_from_what_earlier_workers_counted_and_the_memory_is_told(gateway: Gateway) -> None:
+    before = gateway.report().totals
+    retired = gateway.board.slot(2)
+    retired[REASONS + Reason.PING] = 1000
+    retired[Cell.RECENT_KEPT] = 7
+    gateway.board.slot(0)[Cell.RECENT_KEPT] = 2
+    gateway.board.set(Header.RECENT_USED, 321)
+    report = gateway.report()
+    assert report.totals.packets == before.packets + 1000
+    assert report.totals.recent == {"stored": 0, "kept": 9, "misses": 0, "evicted": 0}
+    assert (report.memory.entries, report.memory.capacity) == (321, ENTRIES)
+    assert report.memory.bytes >= 16 * ENTRIES
 
 
 def test_the_kernel_tells_of_the_queues(gateway: Gateway) -> None:
