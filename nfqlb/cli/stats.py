@@ -42,10 +42,10 @@ def command(config_path: Path, as_json: bool, interval: float | None) -> None:
 
     Reads what the workers count; asks and disturbs nobody. Only root sees the kernel's queues.
 
-    With --json one object: gateway, state, generation, pid, started, time, queues[], workers[], totals. A worker's
-    `counts` and `totals` have the same keys; `totals` goes on
-    over reloads and upgrades, a worker's `counts` begin anew. `reasons` has every reason, also those with 0; the tables leave these out.
-    With --watch one object a line, and `per_second` with the keys of `totals` (null in the first).
+    With --json one object: gateway, state, generation, pid, started, time, queues[], workers[], totals, memory. A
+    worker's `counts` and `totals` have the same keys; `totals` goes on over reloads and upgrades, `counts` begin anew.
+    `reasons` has every reason, also those with 0; the tables leave these out. With --watch one object a line, and
+    `per_second` with the keys of `totals` (null in the first).
 
     Exit status: 0 when all workers are up, 1 when none runs or something is wrong with one.
 
