@@ -16,6 +16,7 @@ from ipaddress import ip_network
 from typing import Literal
 
 from nfqlb.gateway.errors import HostError
+from nfqlb.gateway.procfs import CAP_NET_ADMIN, has_capability
 
 Family = Literal[4, 6]
 Backend = Literal["nft", "legacy"]
@@ -128,6 +129,11 @@ def refusal(name: str, stderr: str, text: str) -> str:
     """A sentence from what an iptables command said when it failed; with the line of `text` that it means."""
     said = " ".join(line.strip() for line in stderr.splitlines() if line.strip() and "--help" not in line)
     if "Permission denied" in said or "you must be root" in said:
+        if has_capability(CAP_NET_ADMIN):  # which is enough for the other back end
+            return (
+                f"{name} was refused: iptables-legacy is for root only. Run this as root; for the service, write the "
+                "units with: nfqlb install-units --as-root"
+            )
         return f"{name} was refused: run this as root (CAP_NET_ADMIN)."
     found = re.search(r"line:? (\d+)", said)
     lines = text.splitlines()

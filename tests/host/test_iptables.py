@@ -2,6 +2,7 @@
 
 import pytest
 
+from nfqlb.gateway import iptables
 from nfqlb.gateway.iptables import Iptables, Ruleset, canonical, compare, own_part, parse, refusal, replacement
 
 WANTED = """
@@ -148,9 +149,13 @@ def test_a_refusal_quotes_the_line() -> None:
     assert "(-A NFQLB-IN -j NO)" in refusal("iptables-restore", said, "*raw\n-A NFQLB-IN -j NO\nCOMMIT\n")
 
 
-def test_no_privilege_is_told_as_such() -> None:
+@pytest.mark.parametrize(
+    ("privileged", "told"), [(False, "run this as root (CAP_NET_ADMIN)"), (True, "nfqlb install-units --as-root")]
+)
+def test_no_privilege_is_told_as_such(monkeypatch: pytest.MonkeyPatch, privileged: bool, told: str) -> None:
+    monkeypatch.setattr(iptables, "has_capability", lambda _: privileged)
     said = "Fatal: can't open lock file /run/xtables.lock: Permission denied"
-    assert "run this as root" in refusal("iptables-legacy-restore", said, "")
+    assert told in refusal("iptables-legacy-restore", said, "")
 
 
 def test_the_commands_have_the_names_of_the_back_end() -> None:
