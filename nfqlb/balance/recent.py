@@ -132,10 +132,11 @@ class Recent:
         check, place = key
         cells, now = self._cells, self.now
         first = HEADER_CELLS + 2 * WAYS * (place % SETS)
-        best, shortest = first, _SECONDS
-        for at in range(first, first + 2 * WAYS, 2):
-            value = cells[at + 1]
-            if cells[at] ^ value == check:
+        found = _set_at(cells, 8 * first)
+        best, shortest = 0, _SECONDS
+        for at in range(0, 2 * WAYS, 2):
+            value = found[at + 1]
+            if found[at] ^ value == check:
                 best, shortest = at, -1
                 break
             left = (value - now) & _SECONDS
@@ -145,8 +146,8 @@ class Recent:
                 best, shortest = at, left
         self.evicted += shortest >= 0
         value = token << 24 | (now + lifetime) & _SECONDS
-        cells[best] = check ^ value
-        cells[best + 1] = value
+        cells[first + best] = check ^ value
+        cells[first + best + 1] = value
         self.stored += 1
 
     def used(self) -> int:

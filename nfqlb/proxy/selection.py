@@ -43,10 +43,10 @@ def transaction(facts: Facts) -> bytes:
     A request that passes us again on its way, with another Via on top, is another one: another rule may match it. The
     branches of RFC 2543 need not differ, nor a CANCEL repeat them; what is left there is the sender [RFC 3261 17.2.3].
     """
-    top = facts.via
-    if top.branch is None or not top.branch.startswith(_COOKIE):
-        return b"%b\0%b\0%d\0%b:%d" % (facts.call_id, facts.from_tag, facts.cseq, top.host, top.sent_port)
-    return b"%b\0%b\0%d\0%b" % (facts.call_id, facts.from_tag, facts.cseq, top.branch)
+    branch = facts.via.branch
+    if branch is None or branch[: len(_COOKIE)] != _COOKIE:
+        branch = b"%b:%d" % (facts.via.host, facts.via.sent_port)
+    return b"%b\0%b\0%d\0%b" % (facts.call_id, facts.from_tag, facts.cseq, branch)
 
 
 def _identity(text: bytes) -> bytes:
