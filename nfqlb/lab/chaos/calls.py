@@ -104,6 +104,8 @@ class Result:
     where: dict[str, Any]
     cpu: dict[str, float]
     cores: list[dict[str, float]]
+    others_cpu: float
+    """Percent of one core that went to others: where it is much, the figures say little."""
     problems: list[str]
 
     scenario: ClassVar[str] = "calls"
@@ -129,6 +131,7 @@ class Result:
             "where": self.where,
             "cpu": self.cpu,
             "cores": self.cores,
+            "others_cpu": self.others_cpu,
             "host": host(),
         }
 
@@ -268,6 +271,7 @@ def run(name: str, options: Options, say: Callable[[str], None]) -> Result:
             where={"queues": watch.queues(), "reasons": reasons},
             cpu=watch.cpu(),
             cores=watch.cores(),
+            others_cpu=watch.others(),
             problems=problems,
         )
         result.problems += broken(result, statuses)

@@ -62,6 +62,8 @@ class Result:
     cpu: dict[str, float]
     """Percent of one core by role and program."""
     cores: list[dict[str, float]]
+    others_cpu: float
+    """Percent of one core that went to others: where it is much, the figures say little."""
     problems: list[str] = field(default_factory=list)
     """Every bound that was broken, in words."""
 
@@ -85,6 +87,7 @@ class Result:
             "generator": self.generator,
             "cpu": self.cpu,
             "cores": self.cores,
+            "others_cpu": self.others_cpu,
             "host": host(),
         }
 
@@ -149,6 +152,7 @@ def measure(arena: CountedArena, kind: type[Scenario], options: Options, say: Ca
         generator={"retried": sent.retried, "longest_pause_ms": sent.longest_pause_ms},
         cpu=watch.cpu(),
         cores=watch.cores(),
+        others_cpu=watch.others(),
     )
     result.problems = problems + broken(result, scenario)
     return result

@@ -117,13 +117,15 @@ class Watch:
         self._look(memory=bool(self._memory_every))
 
     def queues(self) -> dict[str, int]:
-        """What became of packets in queues, those that are gone included: `dropped` because a queue or its holder's
-        buffer was full, `abandoned` when a queue went with packets in it (as far as the looks every LOOK seconds can
-        tell), and `most_waiting` at any moment in one queue."""
+        """Packets in queues, those that are gone included.
+
+        `dropped`: a queue or its holder's buffer was full. `left_behind`: at the last look before a queue went, LOOK
+        seconds at most, so many waited in it, and were served or lost. `most_waiting`: at any look, in one queue.
+        """
         present = self._rows()
         return {
             "dropped": sum(row.dropped + row.user_dropped for row in self._queues.values()),
-            "abandoned": sum(row.waiting for key, row in self._queues.items() if key not in present),
+            "left_behind": sum(row.waiting for key, row in self._queues.items() if key not in present),
             "most_waiting": self._most_waiting,
         }
 
@@ -147,6 +149,10 @@ class Watch:
             shares = {"busy": whole - idle, "softirq": spent[6], "steal": spent[7]}
             found.append({name: round(100 * ticks / whole, 1) for name, ticks in shares.items()})
         return found
+
+    def others(self) -> float:
+        """Percent of one core that went elsewhere: to what is no process of the lab, and to the kernel's own work."""
+        return round(max(0.0, sum(core["busy"] for core in self.cores()) - sum(self.cpu().values())), 1)
 
     def _elapsed(self) -> float:
         assert self._first_times is not None
