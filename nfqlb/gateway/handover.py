@@ -21,6 +21,7 @@ from typing import Self
 from nfqlb.gateway.crew import close_all_but
 from nfqlb.gateway.job import Refused
 from nfqlb.gateway.loop import Flow, Loop
+from nfqlb.gateway.notify import for_successor
 from nfqlb.gateway.succession import READY_WITHIN, SETTLE, WORK_WITHIN
 
 VARIABLE = "NFQLB_HANDOVER"
@@ -81,8 +82,7 @@ class Successor:
         os.set_blocking(self._errors, False)
         stderr = os.dup(2)
         shared = (lock, theirs.fileno(), stderr)
-        environment = {**os.environ, VARIABLE: " ".join(map(str, shared))}
-        environment.pop("WATCHDOG_PID", None)  # it is for the successor from then on
+        environment = {**for_successor(os.environ), VARIABLE: " ".join(map(str, shared))}
         try:
             for descriptor in shared:
                 os.set_inheritable(descriptor, True)
