@@ -321,6 +321,8 @@ def test_sides_hold_are_late_lose_and_linger() -> None:
     assert re.findall(r'<send(.*?)><!\[CDATA\[\s*(\S+ ?\S*)', callee) == [
         ("", "SIP/2.0 180"), (' retrans="500" lost="3"', "SIP/2.0 200"), (' lost="3"', "SIP/2.0 200"),
     ]  # fmt: skip
+    assert "lost=" not in caller
+    assert render_side("busy", caller=True, manner=manner).count(' lost="3"') == 1
     assert caller.count('<timewait milliseconds="4000"/>') == 1
     cancelled = render_side("cancel", caller=False, manner=manner)
     # The 200 to a CANCEL is never lost: the 487 would overtake it.

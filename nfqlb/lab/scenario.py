@@ -92,7 +92,8 @@ class Manner:
     late_ms: int = 0
     """Before our first answer to INVITE and CANCEL: from 500 on, they are repeated."""
     lost: int = 0
-    """Percent of our ACKs and final responses (but to CANCEL) that never leave, so that somebody repeats."""
+    """Percent of our final responses (but to CANCEL) and our ACKs to a refusal that never leave, so that somebody
+    repeats. Without the ACK of an answered call its BYE may come first, and the callee cannot make sense of it."""
     linger_ms: int = 0
     """After the end, still answering what is repeated."""
 
@@ -217,8 +218,11 @@ class _Side:
         repeats = step.method == "INVITE" and step.status >= 200 if step.status else step.method != "ACK"
         retransmit = ' retrans="500"' if repeats else ""
         text = "\n".join(f"      {line}" for line in headers)
-        final = (step.status >= 200 and step.method != "CANCEL") or step.method == "ACK"
-        lost = f' lost="{self.manner.lost}"' if self.manner.lost and final else ""
+        if step.method == "ACK":
+            may_be_lost = answered >= 300
+        else:
+            may_be_lost = step.status >= 200 and step.method != "CANCEL"
+        lost = f' lost="{self.manner.lost}"' if self.manner.lost and may_be_lost else ""
         self.lines.append(f"  <send{retransmit}{lost}><![CDATA[\n\n{text}\n\n  ]]></send>")
 
     def _response(self, step: Step) -> list[str]:

@@ -67,7 +67,7 @@ class Options:
     upgrades: int = 3
     kills: int = 5
     lost: int = 3
-    """Percent of ACKs and final responses that their sender drops."""
+    """Percent of final responses, and of ACKs to refusals, that their sender drops."""
     workers: int = 2
     family: int = 4
 
