@@ -50,11 +50,16 @@ class Job(Generic[T]):
                 _work(work, in_child, writing, mask)
         except OSError:
             os.close(self._reading)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             raise
         finally:
             os.close(writing)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.set_blocking(self._reading, False)
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        except BaseException:  # Ctrl-C came meanwhile: nobody will ever ask for the result
+            self.end()
+            raise
 
     def fileno(self) -> int:
         """Readable when `read` has something to do."""
@@ -76,27 +81,31 @@ class Job(Generic[T]):
         os.set_blocking(self._reading, True)
         if not self.done:
             self.read()
-        self.end()
-        if not self._content:
+        if self.end() or not self._content:  # what a child that was killed has said so far is not all
             raise Refused("It failed inside; the log says more.")
         value = pickle.loads(self._content)
         if isinstance(value, Refused):
             raise value
         return value  # type: ignore[no-any-return]  # it is what `work` returned
 
-    def end(self) -> None:
-        """Kill the child if it still works, and take its remains away. May be called again."""
+    def end(self) -> int:
+        """Kill the child if it still works, and take its remains away; its status as of `os.wait`. May be called
+        again.
+        """
+        status = 0
         if self.pid:
             if not self.done:
                 os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            _, status = os.waitpid(self.pid, 0)
             self.pid = 0
             os.close(self._reading)
+        return status
 
 
 def _work(
     work: Callable[[], object], in_child: Callable[[], None] | None, writing: int, mask: set[int | signal.Signals]
 ) -> NoReturn:
+    code = os.EX_SOFTWARE
     try:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: the parent, who gets it too, has the last word
@@ -109,7 +118,8 @@ def _work(
             result = error
         with open(writing, "wb") as pipe:
             pickle.dump(result, pipe, pickle.HIGHEST_PROTOCOL)
+        code = os.EX_OK
     except BaseException:
         logger.exception("internal error")
     finally:
-        os._exit(0)
+        os._exit(code)
