@@ -218,10 +218,7 @@ class _Side:
         repeats = step.method == "INVITE" and step.status >= 200 if step.status else step.method != "ACK"
         retransmit = ' retrans="500"' if repeats else ""
         text = "\n".join(f"      {line}" for line in headers)
-        if step.method == "ACK":
-            may_be_lost = answered >= 300
-        else:
-            may_be_lost = step.status >= 200 and step.method != "CANCEL"
+        may_be_lost = answered >= 300 if step.method == "ACK" else step.status >= 200 and step.method != "CANCEL"
         lost = f' lost="{self.manner.lost}"' if self.manner.lost and may_be_lost else ""
         self.lines.append(f"  <send{retransmit}{lost}><![CDATA[\n\n{text}\n\n  ]]></send>")
 
