@@ -75,7 +75,7 @@ def _open(source: Endpoint, send_buffer: int) -> socket.socket:
             opened.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, send_buffer)
         except PermissionError:  # no privilege over the host's limits (a container): as much as it allows
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-        _let_nothing_in(opened)
+        let_nothing_in(opened)
         # Bound but not connected, on purpose: the kernel looks a socket up by the addresses quoted in a Packet Too
         # Big, and learns the path MTU only when it finds one.
         opened.bind((source.host, source.port))
@@ -85,7 +85,7 @@ def _open(source: Endpoint, send_buffer: int) -> socket.socket:
     return opened
 
 
-def _let_nothing_in(opened: socket.socket) -> None:
+def let_nothing_in(opened: socket.socket) -> None:
     """Attach a filter of one instruction, "keep 0 bytes": no packet is ever held for a reader who never comes."""
     program = array("B", struct.pack("@HBBI", _BPF_RET_K, 0, 0, 0))
     address, _ = program.buffer_info()
