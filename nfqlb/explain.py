@@ -76,9 +76,10 @@ def _forwarded(setup: Setup, outcome: Outcome, steps: list[Step]) -> list[str]:
     if reason is Reason.REQUEST_ENTERING:
         chosen = told.get("P29", "")
         by = [
-            f"pool {pool.name} by {pool.hash_on}"
+            f"pool {pool.name} by {key}"
             for pool in setup.pools
-            if chosen.startswith(f"pool {pool.name} by {pool.hash_on} ")
+            for key in pool.hash_on
+            if chosen.startswith(f"pool {pool.name} by {key} ")
         ]
         if not by:
             by = ["by Route" if told.get("P19", "").startswith("next Route") else "by Request-URI"]

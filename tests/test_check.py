@@ -92,7 +92,7 @@ def test_a_fine_configuration_is_summed_up(config: Path) -> None:
     assert ["one", "203.0.113.6:5060", "the", "same", "(one-armed)"] in words
     assert ["registrars", "reg1", "192.168.1.11:5060", "1", "1", "call-id"] in words
     assert ["reg2", "192.168.1.12:5060", "1", "1"] in words
-    assert "REGISTER, to example.org, from 10.0.0.0/8, on main" in result.output
+    assert "REGISTER, on main, to example.org, from 10.0.0.0/8" in result.output
     assert ["1", "all", "registrars"] in words
     assert "Path: always. Workers: 2, queues 5060 to 5061." in result.output
 

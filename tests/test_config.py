@@ -103,7 +103,7 @@ def test_a_good_file_becomes_the_values_that_the_gateway_works_with() -> None:
                 Backend("reg2", endpoint("192.168.1.12:5080"), weight=3, priority=2),
             ),
         ),
-        Pool("proxies", (Backend("proxy1", endpoint("192.168.1.21")),), hash_on="source-ip"),
+        Pool("proxies", (Backend("proxy1", endpoint("192.168.1.21")),), hash_on=("source-ip",)),
     )
     assert config.routes == (RouteRule("registrars", methods=frozenset({"REGISTER"})), RouteRule("proxies"))
     assert (config.path_policy, config.accept_unsigned) == ("if-supported", False)

@@ -108,7 +108,7 @@ def test_the_readme_names_every_command_and_every_dependency() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
     required = {re.split(r"[>=<]", each)[0] for each in project["dependencies"]}
-    assert required <= set(re.findall(r"^\| (\w+) \|", readme, re.MULTILINE))
+    assert required <= set(re.findall(r"^\| ([\w-]+) \|", readme, re.MULTILINE))
     for extra in project["optional-dependencies"].values():
         assert all(re.split(r"[>=<\[]", each)[0] in readme for each in extra)
 

@@ -67,7 +67,7 @@ def test_a_registration() -> None:
 def test_the_pool_is_the_one_that_was_asked_though_another_has_the_backend_too() -> None:
     shared = Backend("reg1", endpoint(REG1))
     with_setup = setup(
-        pools=(Pool("first", (shared,)), Pool("second", (shared,), "from-uri")), routes=(RouteRule("second"),)
+        pools=(Pool("first", (shared,)), Pool("second", (shared,), ("from-uri",))), routes=(RouteRule("second"),)
     )
     assert " → pool second by from-uri → reg1 " in told(PHONE, EXT, REGISTER, with_setup).sentence
 

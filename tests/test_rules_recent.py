@@ -50,7 +50,7 @@ def empty() -> Recent:
 
 def farm(count: int, hash_on: HashOn = "call-id") -> Setup:
     backends = tuple(Backend(f"b{n}", endpoint(f"192.168.1.{n + 11}:5060")) for n in range(count))
-    return setup(pools=(Pool("all", backends, hash_on),), routes=(RouteRule("all"),))
+    return setup(pools=(Pool("all", backends, (hash_on,)),), routes=(RouteRule("all"),))
 
 
 @cache

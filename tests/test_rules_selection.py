@@ -16,7 +16,7 @@ from nfqlb.proxy.verdict import Reason
 
 def farm(count: int, hash_on: HashOn = "call-id") -> Gateway:
     backends = tuple(Backend(f"b{n}", endpoint(f"192.168.1.{n + 1}:5060")) for n in range(count))
-    return Gateway(setup(pools=(Pool("all", backends, hash_on),), routes=(RouteRule("all"),)))
+    return Gateway(setup(pools=(Pool("all", backends, (hash_on,)),), routes=(RouteRule("all"),)))
 
 
 AUTH = 'Authorization: Digest realm="x", username="carol", uri="sip:x"'

@@ -26,7 +26,8 @@ class Backend:
 class Pool:
     name: str
     backends: tuple[Backend, ...]
-    hash_on: HashOn = "call-id"
+    hash_on: tuple[HashOn, ...] = ("call-id",)
+    """The first of them that a request has is its key."""
 
 
 class Chooser:

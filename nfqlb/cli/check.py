@@ -59,7 +59,7 @@ def examine(path: Path, live: bool) -> tuple[Config | None, list[Problem]]:
         config = load(path)
     except ConfigError as error:
         return None, list(error.problems)
-    problems = [*config.warnings, *read_keys(config.gateway.secret_file)[1]]
+    problems = [*config.notes, *config.warnings, *read_keys(config.gateway.secret_file)[1]]
     if live:
         from nfqlb.gateway import host
 
@@ -69,12 +69,13 @@ def examine(path: Path, live: bool) -> tuple[Config | None, list[Problem]]:
 
 def report(path: Path, problems: list[Problem]) -> None:
     """All problems on stderr, the errors last, where the eye is."""
-    for severity, title in (("warning", "warning"), ("error", "mistake")):
+    kinds = (("note", "note", None), ("warning", "warning", "yellow"), ("error", "mistake", "red"))
+    for severity, title, colour in kinds:
         found = [problem for problem in problems if problem.severity == severity]
         if found:
             click.echo(f"{path}: {len(found)} {title}{'s' if len(found) > 1 else ''}", err=True)
         for problem in found:
-            click.secho(f"  {problem}", err=True, fg="red" if severity == "error" else "yellow")
+            click.secho(f"  {problem}", err=True, fg=colour)
 
 
 def summary(config: Config) -> dict[str, Any]:
@@ -118,7 +119,15 @@ def summary(config: Config) -> dict[str, Any]:
                 "methods": sorted(rule.methods),
                 "listeners": sorted(rule.listeners),
                 "domains": sorted(rule.domains),
+                "user_prefixes": sorted(rule.user_prefixes),
+                "user_regex": rule.user_regex,
+                "from_domains": sorted(rule.from_domains),
+                "to_domains": sorted(rule.to_domains),
                 "sources": [str(network) for network in rule.sources],
+                "user_agents": sorted(rule.user_agents),
+                "user_agent_regex": rule.user_agent_regex,
+                "headers": sorted(rule.headers),
+                "percent": rule.percent,
                 "pool": rule.pool,
             }
             for rule in config.routes
@@ -144,6 +153,8 @@ def show(config: Config) -> None:
     """What the configuration amounts to, on stdout."""
     from rich.table import Table
 
+    from nfqlb.balance.rules import conditions
+
     def table(*columns: str) -> Table:
         made = Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="bold")
         for column in made.columns:
@@ -162,17 +173,11 @@ def show(config: Config) -> None:
         for index, backend in enumerate(pool.backends):
             pools.add_row(
                 *("" if index else pool.name, backend.name, str(backend.address)),
-                *(str(backend.weight), str(backend.priority), "" if index else pool.hash_on),
+                *(str(backend.weight), str(backend.priority), "" if index else ", ".join(pool.hash_on)),
             )
     routes = table("route", "requests", "pool")
     for index, rule in enumerate(config.routes):
-        conditions = [
-            " ".join(sorted(rule.methods)),
-            " ".join(sorted(f"to {domain}" for domain in rule.domains)),
-            " ".join(f"from {network}" for network in rule.sources),
-            " ".join(sorted(f"on {name}" for name in rule.listeners)),
-        ]
-        routes.add_row(str(index), ", ".join(filter(None, conditions)) or "all", rule.pool)
+        routes.add_row(str(index), ", ".join(conditions(rule)) or "all", rule.pool)
     queues = config.workers.queues
     span = f"queue {queues[0]}" if len(queues) == 1 else f"queues {queues[0]} to {queues[-1]}"
     out = console()

@@ -83,6 +83,8 @@ class Config:
     """None: everywhere."""
     rules: Rules
     warnings: tuple[Problem, ...]
+    notes: tuple[Problem, ...]
+    """What is right, and may not be what was meant."""
 
     def setup(self, keys: tuple[bytes, ...] | None = None) -> Setup:
         """What the engine decides by. Without `keys`, those of the secret file, or ConfigError."""
@@ -199,7 +201,8 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
         ),
         egress=egress.networks,
         rules=Rules(**dict(rules)),
-        warnings=tuple(problems),
+        warnings=tuple(problem for problem in problems if problem.severity == "warning"),
+        notes=tuple(problem for problem in problems if problem.severity == "note"),
     )
 
 

@@ -5,13 +5,20 @@ not be read, so that nobody is told of a consequence beside its cause.
 """
 
 from collections.abc import Callable, Iterator
-from itertools import combinations
 
 from nfqlb.config.problems import Problem, nearest, shown
 from nfqlb.config.reading import Draft
-from nfqlb.config.tables import BackendTable, RouteTable
+from nfqlb.config.routing import (
+    dead_routes,
+    followers,
+    impossible_routes,
+    overlapping_routes,
+    routes_of,
+    unmatched_requests,
+    volatile_conditions,
+)
+from nfqlb.config.tables import BackendTable
 from nfqlb.net.endpoint import Endpoint
-from nfqlb.proxy.setup import Network
 
 Check = Callable[[Draft], Iterator[Problem]]
 
@@ -103,57 +110,6 @@ def unknown_names(draft: Draft) -> Iterator[Problem]:
                 yield Problem(place, text, value=shown(name), nearest=nearest(name, names))
 
 
-def followers(draft: Draft) -> Iterator[Problem]:
-    """ACK and CANCEL go where their INVITE went (P29), so as conditions they say nothing."""
-    for place, route in routes_of(draft):
-        methods = route.methods or ()
-        for index, method in enumerate(methods):
-            if method in ("ACK", "CANCEL"):
-                yield Problem(
-                    f"{place}.methods[{index}]",
-                    f"{method} goes where its INVITE goes; "
-                    + ("leave it out" if "INVITE" in methods else "write INVITE instead"),
-                    severity="warning" if "INVITE" in methods else "error",
-                    value=shown(method),
-                )
-
-
-def dead_routes(draft: Draft) -> Iterator[Problem]:
-    """First match wins, so a rule is dead when an earlier one matches all that it does."""
-    for (earlier, before), (later, after) in combinations(routes_of(draft), 2):
-        if covers(before, after):
-            why = "matches everything" if is_catch_all(before) else "matches all that this one does"
-            yield Problem(later, f"never reached: {earlier} stands before it and {why}")
-
-
-def covers(before: RouteTable, after: RouteTable) -> bool:
-    """Whether every message that `after` matches is matched by `before`."""
-    for key in ("methods", "listeners", "domains"):
-        wide, narrow = getattr(before, key), getattr(after, key)
-        if wide is not None and (narrow is None or not set(narrow) <= set(wide)):
-            return False
-    if before.sources is None:
-        return True
-    return after.sources is not None and all(
-        any(within(narrow, wide) for wide in before.sources) for narrow in after.sources
-    )
-
-
-def within(narrow: Network, wide: Network) -> bool:
-    return narrow.version == wide.version and narrow.network_address in wide and narrow.prefixlen >= wide.prefixlen
-
-
-def is_catch_all(route: RouteTable) -> bool:
-    return (route.methods, route.listeners, route.domains, route.sources) == (None, None, None, None)
-
-
-def unmatched_requests(draft: Draft) -> Iterator[Problem]:
-    routes = [route for _, route in routes_of(draft)]
-    if routes and len(routes) == len(draft.routes) and not any(map(is_catch_all, routes)):
-        text = "requests that match no rule are answered 503; a last rule without conditions takes them"
-        yield Problem("route", text, severity="warning")
-
-
 def unused_pools(draft: Draft) -> Iterator[Problem]:
     if None in draft.routes.values() or not draft.routes:
         return
@@ -195,7 +151,10 @@ CHECKS: tuple[Check, ...] = (
     weightless_pools,
     unknown_names,
     followers,
+    volatile_conditions,
     dead_routes,
+    impossible_routes,
+    overlapping_routes,
     unmatched_requests,
     unused_pools,
     stranded_listeners,
@@ -206,10 +165,6 @@ CHECKS: tuple[Check, ...] = (
 def contradictions(draft: Draft) -> list[Problem]:
     """Everything that does not hold together, in the order of CHECKS."""
     return [problem for check in CHECKS for problem in check(draft)]
-
-
-def routes_of(draft: Draft) -> list[tuple[str, RouteTable]]:
-    return [(place, route) for place, route in draft.routes.items() if route is not None]
 
 
 def backends_of(draft: Draft) -> Iterator[tuple[str, BackendTable]]:

@@ -6,13 +6,15 @@ sentence that says what is expected. Whether values fit together is not known he
 
 import re
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import PlainValidator
 
-from nfqlb.config.problems import nearest
+from nfqlb.balance.pattern import Pattern, PatternError
+from nfqlb.config.problems import listed, nearest
 from nfqlb.net.endpoint import SIP_PORT, Endpoint, pack_host
-from nfqlb.proxy.setup import Network
+from nfqlb.proxy.setup import HashOn, Network
+from nfqlb.sip.message import COMPACT
 
 SOCKET = "expected an IP address and a port from 1 to 65535, such as 192.0.2.1:5060 or [2001:db8::1]:5060"
 
@@ -32,6 +34,10 @@ METHODS = (
 
 INTERFACE = re.compile(r"[^\s/:]{1,15}")
 """What Linux takes as the name of a network interface, but for "." and ".."."""
+
+KEYS: tuple[HashOn, ...] = get_args(HashOn)
+ALWAYS_THERE: tuple[HashOn, ...] = ("call-id", "source-ip")
+"""Keys that every request has."""
 
 UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -143,6 +149,60 @@ def read_method(value: object) -> str:
     return text
 
 
+def read_hash_on(value: object) -> tuple[HashOn, ...]:
+    """One key or a list of them, of which the first counts that a request has."""
+    names = value if isinstance(value, list) and value else [value]
+    found: list[HashOn] = []
+    for name in names:
+        known = next((key for key in KEYS if key == name), None)
+        if known is None:
+            expected = f"expected {listed(KEYS)}"
+            raise Expected(
+                expected if name is value else f"{expected} in the list",
+                nearest(name, KEYS) if isinstance(name, str) and name is value else None,
+            )
+        if known in found:
+            raise Expected(f"{known} stands in the list twice")
+        if found and found[-1] in ALWAYS_THERE:
+            raise Expected(f"every request has {found[-1]}, so what stands behind it is never looked at")
+        found.append(known)
+    return tuple(found)
+
+
+def read_piece(value: object) -> str:
+    """A piece of a header's text."""
+    text = text_of(value, "expected text, in quotes")
+    if not text or not text.isprintable():
+        raise Expected("expected one printable character or more")
+    return text
+
+
+def read_user_prefix(value: object) -> str:
+    text = read_piece(value)
+    if any(character in text for character in '@:<>" '):
+        raise Expected("expected how the user part of a SIP URI begins, such as +49, without sip: and without the host")
+    return text
+
+
+def read_header(value: object) -> str:
+    """The name of a header, in lower case."""
+    text = text_of(value, "expected the name of a header such as P-Asserted-Identity, in quotes")
+    if not TOKEN.fullmatch(text):
+        raise Expected("expected the name of a header such as P-Asserted-Identity")
+    if text.lower().encode() in COMPACT:
+        raise Expected("expected the long name", COMPACT[text.lower().encode()].decode())
+    return text.lower()
+
+
+def read_pattern(value: object) -> str:
+    text = read_piece(value)
+    try:
+        Pattern(text)
+    except PatternError as error:
+        raise Expected(f"expected a regular expression in RE2's syntax: {error}") from None
+    return text
+
+
 def read_size(value: object) -> int:
     """Bytes: a whole number, or a number with KiB, MiB or GiB."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -185,6 +245,11 @@ Host = Annotated[str, PlainValidator(read_host)]
 Domain = Annotated[str, PlainValidator(read_domain)]
 Name = Annotated[str, PlainValidator(read_name)]
 Method = Annotated[str, PlainValidator(read_method)]
+Piece = Annotated[str, PlainValidator(read_piece)]
+UserPrefix = Annotated[str, PlainValidator(read_user_prefix)]
+Header = Annotated[str, PlainValidator(read_header)]
+Regex = Annotated[str, PlainValidator(read_pattern)]
+Keys = Annotated[tuple[HashOn, ...], PlainValidator(read_hash_on)]
 Size = Annotated[int, PlainValidator(read_size)]
 FilePath = Annotated[str, PlainValidator(read_path)]
 Interface = Annotated[str, PlainValidator(read_interface)]

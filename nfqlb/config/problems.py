@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "note"]
 
 VALUE_WIDTH = 60
 """Characters of a wrong value that are shown; enough to recognise it, too few to drown the sentence."""
@@ -18,7 +18,7 @@ VALUE_WIDTH = 60
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong (`error`) or looks wrong (`warning`)."""
+    """One thing that is wrong (`error`), looks wrong (`warning`), or may not be what was meant (`note`)."""
 
     place: str
     """Where: `pool[0].backend[1].address`, `line 3, column 7`, or a part of the host."""

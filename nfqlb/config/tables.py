@@ -8,10 +8,27 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
+from nfqlb.balance.rules import ALL
 from nfqlb.config import RulesBackend
-from nfqlb.config.fields import Directory, Domain, FilePath, Host, Interface, Method, Name, NetworkField, Size, Socket
+from nfqlb.config.fields import (
+    Directory,
+    Domain,
+    FilePath,
+    Header,
+    Host,
+    Interface,
+    Keys,
+    Method,
+    Name,
+    NetworkField,
+    Piece,
+    Regex,
+    Size,
+    Socket,
+    UserPrefix,
+)
 from nfqlb.net.endpoint import Endpoint
-from nfqlb.proxy.setup import Backend, ForceRport, HashOn, Listener, PathPolicy, RouteRule
+from nfqlb.proxy.setup import Backend, ForceRport, Listener, PathPolicy, RouteRule
 
 Listed = Strict(False)
 """TOML's list, read into a tuple; what is in it is as strict as anywhere."""
@@ -75,8 +92,8 @@ class PoolTable(Table):
     """A pool without its backends: those are tables of their own."""
 
     name: Name
-    hash_on: HashOn = "call-id"
-    """What keeps together on one backend."""
+    hash_on: Keys = ("call-id",)
+    """What keeps together on one backend; of a list, the first that a request has."""
 
 
 class RouteTable(Table):
@@ -84,8 +101,21 @@ class RouteTable(Table):
     listeners: Annotated[tuple[str, ...], Listed, Field(min_length=1)] | None = None
     domains: Annotated[tuple[Domain, ...], Listed, Field(min_length=1)] | None = None
     """Hosts of the Request-URI."""
+    user_prefixes: Annotated[tuple[UserPrefix, ...], Listed, Field(min_length=1)] | None = None
+    """How the user part of the Request-URI begins, or the number of a tel URI."""
+    user_regex: Regex | None = None
+    """Found anywhere in the user part."""
+    from_domains: Annotated[tuple[Domain, ...], Listed, Field(min_length=1)] | None = None
+    to_domains: Annotated[tuple[Domain, ...], Listed, Field(min_length=1)] | None = None
     sources: Annotated[tuple[NetworkField, ...], Listed, Field(min_length=1)] | None = None
     """Networks of the outside peer."""
+    user_agents: Annotated[tuple[Piece, ...], Listed, Field(min_length=1)] | None = None
+    """Part of the User-Agent, in whatever case; not for INVITE."""
+    user_agent_regex: Regex | None = None
+    headers: Annotated[tuple[Header, ...], Listed, Field(min_length=1)] | None = None
+    """Headers of which one has to be there; not for INVITE."""
+    percent: Annotated[float, Field(ge=0, le=ALL)] = ALL
+    """This part of what the pool hashes on, always the same: a canary."""
     pool: str
 
     def value(self) -> RouteRule:
@@ -94,7 +124,15 @@ class RouteTable(Table):
             methods=frozenset(self.methods or ()),
             listeners=frozenset(self.listeners or ()),
             domains=frozenset(self.domains or ()),
+            user_prefixes=frozenset(self.user_prefixes or ()),
+            user_regex=self.user_regex,
+            from_domains=frozenset(self.from_domains or ()),
+            to_domains=frozenset(self.to_domains or ()),
             sources=self.sources or (),
+            user_agents=frozenset(self.user_agents or ()),
+            user_agent_regex=self.user_agent_regex,
+            headers=frozenset(self.headers or ()),
+            percent=self.percent,
         )
 
 

@@ -7,14 +7,15 @@ that backend lives. What was remembered, and for how long, is `Recent`'s; withou
 
 from collections.abc import Callable
 from copy import copy
+from ipaddress import ip_address
 
 from nfqlb.balance import recent as memory
 from nfqlb.balance.pool import Backend, Chooser
 from nfqlb.balance.recent import Recent
-from nfqlb.balance.rules import Facts as RuleFacts
-from nfqlb.balance.rules import Rules
+from nfqlb.balance.rules import Rules, conditions
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy import selection
+from nfqlb.proxy.asked import Asked
 from nfqlb.proxy.facts import Facts, Reject
 from nfqlb.proxy.identity import Identity
 from nfqlb.proxy.setup import Listener, Setup, State, States
@@ -38,6 +39,7 @@ class Choice:
     def __init__(self, setup: Setup, identity: Identity, states: States, recent: Recent | None) -> None:
         self._identity = identity
         self._rules = Rules(setup.routes)
+        self._routes = setup.routes
         self._choosers = {pool.name: Chooser(pool, states) for pool in setup.pools}
         self._hash_on = {pool.name: pool.hash_on for pool in setup.pools}
         self._numbers = {place: number for number, place in enumerate(setup.places)}
@@ -106,18 +108,23 @@ class Choice:
                 if note:
                     note("P19", f"in a dialog, Request-URI is backend {identity.backends[number].name}")
                 return target, number
-        domain = request_uri.host.decode("ascii") if request_uri else ""
-        pool = self._rules.pool(RuleFacts(message.method.decode("ascii"), listener.name, domain, source.addr))
-        if pool is None:
-            raise Reject(Reason.NO_BACKEND, RETRY_AFTER, detail="no route rule matches")
+        rule = 0
+        if not self._rules.ask_nothing:
+            rule = self._rules.first(Asked(message, facts, request_uri, listener.name, source, self._hash_on))
+            if rule < 0:
+                raise Reject(Reason.NO_BACKEND, RETRY_AFTER, detail="no route rule matches")
+        if note:
+            note("P29", f"route[{rule}] holds: {', '.join(conditions(self._routes[rule])) or 'everything'}")
+        pool = self._rules.pool(rule)
         hash_on = self._hash_on[pool]
         key = selection.key(hash_on, message, facts, request_uri, source)
         backend = self._choosers[pool].choose(key, listener.internal.version)
         if backend is None:
             raise Reject(Reason.NO_BACKEND, RETRY_AFTER, detail=f"pool {pool} has no backend to choose from")
         if note:
-            shown = key.hex(":") if hash_on == "source-ip" else key.decode("latin-1")
-            note("P29", f"pool {pool} by {hash_on} {shown}: {backend.name} {backend.address}")
+            by = selection.used(hash_on, message, facts, request_uri)
+            shown = str(ip_address(key)) if by == "source-ip" else key.decode("latin-1")
+            note("P29", f"pool {pool} by {by} {shown}: {backend.name} {backend.address}")
         return backend.address, self._numbers[pool, backend.name]
 
 

@@ -13,8 +13,39 @@ _COOKIE = b"z9hG4bK"
 _INVITE_FAMILY = frozenset((b"INVITE", b"ACK", b"CANCEL"))
 
 
-def key(hash_on: HashOn, message: Message, facts: Facts, request_uri: Uri | None, source: Endpoint) -> bytes:
-    """The bytes that the pool's table is asked with. Never empty of meaning: what is missing falls back to From."""
+def key(
+    hash_on: tuple[HashOn, ...], message: Message, facts: Facts, request_uri: Uri | None, source: Endpoint
+) -> bytes:
+    """The bytes that the pool's table is asked with."""
+    wanted = hash_on[0] if len(hash_on) == 1 else used(hash_on, message, facts, request_uri)
+    return _of(wanted, message, facts, request_uri, source)
+
+
+def used(hash_on: tuple[HashOn, ...], message: Message, facts: Facts, request_uri: Uri | None) -> HashOn:
+    """The first of them that the request has, or else the last. The same for an INVITE, its CANCEL and its ACK (P29):
+    the Request-URI, From and To stand in all of them, and so does nothing else that is looked at here.
+    """
+    for wanted in hash_on[:-1]:
+        if _has(wanted, message, facts, request_uri):
+            return wanted
+    return hash_on[-1]
+
+
+def _has(wanted: HashOn, message: Message, facts: Facts, request_uri: Uri | None) -> bool:
+    """Whether the request has that to tell it from others. A URI without a user names a whole domain."""
+    if wanted == "from-uri":
+        return _names_one(facts.from_uri)
+    if wanted == "to-uri":
+        return _names_one(facts.to_uri)
+    if wanted == "request-user":
+        return bool(request_user(message, request_uri))
+    if wanted == "auth-user":
+        return bool(_auth_user(message) if message.method not in _INVITE_FAMILY else _sender(facts))
+    return True
+
+
+def _of(hash_on: HashOn, message: Message, facts: Facts, request_uri: Uri | None, source: Endpoint) -> bytes:
+    """Never empty of meaning: what is missing falls back to From or To."""
     if hash_on == "call-id":
         return facts.call_id
     if hash_on == "from-uri":
@@ -24,17 +55,32 @@ def key(hash_on: HashOn, message: Message, facts: Facts, request_uri: Uri | None
     if hash_on == "source-ip":
         return source.addr
     if hash_on == "request-user":
-        user = request_uri.plain_user() if request_uri else message.uri.partition(b":")[2].partition(b";")[0]
-        return user or _identity(facts.to_uri)
+        return request_user(message, request_uri) or _identity(facts.to_uri)
     # auth-user. A CANCEL carries no credentials and an INVITE may, so the INVITE and what belongs to it always go by
     # the From user, which is the same name on every platform where this key makes sense.
     if message.method not in _INVITE_FAMILY:
-        for name in _CREDENTIALS:
-            username = _username(message.value(name))
-            if username:
-                return username
+        username = _auth_user(message)
+        if username:
+            return username
+    return _sender(facts) or facts.from_uri
+
+
+def request_user(message: Message, request_uri: Uri | None) -> bytes:
+    """User part of the Request-URI, or the number of a tel URI, as written; empty without one."""
+    return request_uri.plain_user() if request_uri else message.uri.partition(b":")[2].partition(b";")[0]
+
+
+def _auth_user(message: Message) -> bytes:
+    for name in _CREDENTIALS:
+        username = _username(message.value(name))
+        if username:
+            return username
+    return b""
+
+
+def _sender(facts: Facts) -> bytes:
     sender = uri.parse(facts.from_uri)
-    return (sender.plain_user() if sender else b"") or facts.from_uri
+    return sender.plain_user() if sender else b""
 
 
 def transaction(facts: Facts) -> bytes:
@@ -47,6 +93,11 @@ def transaction(facts: Facts) -> bytes:
     if branch is None or branch[: len(_COOKIE)] != _COOKIE:
         branch = b"%b:%d" % (facts.via.host, facts.via.sent_port)
     return b"%b\0%b\0%d\0%b" % (facts.call_id, facts.from_tag, facts.cseq, branch)
+
+
+def _names_one(text: bytes) -> bool:
+    parsed = uri.parse(text)
+    return parsed is None or bool(parsed.user)
 
 
 def _identity(text: bytes) -> bytes:
