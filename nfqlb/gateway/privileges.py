@@ -43,8 +43,8 @@ class PrivilegeError(Exception):
     """A privilege could not be given up, or not be kept; the text says which, and what to do."""
 
 
-def drop(keep: int = CAP_NET_ADMIN) -> None:
-    """Keep one capability and nothing else: for good, and for whatever this process might execute.
+def drop(keep: int | None = CAP_NET_ADMIN) -> None:
+    """Keep one capability, or none, and nothing else: for good, and for whatever this process might execute.
 
     As root, become nobody. As another user stay it: that is how a service manager starts us. Who may not empty the
     bounding set (CAP_SETPCAP) leaves it: without set-uid programs, by no_new_privs, nothing in it can be had.
@@ -62,12 +62,13 @@ def drop(keep: int = CAP_NET_ADMIN) -> None:
         _prctl(libc, "forget about capabilities to keep", _PR_SET_KEEPCAPS, 0)
     _prctl(libc, "empty the ambient set", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     _prctl(libc, "renounce new privileges", _PR_SET_NO_NEW_PRIVS, 1)
-    _set_capabilities(libc, 1 << keep)
+    kept = 0 if keep is None else 1 << keep
+    _set_capabilities(libc, kept)
     # No core, no debugger of the same user, no /proc/PID/mem: the keys that sign are in our memory.
     _prctl(libc, "be hidden from debuggers", _PR_SET_DUMPABLE, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # no child processes
-    _verify(keep, root=root, unbound=may_unbind)
+    _verify(kept, root=root, unbound=may_unbind)
 
 
 def pin(seat: int, workers: int) -> None:
@@ -113,11 +114,11 @@ def _prctl(libc: ctypes.CDLL, purpose: str, option: int, value: int) -> None:
         raise PrivilegeError(f"A worker cannot {purpose}: {os.strerror(ctypes.get_errno())}.")
 
 
-def _verify(keep: int, *, root: bool, unbound: bool, proc: Path = PROC) -> None:
+def _verify(kept: int, *, root: bool, unbound: bool, proc: Path = PROC) -> None:
     """What the kernel says of us now is what was asked for."""
     lines = (proc / "self/status").read_text().splitlines()
     status = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
-    only, none = [f"{1 << keep:016x}"], [f"{0:016x}"]
+    only, none = [f"{kept:016x}"], [f"{0:016x}"]
     wanted = {"CapEff": only, "CapPrm": only, "CapInh": none, "CapAmb": none, "NoNewPrivs": ["1"]}
     if unbound:
         wanted["CapBnd"] = none
