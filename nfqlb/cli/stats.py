@@ -205,7 +205,8 @@ def reasons(counts: list[Counts]) -> Table:
 def backends(total: Counts) -> Table:
     table = grid("Backend", "Requests to it", "Requests from it", "Responses to it", "Responses from it")
     for name, traffic in total.backends.items():
-        table.add_row(name, *map(number, traffic.values()))
+        shown = ("requests_to", "requests_from", "responses_to", "responses_from")
+        table.add_row(name, *(number(traffic[each]) for each in shown))
     return table
 
 

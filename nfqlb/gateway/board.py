@@ -32,7 +32,7 @@ from nfqlb.proxy.verdict import REASON_SLOTS
 
 FILE_NAME = "board"
 MAGIC = int.from_bytes(b"nfqlbBRD", "big")
-LAYOUT = 2
+LAYOUT = 3
 HEADER_CELLS = 16
 CELL = 8
 """Bytes of a cell."""
@@ -102,8 +102,16 @@ class Traffic(IntEnum):
     REQUESTS_TO = 0
     REQUESTS_FROM = 1
     RESPONSES_TO = 2
-    RESPONSES_FROM = 3
+    RESPONSES_1XX = 3
+    """From it, as the next five: by the class of their status codes."""
+    RESPONSES_2XX = 4
+    RESPONSES_3XX = 5
+    RESPONSES_4XX = 6
+    RESPONSES_5XX = 7
+    RESPONSES_6XX = 8
 
+
+RESPONSES_FROM = tuple(Traffic)[Traffic.RESPONSES_1XX :]
 
 REASONS = len(Cell)
 """Cell of the counter for Reason number 0."""
@@ -241,6 +249,12 @@ class Board:
                 for traffic in Traffic:
                     total = sum(slot.backends[number[name]][traffic] for slot in slots)
                     retired[BACKENDS + index * len(Traffic) + traffic] = total
+
+    def sums(self, traffic: Traffic) -> list[int]:
+        """Of each backend, by all workers and those before them."""
+        slots = [self.slot(worker) for worker in range(len(self.about.queues) + 1)]
+        cells = range(BACKENDS + traffic, self._slot_cells, len(Traffic))
+        return [sum(slot[cell] for slot in slots) for cell in cells]
 
     def snapshot(self) -> Snapshot:
         return _parse(self._map[:], self.path)

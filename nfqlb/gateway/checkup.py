@@ -11,18 +11,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from selectors import EVENT_READ, BaseSelector
 from typing import Any, NoReturn
 
 from nfqlb.balance.states import State
 from nfqlb.gateway import privileges
-from nfqlb.gateway.board import BACKENDS, Board, Traffic
+from nfqlb.gateway.board import BACKENDS, RESPONSES_FROM, Board, Traffic
 from nfqlb.gateway.crew import WORKER_SIGNALS, close_all_but
-from nfqlb.gateway.probe import Target
+from nfqlb.gateway.probe import Round, Target
 from nfqlb.gateway.prober import Prober
 from nfqlb.gateway.vitals import Vital, Vitals
-from nfqlb.net.endpoint import Endpoint
 
 NAME = "nfqlb-health"
 """What ps and top call it."""
@@ -36,17 +34,6 @@ STUCK_AFTER = 10.0
 PIECE = 1 << 16
 
 logger = logging.getLogger("nfqlb")
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """Whom a prober asks."""
-
-    targets: tuple[Target, ...]
-    ears: tuple[Endpoint, ...]
-    """Internal sockets."""
-    name: str
-    """User part of our URI."""
 
 
 class Checkup:
@@ -63,7 +50,7 @@ class Checkup:
         """Start one. `board`: where the workers of the moment count. `known`: what is known of each target, asked at
         each start. `heard`: called with each line that it says.
         """
-        self.round, self._board, self._known, self._heard, self._selector = round_, board, known, heard, selector
+        self.round, self.board, self._known, self._heard_line, self._selector = round_, board, known, heard, selector
         self.vitals = Vitals(len(round_.targets))
         self.pid = 0
         self._pipe = -1
@@ -122,7 +109,7 @@ class Checkup:
             return
         *lines, self._rest = self._rest.split(b"\n")
         for line in lines:
-            self._heard(json.loads(line))
+            self._heard_line(json.loads(line))
 
     def _start(self) -> None:
         known = self._known()
@@ -161,7 +148,7 @@ class Checkup:
             close_all_but((0, 1, 2, writing))
             with open("/proc/self/comm", "w") as comm:
                 comm.write(NAME)
-            round_, responses = self.round, _responses(self._board, self.round.targets)
+            round_, responses = self.round, _responses(self.board, self.round.targets)
             prober = Prober(round_.targets, known, round_.ears, round_.name, responses, self.vitals, writing)
             privileges.drop(keep=None)
             prober.run()
@@ -177,6 +164,7 @@ def _responses(board: Board, targets: Sequence[Target]) -> Callable[[int], int]:
     """How many responses workers have seen from a target."""
     slots = [board.slot(worker) for worker in range(len(board.about.queues))]
     cells = [
-        [BACKENDS + number * len(Traffic) + Traffic.RESPONSES_FROM for number in target.numbers] for target in targets
+        [BACKENDS + number * len(Traffic) + each for number in target.numbers for each in RESPONSES_FROM]
+        for target in targets
     ]
     return lambda target: sum(slot[cell] for slot in slots for cell in cells[target])

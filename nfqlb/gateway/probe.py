@@ -31,6 +31,17 @@ class Target:
     """Their numbers on the board."""
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Whom a prober asks."""
+
+    targets: tuple[Target, ...]
+    ears: tuple[Endpoint, ...]
+    """Internal sockets."""
+    name: str
+    """User part of our URI."""
+
+
 class Answer(NamedTuple):
     target: int
     probe: int

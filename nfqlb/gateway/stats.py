@@ -13,7 +13,18 @@ from typing import Any
 
 from nfqlb.balance.recent import ENTRIES, SIZE
 from nfqlb.gateway import procfs
-from nfqlb.gateway.board import FILE_NAME, STUCK_AFTER, Cell, NotRunning, Slot, Snapshot, State, Traffic, read
+from nfqlb.gateway.board import (
+    FILE_NAME,
+    RESPONSES_FROM,
+    STUCK_AFTER,
+    Cell,
+    NotRunning,
+    Slot,
+    Snapshot,
+    State,
+    Traffic,
+    read,
+)
 from nfqlb.proxy.verdict import Action, Reason
 
 UP, STARTING, STUCK, DEAD = "up", "starting", "stuck", "dead"
@@ -56,7 +67,8 @@ class Counts:
     reasons: dict[str, float]
     """Every reason by its slug, also those with 0."""
     backends: dict[str, dict[str, float]]
-    """Backend → requests_to, requests_from, responses_to, responses_from."""
+    """Backend → requests_to, requests_from, responses_to, responses_from, and of these responses_1xx to
+    responses_6xx."""
     us_per_packet: float | None
     """Microseconds in the engine: the mean over the timed packets, None when there are none."""
     timed: float
@@ -207,16 +219,23 @@ def _counts(slots: Sequence[Slot], backends: Sequence[str]) -> Counts:
         drops=by_action[Action.DROP],
         ignored=by_action[Action.IGNORE],
         reasons=reasons,
-        backends={
-            name: {traffic.name.lower(): sum(slot.backends[number][traffic] for slot in slots) for traffic in Traffic}
-            for number, name in enumerate(backends)
-        },
+        backends={name: traffic(slots, number) for number, name in enumerate(backends)},
         us_per_packet=_mean(engine_ns, timed),
         timed=timed,
         engine_ns=engine_ns,
         socket_sent=sum(slot.cells[Cell.SOCKET_SENT] for slot in slots),
         recent={name: sum(slot.cells[cell] for slot in slots) for name, cell in _RECENT.items()},
     )
+
+
+def traffic(slots: Sequence[Slot], number: int) -> dict[str, float]:
+    """Of the backend of that number, over these slots: as `Counts.backends` has it."""
+    sums: dict[str, float] = {}
+    for each in Traffic:
+        if each == Traffic.RESPONSES_1XX:
+            sums["responses_from"] = sum(slot.backends[number][part] for slot in slots for part in RESPONSES_FROM)
+        sums[each.name.lower()] = sum(slot.backends[number][each] for slot in slots)
+    return sums
 
 
 def _mean(nanoseconds: float, packets: float) -> float | None:

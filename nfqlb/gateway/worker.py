@@ -31,15 +31,20 @@ _TRAFFIC = {
     Reason.REQUEST_ENTERING: Traffic.REQUESTS_TO,
     Reason.REQUEST_LEAVING: Traffic.REQUESTS_FROM,
     Reason.RESPONSE_ENTERING: Traffic.RESPONSES_TO,
-    Reason.RESPONSE_LEAVING: Traffic.RESPONSES_FROM,
+    Reason.RESPONSE_LEAVING: Traffic.RESPONSES_1XX,
 }
 
 # Indexed by the number of a Reason: what the loop needs, without a look at attributes.
+_BY_CLASS = Traffic.RESPONSES_1XX
 _GOES_ON = [False] * REASON_SLOTS
 _TRAFFIC_OFFSET = [-1] * REASON_SLOTS
 for _reason in Reason:
     _GOES_ON[_reason] = _reason.action in (Action.FORWARD, Action.REPLY)
     _TRAFFIC_OFFSET[_reason] = _TRAFFIC.get(_reason, -1)
+
+_VERSION = b"2.0 "
+"""What stands before the status code, behind SIP/."""
+_ZERO = ord("0")
 
 logger = logging.getLogger("nfqlb")
 
@@ -85,6 +90,8 @@ class Worker:
             raise ValueError(f"verdict {reason.slug} without a packet")
         self._slot[REASONS + reason] += 1
         if verdict.backend >= 0 and (offset := _TRAFFIC_OFFSET[reason]) >= 0:
+            if offset == _BY_CLASS:
+                offset += status_class(verdict.packet) - 1
             self._slot[BACKENDS + verdict.backend * len(Traffic) + offset] += 1
         return answer
 
@@ -149,6 +156,14 @@ class Worker:
         skipped = limit.ask(time.monotonic())
         if skipped is not None:
             logger.error(text + "%s", *values, f" (and {skipped} more before)" if skipped else "")
+
+
+def status_class(packet: bytes) -> int:
+    """1..6, of a SIP response in an IP packet that we have built: without IP options."""
+    version = 32 if packet[0] >> 4 == 4 else 52
+    if packet[version : version + 4] != _VERSION:  # CRLFs may stand before the start line (P3)
+        version = packet.index(_VERSION, version)
+    return packet[version + 4] - _ZERO
 
 
 class _Limit:

@@ -62,7 +62,7 @@ def test_each_cell_is_where_the_reader_looks_for_it(path: Path) -> None:
         base = worker * 10_000 + 1
         assert slot.cells == tuple(base + cell for cell in Cell)
         assert slot.reasons == tuple(base + REASONS + number for number in range(REASON_SLOTS))
-        assert slot.backends[2][Traffic.RESPONSES_FROM] == base + BACKENDS + 2 * len(Traffic) + 3
+        assert slot.backends[2][Traffic.RESPONSES_4XX] == base + BACKENDS + 2 * len(Traffic) + 6
 
 
 def test_a_child_writes_what_the_parent_reads(path: Path) -> None:
@@ -104,7 +104,8 @@ def test_what_earlier_workers_counted_goes_on_by_the_names_of_backends(path: Pat
     assert (retired.cells[Cell.TIMED], retired.cells[Cell.PID]) == (20, 0)
     assert retired.reasons[Reason.PING] == 106
     assert [each[Traffic.REQUESTS_TO] for each in retired.backends] == [14]
-    assert second.snapshot().retired.backends == ((0, 0, 0, 0), (14, 0, 0, 0))
+    assert second.snapshot().retired.backends == ((0,) * len(Traffic), (14, *(0,) * (len(Traffic) - 1)))
+    assert third.sums(Traffic.REQUESTS_TO) == [14]
 
 
 def test_until_it_settles_a_board_can_be_taken_back(path: Path) -> None:

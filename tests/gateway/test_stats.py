@@ -14,7 +14,7 @@ from nfqlb.balance.recent import ENTRIES
 from nfqlb.cli import stats as command_module
 from nfqlb.cli.stats import Speed, command
 from nfqlb.gateway import stats
-from nfqlb.gateway.board import BACKENDS, REASONS, About, Board, Cell, Header, NotRunning, State
+from nfqlb.gateway.board import BACKENDS, REASONS, About, Board, Cell, Header, NotRunning, State, Traffic
 from nfqlb.gateway.stats import gather, rates
 from nfqlb.proxy.verdict import Reason
 
@@ -61,8 +61,9 @@ def test_counts_are_summed_by_action_worker_and_backend(gateway: Gateway) -> Non
     gateway.count(1, Reason.PING, 3)
     gateway.count(0, Reason.NOT_SIP, 2)
     gateway.count(1, Reason.NOT_OURS)
-    gateway.slots[0][BACKENDS + 4 + 0] = 5  # reg2, requests to it
-    gateway.slots[1][BACKENDS + 4 + 3] = 4  # reg2, responses from it
+    gateway.slots[0][BACKENDS + len(Traffic) + Traffic.REQUESTS_TO] = 5  # reg2
+    gateway.slots[1][BACKENDS + len(Traffic) + Traffic.RESPONSES_1XX] = 1
+    gateway.slots[1][BACKENDS + len(Traffic) + Traffic.RESPONSES_4XX] = 3
     gateway.slots[0][Cell.TIMED], gateway.slots[0][Cell.ENGINE_NS] = 2, 5000
     gateway.slots[1][Cell.TIMED], gateway.slots[1][Cell.ENGINE_NS] = 3, 20000
     report = gateway.report()
@@ -78,6 +79,7 @@ def test_counts_are_summed_by_action_worker_and_backend(gateway: Gateway) -> Non
         "requests_from": 0,
         "responses_to": 0,
         "responses_from": 4,
+        **{f"responses_{each}xx": {1: 1, 4: 3}.get(each, 0) for each in range(1, 7)},
     }
     assert {slug: count for slug, count in total.reasons.items() if count} == {
         "request-entering": 5,

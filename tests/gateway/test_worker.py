@@ -8,7 +8,7 @@ import pytest
 
 from nfqlb.balance.recent import SIZE, Recent
 from nfqlb.gateway import worker as worker_module
-from nfqlb.gateway.board import About, Board, Cell, Slot, read
+from nfqlb.gateway.board import About, Board, Cell, Slot, Traffic, read
 from nfqlb.gateway.queue import MAX_PACKET
 from nfqlb.gateway.worker import LOG_BYTES, SAMPLE, Worker
 from nfqlb.net import datagram
@@ -87,18 +87,31 @@ def test_every_reason_is_counted_and_has_its_verdict(bench: Bench, reason: Reaso
 @pytest.mark.parametrize(
     ("reason", "column"),
     [
-        (Reason.REQUEST_ENTERING, 0),
-        (Reason.REQUEST_LEAVING, 1),
-        (Reason.RESPONSE_ENTERING, 2),
-        (Reason.RESPONSE_LEAVING, 3),
+        (Reason.REQUEST_ENTERING, Traffic.REQUESTS_TO),
+        (Reason.REQUEST_LEAVING, Traffic.REQUESTS_FROM),
+        (Reason.RESPONSE_ENTERING, Traffic.RESPONSES_TO),
+        (Reason.RESPONSE_LEAVING, Traffic.RESPONSES_2XX),
         (Reason.REQUEST_HAIRPIN, None),
     ],
 )
 def test_traffic_is_counted_for_its_backend(bench: Bench, reason: Reason, column: int | None) -> None:
-    bench.decide(Verdict(reason, b"out", backend=1))
-    bench.decide(Verdict(reason, b"out"))  # concerns no backend
-    assert bench.slot.backends[0] == (0, 0, 0, 0)
-    assert bench.slot.backends[1] == tuple(int(number == column) for number in range(4))
+    packet = datagram.build(*FOUR, b"SIP/2.0 200 OK\r\n", tos=0, ident=0)
+    bench.decide(Verdict(reason, packet, backend=1))
+    bench.decide(Verdict(reason, packet))  # concerns no backend
+    assert bench.slot.backends[0] == (0,) * len(Traffic)
+    assert bench.slot.backends[1] == tuple(int(number == column) for number in range(len(Traffic)))
+
+
+@pytest.mark.parametrize("flow", [FOUR, SIX])
+@pytest.mark.parametrize("start", [b"SIP/2.0 %d ", b"sip/2.0 %d Yes\r\n", b"\r\n\r\nSIP/2.0 %d OK"])
+@pytest.mark.parametrize("status", [100, 299, 302, 487, 503, 699])
+def test_responses_are_counted_by_class(
+    bench: Bench, flow: tuple[Endpoint, Endpoint], start: bytes, status: int
+) -> None:
+    packet = datagram.build(*flow, start % status + b"\r\n" + bytes(2000), tos=0, ident=0)
+    bench.decide(Verdict(Reason.RESPONSE_LEAVING, packet, 0, *flow))
+    counted = {traffic.name: bench.slot.backends[0][traffic] for traffic in Traffic}
+    assert {name: count for name, count in counted.items() if count} == {f"RESPONSES_{status // 100}XX": 1}
 
 
 @pytest.mark.parametrize("reason", [Reason.REQUEST_ENTERING, Reason.PING])
@@ -120,7 +133,7 @@ def test_p38_a_refused_packet_counts_as_such(tmp_path: Path, caplog: pytest.LogC
         assert bench.decide(Verdict(Reason.REQUEST_ENTERING, large, 0, *SIX)) is None
     assert bench.counted() == {Reason.SEND_FAILED: 3}
     assert bench.slot.cells[Cell.SOCKET_SENT] == 0
-    assert bench.slot.backends[0] == (0, 0, 0, 0)
+    assert bench.slot.backends[0] == (0,) * len(Traffic)
     assert len(caplog.messages) == 1
     assert "[2001:db8::2]:5070 not sent: Operation not permitted" in caplog.text
 
@@ -131,7 +144,7 @@ def test_large_ipv4_goes_on_up_to_what_a_netlink_attribute_holds(bench: Bench) -
     assert bench.decide(Verdict(Reason.REQUEST_ENTERING, fits, 0, *FOUR)) == fits
     assert bench.decide(Verdict(Reason.REQUEST_ENTERING, too_large, 0, *FOUR)) is None
     assert bench.counted() == {Reason.REQUEST_ENTERING: 1, Reason.TOO_LARGE: 1}
-    assert bench.slot.backends[0] == (1, 0, 0, 0)
+    assert bench.slot.backends[0][Traffic.REQUESTS_TO] == 1
 
 
 @pytest.mark.parametrize(

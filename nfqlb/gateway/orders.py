@@ -1,0 +1,78 @@
+"""What an operator has said of backends: drain this one, disable that one, for ten minutes or until told otherwise.
+
+Kept in `<state_dir>/backends.json`, so that it outlives the gateway and the host. Knows the file and when a word has
+run out; who it concerns may be in the configuration or not. Times are seconds since 1970.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from nfqlb.balance.states import Place, State
+
+FILE_NAME = "backends.json"
+
+WORDS = {"drain": State.DRAINING, "disable": State.DISABLED}
+"""What may be said, and the state that it means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    state: State
+    """DRAINING or DISABLED."""
+    since: float
+    until: float | None = None
+    """None: until somebody says otherwise."""
+
+    def holds(self, now: float) -> bool:
+        return self.until is None or now < self.until
+
+
+class OrdersError(Exception):
+    """The file cannot be read or written; the text says why and what follows."""
+
+
+Orders = dict[Place, Order]
+
+
+def read(state_dir: Path) -> Orders:
+    """What the file says; nothing where there is none. Raises OrdersError."""
+    path = state_dir / FILE_NAME
+    try:
+        rows = json.loads(path.read_bytes())
+        return {
+            (str(row["pool"]), str(row["backend"])): Order(
+                WORDS[row["order"]], float(row["since"]), None if row["until"] is None else float(row["until"])
+            )
+            for row in rows["orders"]
+        }
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise OrdersError(
+            f"{path} cannot be read ({error.strerror}): backends that were drained or disabled take requests again."
+        ) from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise OrdersError(
+            f"{path} is not what this program writes: backends that were drained or disabled take requests again. "
+            "Remove it, and say anew with 'nfqlb backends' what shall be out."
+        ) from None
+
+
+def write(state_dir: Path, orders: Orders) -> None:
+    """All of it at once or nothing. Raises OrdersError."""
+    path = state_dir / FILE_NAME
+    word = {state: word for word, state in WORDS.items()}
+    rows = [
+        {"pool": pool, "backend": name, "order": word[each.state], "since": each.since, "until": each.until}
+        for (pool, name), each in sorted(orders.items())
+    ]
+    fresh = path.with_name(f"{FILE_NAME}.{os.getpid()}")
+    try:
+        state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        fresh.write_text(json.dumps({"orders": rows}, indent=1) + "\n")
+        fresh.rename(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise OrdersError(f"{path} cannot be written ({error.strerror}): a restart will forget it.") from None
