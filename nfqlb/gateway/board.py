@@ -185,8 +185,13 @@ class Board:
             left_over.unlink(missing_ok=True)
         descriptor = os.open(self._fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            os.ftruncate(descriptor, size)
+            os.posix_fallocate(descriptor, 0, size)  # where the disk is full, a hole would be the death of who writes
             self._map = mmap.mmap(descriptor, size)
+            self.inode = os.fstat(descriptor).st_ino
+            """Tells the file from others, whatever its name is at the moment."""
+        except OSError:
+            self._fresh.unlink()
+            raise
         finally:
             os.close(descriptor)
         self._map[HEADER_CELLS * CELL : HEADER_CELLS * CELL + len(text)] = text
@@ -206,6 +211,12 @@ class Board:
         with suppress(FileNotFoundError):
             os.link(self.path, self._last)
         self._fresh.rename(self.path)
+
+    def reclaim(self) -> None:
+        """Come back to the place, which somebody has taken and did not settle in."""
+        for path in self.path.parent.glob(f"{self.path.name}.*.last"):
+            if path.stat().st_ino == self.inode:
+                path.rename(self.path)
 
     def settle(self) -> None:
         """The board stays: let go of the one that was there before."""
@@ -272,6 +283,7 @@ class FoundBoard:
         try:
             with path.open("r+b") as file:
                 self._map = mmap.mmap(file.fileno(), 0)
+                self.inode = os.fstat(file.fileno()).st_ino
         except (OSError, ValueError):
             raise _foreign(path) from None
         self.snapshot()
@@ -282,6 +294,9 @@ class FoundBoard:
     def retire(self) -> None:
         """Tell its workers to leave when nothing waits for them any more."""
         memoryview(self._map).cast("Q")[Header.STATE] = State.RETIRED
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Snapshot:

@@ -151,22 +151,20 @@ class Control:
         self._fresh = run_dir / f"{FILE_NAME}.{os.getpid()}"
         self._selector, self._handle = selector, handle
         self._clients: list[Conversation] = []
-        self._fresh.unlink(missing_ok=True)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._socket.setblocking(False)
-            self._socket.bind(os.fspath(self._fresh))
-            with suppress(KeyError, PermissionError):
-                os.chown(self._fresh, -1, grp.getgrnam(GROUP).gr_gid)
-            self._fresh.chmod(MODE)
-            self._socket.listen()
-        except BaseException:
-            self._socket.close()
-            raise
-        selector.register(self._socket, EVENT_READ, self._accept)
+        self._open()
 
     def publish(self) -> None:
+        self._inode = self._fresh.stat().st_ino
         self._fresh.rename(self._path)
+
+    def reclaim(self) -> None:
+        """Come back to the place, if somebody has taken it. Raises OSError."""
+        self._sweep()
+        if not self._path.exists() or self._path.stat().st_ino != self._inode:
+            self._selector.unregister(self._socket)
+            self._socket.close()
+            self._open()
+            self.publish()
 
     def close(self, *, remove: bool) -> None:
         """Let go of all clients. `remove`: also of the file; not where a successor's has taken its place."""
@@ -178,6 +176,26 @@ class Control:
         if remove:
             self._path.unlink(missing_ok=True)
         self._fresh.unlink(missing_ok=True)
+
+    def _open(self) -> None:
+        self._sweep()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.setblocking(False)
+            self._socket.bind(os.fspath(self._fresh))
+            with suppress(KeyError, PermissionError):
+                os.chown(self._fresh, -1, grp.getgrnam(GROUP).gr_gid)
+            self._fresh.chmod(MODE)
+            self._socket.listen()
+        except BaseException:
+            self._socket.close()
+            raise
+        self._selector.register(self._socket, EVENT_READ, self._accept)
+
+    def _sweep(self) -> None:
+        """Remove what others left who were killed before they came to the place."""
+        for left_over in self._path.parent.glob(f"{FILE_NAME}.*"):
+            left_over.unlink(missing_ok=True)
 
     def _accept(self) -> None:
         with suppress(OSError):

@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from nfqlb.balance.recent import Recent
 from nfqlb.gateway import privileges
-from nfqlb.gateway.board import STUCK_AFTER, Board, Cell
+from nfqlb.gateway.board import STUCK_AFTER, Board, Cell, Header, State
 from nfqlb.gateway.plan import Plan
 from nfqlb.gateway.queue import Queue
 from nfqlb.gateway.sender import Sender
@@ -277,6 +277,9 @@ class Crew:
             if not pid:
                 self._work(seat, first_ident, gate)
         except OSError as error:
+            if seat.gate >= 0:
+                os.close(seat.gate)
+                seat.gate = -1
             logger.error("worker %d cannot be forked: %s", seat.index, error.strerror)
             self._start_failed(seat, "fork failed")
             return
@@ -292,6 +295,7 @@ class Crew:
         """The whole life of a worker."""
         code = os.EX_SOFTWARE
         try:
+            seat.slot[Cell.PID] = os.getpid()  # who looks for us finds us, also if the supervisor dies at this moment
             self._become_worker(seat, gate)
             recent = Recent(self.memory)
             process = self.plan.process(first_ident, recent)
@@ -303,8 +307,10 @@ class Crew:
             privileges.drop()
             os.write(self._ready_write, bytes([seat.index]))
             if gate >= 0:
-                # Ends when the gate is opened, or when the supervisor dies: then somebody has to serve.
-                os.read(gate, 1)
+                # Without a word it ends when the supervisor dies. Whom to serve for is then on the board: as long as
+                # that has not come to its place, others do.
+                if not os.read(gate, 1) and self.board.get(Header.STATE) != State.RUNNING:
+                    os._exit(os.EX_OK)
                 os.close(gate)
                 worker.idle()
             seat.queue.serve(worker)

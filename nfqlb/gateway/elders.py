@@ -1,7 +1,10 @@
 """The workers of another supervisor, which was killed or hands over to us: found, watched, and told to leave.
 
-Knows the board that they write to, and how to watch processes that are not our children. Does not know who serves
+Knows the boards that they write to, and how to watch processes that are not our children. Does not know who serves
 their packets afterwards.
+
+Each crew of workers has a board. One lies where readers look. If a supervisor was killed in the middle of a change, the
+board of the crew that was to come, or that was to leave, lies beside it under the name that it had for the change.
 """
 
 import errno
@@ -12,51 +15,67 @@ from pathlib import Path
 from typing import Self
 
 from nfqlb.gateway import board, procfs
-from nfqlb.gateway.board import BoardError, Cell, FoundBoard, Snapshot
+from nfqlb.gateway.board import Board, BoardError, Cell, FoundBoard, Snapshot
 from nfqlb.gateway.crew import RELIEVE, WORKER_NAME
 
 
 class Elders:
-    """Those workers of an earlier generation that lived when they were looked for."""
+    """Those workers of earlier generations that lived when they were looked for, and their boards."""
 
-    def __init__(self, found: FoundBoard, pidfds: dict[int, int]) -> None:
-        self._board = found
-        self._pidfds = pidfds
+    def __init__(self, boards: list[FoundBoard]) -> None:
+        self._boards = boards
+        self._pidfds: dict[int, int] = {}
+        self._look()
 
     @classmethod
-    def find(cls, run_dir: Path) -> Self | None:
-        """Those whose board lies in `run_dir`; None when there is none that we can read."""
-        path = run_dir / board.FILE_NAME
-        try:
-            found = FoundBoard(path)
-        except BoardError:
-            return None
-        pidfds = {}
-        for index, slot in enumerate(found.snapshot().slots):
-            pid = slot.cells[Cell.PID]
+    def find(cls, run_dir: Path, but: Board | None = None) -> Self | None:
+        """Those whose boards lie in `run_dir`; None when there is none that we can read, `but` for one of our own."""
+        place = run_dir / board.FILE_NAME
+        found = []
+        for path in (place, *sorted(run_dir.glob(f"{board.FILE_NAME}.*"))):
             try:
-                pidfd = os.pidfd_open(pid)
-            except (OSError, OverflowError, ValueError):
+                board_there = FoundBoard(path)
+            except BoardError:
                 continue
-            # A pid may have gone to somebody else since; a worker of ours bears its own name.
-            if procfs.process_name(pid) == WORKER_NAME.format(index) and procfs.alive(pid):
-                pidfds[pid] = pidfd
-            else:
-                os.close(pidfd)
-        return cls(found, pidfds)
+            if but is None or board_there.inode != but.inode:
+                found.append(board_there)
+        return cls(found) if found else None
+
+    def _look(self) -> None:
+        for found in self._boards:
+            for index, slot in enumerate(found.snapshot().slots):
+                pid = slot.cells[Cell.PID]
+                if pid in self._pidfds:
+                    continue
+                try:
+                    pidfd = os.pidfd_open(pid)
+                except (OSError, OverflowError, ValueError):
+                    continue
+                # A pid may have gone to somebody else since; a worker of ours bears its own name.
+                if procfs.process_name(pid) == WORKER_NAME.format(index) and procfs.alive(pid):
+                    self._pidfds[pid] = pidfd
+                else:
+                    os.close(pidfd)
 
     @property
     def pids(self) -> list[int]:
         return list(self._pidfds)
 
     def snapshot(self) -> Snapshot:
-        """What they have counted."""
-        return self._board.snapshot()
+        """What those have counted whose board lies in its place; or any, where there is none in the place."""
+        return self._boards[0].snapshot()
 
     def retire(self) -> None:
         """Tell them to leave when nothing waits for them any more."""
-        self._board.retire()
+        self._look()  # some may have been replaced
+        for found in self._boards:
+            found.retire()
         self._signal(RELIEVE)
+
+    def stop(self) -> None:
+        """Tell them to leave soon, whatever waits."""
+        self._look()
+        self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
@@ -68,6 +87,11 @@ class Elders:
         return not self._pidfds
 
     def close(self) -> None:
+        """Look no more after them. When they are gone, so are their boards, but for the one in its place."""
+        if self.gone():
+            for found in self._boards:
+                if found.path.name != board.FILE_NAME:
+                    found.remove()
         for pidfd in self._pidfds.values():
             os.close(pidfd)
         self._pidfds.clear()

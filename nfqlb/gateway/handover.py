@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Self
 
 from nfqlb.gateway.crew import close_all_but
@@ -110,7 +111,8 @@ class Successor:
         """Pass on what it wrote to stderr so far."""
         try:
             while piece := os.read(self._errors, 65536):
-                os.write(2, piece)
+                with suppress(OSError):  # nobody reads it any more
+                    os.write(2, piece)
                 self._tail = (self._tail + piece)[-TAIL:]
         except BlockingIOError:
             pass
@@ -162,9 +164,9 @@ class Predecessor:
         os.close(self._stderr)
 
 
-def hand_over(loop: Loop, lock: int, tell: Callable[[str], None]) -> Flow[int]:
+def hand_over(loop: Loop, lock: int, tell: Callable[[str], None], commit: Callable[[], None]) -> Flow[int]:
     """The old supervisor's part, from start to end; the pid of the one that is in force after. `tell` hears how far it
-    is. Raises Refused: then nothing has changed.
+    is; `commit` is called when the new one begins to change things. Raises Refused: then the new one is dead.
     """
     try:
         successor = Successor(lock)
@@ -174,6 +176,7 @@ def hand_over(loop: Loop, lock: int, tell: Callable[[str], None]) -> Flow[int]:
         tell("the new code starts")
         yield from _listen(loop, successor, "ready", READY_WITHIN)
         tell("it is ready; the rules change")
+        commit()
         successor.lines.say("go")
         said = yield from _listen(loop, successor, "done", WORK_WITHIN)
         successor.pid = 0  # from now on it is nobody's child
@@ -197,7 +200,8 @@ def _listen(loop: Loop, successor: Successor, word: str, seconds: float) -> Flow
     if not (yield from loop.until(heard, seconds)):
         raise Refused(f"The new code is not ready after {seconds:.0f} s.", *successor.complaint)
     if not said:
-        raise Refused("The new code does not start:", *successor.complaint)
+        what = "it was ready" if word == "ready" else "it had taken over"
+        raise Refused(f"The new code has ended before {what}:", *successor.complaint)
     if not said[0].startswith(word):
         raise Refused(*said[0].removeprefix("failed ").splitlines())
     return said[0]

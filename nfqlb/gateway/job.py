@@ -11,6 +11,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, NoReturn, TypeVar
 
 T = TypeVar("T")
@@ -116,7 +117,7 @@ def _work(
             result: object = work()
         except Refused as error:
             result = error
-        with open(writing, "wb") as pipe:
+        with suppress(BrokenPipeError), open(writing, "wb") as pipe:  # nobody waits for it any more
             pickle.dump(result, pipe, pickle.HIGHEST_PROTOCOL)
         code = os.EX_OK
     except BaseException:

@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from selectors import EVENT_READ, DefaultSelector
 from typing import TypeVar
 
@@ -21,8 +22,8 @@ T = TypeVar("T")
 Condition = Callable[[], object]
 Flow = Generator[Condition, None, T]
 
-JOB_NICE = 5
-"""Priority of work in children: reading a large configuration shall cost the workers nothing."""
+JOB_NICE = 0
+"""Priority of work in children, below that of workers: reading a large configuration shall cost them little."""
 
 SOON = 0.05
 """Seconds between two looks at the conditions of flows, which may hold without any event."""
@@ -113,14 +114,21 @@ class Loop:
         end = time.monotonic() + seconds
         yield lambda: time.monotonic() >= end
 
-    def work(self, work: Callable[[], T], seconds: float) -> Flow[T]:
-        """Have `work` done in a child. Raises the Refused that it raises, or one of our own when it takes too long."""
+    def work(self, work: Callable[[], T], seconds: float, *, whole: bool = False) -> Flow[T]:
+        """Have `work` done in a child. Raises the Refused that it raises, or one of our own when it takes too long.
+        `whole`: if the flow is dropped meanwhile, wait for the end of the work, which must not stay half done.
+        """
         job = Job(work, self._leave_child_alone)
         self.selector.register(job, EVENT_READ, job.read)
         try:
             if not (yield from self.until(lambda: job.done, seconds)):
                 raise Refused(f"It has taken more than {seconds:.0f} s, and was given up.")
             return job.result()
+        except GeneratorExit:
+            if whole:
+                with suppress(Refused):
+                    job.result()
+            raise
         finally:
             self.selector.unregister(job)
             job.end()

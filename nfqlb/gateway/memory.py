@@ -38,11 +38,15 @@ def remove(run_dir: Path) -> None:
 
 def _fresh(path: Path) -> memoryview:
     unready = path.with_name(f"{path.name}.{os.getpid()}")
-    unready.unlink(missing_ok=True)
+    for left_over in path.parent.glob(f"{path.name}.*"):  # of those who were killed at their start
+        left_over.unlink(missing_ok=True)
     descriptor = os.open(unready, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.ftruncate(descriptor, SIZE)
+        os.posix_fallocate(descriptor, 0, SIZE)  # where the disk is full, a hole would be our death at the first store
         cells = memoryview(mmap.mmap(descriptor, SIZE)).cast("Q")
+    except OSError:
+        unready.unlink()
+        raise
     finally:
         os.close(descriptor)
     Recent.format(cells)

@@ -89,6 +89,7 @@ class Succession:
         while not all(crew.gone for crew in crews) and time.monotonic() < deadline:
             self._loop.turn(0.1)
             self.bury()
+            self._hand_on()
         for crew in crews:
             crew.kill()
         for crew in crews:
@@ -128,12 +129,10 @@ class Succession:
         old.leave(HAND_ON)
 
         def handed_on() -> bool:
-            for seat in old.seats:
-                if not seat.pid and new.seats[seat.index].gated:
-                    new.let_in(seat.index)
+            self._hand_on()
             return old.gone
 
-        yield from self._see_out(old, handed_on)
+        yield from self._see_out(old, handed_on, PATIENCE)
 
     def _take_over_by_rules(self, plan: Plan) -> Flow[None]:
         """The new workers on queues of their own, to which one change of the rules leads."""
@@ -152,11 +151,11 @@ class Succession:
         yield from self._loop.pause(SETTLE)
         old.board.set(Header.STATE, State.RETIRED)
         old.leave(RELIEVE)
-        yield from self._see_out(old, lambda: old.gone)
+        yield from self._see_out(old, lambda: old.gone, RELIEF_DRAIN + PATIENCE)
 
     def place_rules(self, plan: Plan, queues: range) -> Flow[None]:
         """Raises Refused."""
-        changes = yield from self._loop.work(lambda: plan.place(queues), WORK_WITHIN)
+        changes = yield from self._loop.work(lambda: plan.place(queues), WORK_WITHIN, whole=True)
         logger.info("rules: %d changes; packets go to queues %s", changes, span(queues))
 
     # -- what changes are made of
@@ -197,10 +196,17 @@ class Succession:
         new.board.withdraw()
         self._give_up(new)
 
-    def _see_out(self, old: Crew, gone: Callable[[], bool]) -> Flow[None]:
-        """Wait until the old workers have left, and go on with what they counted."""
+    def _hand_on(self) -> None:
+        """Let those in at whose seats nobody is left."""
+        before = [old for old in self._leaving if old.queues is self.crew.queues]
+        for seat in self.crew.seats:
+            if seat.gated and not any(old.seats[seat.index].pid for old in before):
+                self.crew.let_in(seat.index)
+
+    def _see_out(self, old: Crew, gone: Callable[[], bool], seconds: float) -> Flow[None]:
+        """Wait until the old workers have left, so many seconds at most, and go on with what they counted."""
         self.crew.board.settle()
-        if not (yield from self._loop.until(gone, RELIEF_DRAIN + PATIENCE)):
+        if not (yield from self._loop.until(gone, seconds)):
             old.kill()
             gone()
         self.crew.board.carry_over(old.board.snapshot())

@@ -12,9 +12,11 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol, Self
 
 from nfqlb import __version__
+from nfqlb.gateway import board as board_file
 from nfqlb.gateway import memory
 from nfqlb.gateway.board import Header, State
 from nfqlb.gateway.control import Control, Conversation
@@ -81,6 +83,10 @@ class Supervisor:
         """Packets are led to us, and the files in the run directory are ours."""
         self._next_feeding = self._next_look = 0.0
         self._stopping = False
+        self._committed = False
+        """A successor changes rules at this moment: stopping has to wait for the outcome."""
+        self._reload_waits = False
+        """A signal asked for a reload, which has not begun yet: no need for a second one."""
         self.handed_over = 0
         """Pid of the supervisor that has taken over from this one."""
 
@@ -123,10 +129,13 @@ class Supervisor:
         Raises CannotRun, and whatever `on_ready` raises.
         """
         self._loop.begin(self._come_up(on_ready))
-        while not (self._stopping or self.handed_over):
+        while not (self.handed_over or (self._stopping and not self._committed)):
             self._turn()
             if failed := self._crews.crew.failed:
                 raise CannotRun(failed)
+        if self._stopping and self.handed_over:
+            with suppress(ProcessLookupError):
+                os.kill(self.handed_over, signal.SIGTERM)
 
     # -- up and down
 
@@ -136,6 +145,7 @@ class Supervisor:
         self._instance = Instance(plan.run_dir, None if self._predecessor is None else self._predecessor.lock)
         self._elders = Elders.find(plan.run_dir)
         if self._elders is not None and self._elders.gone():
+            self._elders.close()
             self._elders = None
         self._succession = Succession(self._loop, plan, beside_others=self._elders is not None)
         try:
@@ -174,7 +184,6 @@ class Supervisor:
             crew.board.publish()
         if self._place or self._elders is not None or crew.plan.placed not in (None, self.queues):
             yield from self._crews.place_rules(crew.plan, self.queues)
-        crew.board.settle()
         crew.board.set(Header.STATE, State.RUNNING)
         self._instance.tell()
         self._control.publish()
@@ -182,6 +191,7 @@ class Supervisor:
         if self._predecessor is not None:
             self._notifier.main_pid(os.getpid())
             self._predecessor.lines.say(f"done {os.getpid()}")
+        crew.board.settle()
         on_ready()
         self._notifier.ready(self._summary())
         if self._elders is not None:
@@ -192,15 +202,19 @@ class Supervisor:
 
     def _see_off(self, elders: Elders) -> Flow[None]:
         """Have the workers of another supervisor leave, and go on with what they counted."""
-        yield from self._loop.pause(SETTLE)
-        elders.retire()
-        if not (yield from self._loop.until(elders.gone, RELIEF_DRAIN + PATIENCE)):
-            logger.error("workers of the gateway before this one do not stop; killed: %s", elders.pids)
-            elders.kill()
-            yield from self._loop.until(elders.gone, PATIENCE)
+        yield from self._retire(elders)
         self._crews.crew.board.carry_over(elders.snapshot())
         elders.close()
         self._elders = None
+
+    def _retire(self, others: Elders) -> Flow[None]:
+        """Have workers leave that are not ours, and that no packet is led to any more."""
+        yield from self._loop.pause(SETTLE)
+        others.retire()
+        if not (yield from self._loop.until(others.gone, RELIEF_DRAIN + PATIENCE)):
+            logger.error("workers of another supervisor do not stop; killed: %s", others.pids)
+            others.kill()
+            yield from self._loop.until(others.gone, PATIENCE)
 
     def _stop(self) -> None:
         """Stop the workers after what waits in their queues, then give up queues, sockets and files."""
@@ -219,10 +233,10 @@ class Supervisor:
                 crews.crew.board.withdraw()
         if self._control is not None:
             self._control.close(remove=not others_go_on)
+        if not others_go_on and self._instance is not None:
+            self._end_others()
         if self._elders is not None:
             self._elders.close()
-        elif self._instance is not None and not others_go_on:
-            memory.remove(self._run_dir)
         if self._instance is not None:
             if others_go_on:
                 self._instance.forget()
@@ -230,11 +244,32 @@ class Supervisor:
                 self._instance.release()
         self._loop.close()
 
+    def _end_others(self) -> None:
+        """At the end: who is asked to stop stops also what a killed supervisor, or successor, has left behind."""
+        others = Elders.find(self._run_dir)
+        if others is not None:
+            deadline = time.monotonic() + STOP_DRAIN + PATIENCE
+            if self._stopping:
+                others.stop()
+                while not others.gone() and time.monotonic() < deadline:
+                    self._loop.turn(0.05)
+                others.kill()
+                while not others.gone() and time.monotonic() < deadline + PATIENCE:
+                    self._loop.turn(0.05)
+            if not others.gone():
+                others.close()
+                return
+            others.close()
+            (self._run_dir / board_file.FILE_NAME).unlink(missing_ok=True)
+        memory.remove(self._run_dir)
+
     # -- reload
 
     def _reload(self, tell: Conversation | None) -> Flow[None]:
         """Read the configuration and put it in force, or leave everything as it is."""
         yield lambda: not self._changing
+        if tell is None:
+            self._reload_waits = False
         self._changing = "reload"
         self._notifier.reloading()
         assert self._operator is not None
@@ -283,8 +318,9 @@ class Supervisor:
         self._changing = "upgrade"
         assert self._instance is not None
         try:
-            self.handed_over = yield from hand_over(self._loop, self._instance.fileno(), tell.event)
+            self.handed_over = yield from hand_over(self._loop, self._instance.fileno(), tell.event, self._commit)
         except Refused as error:
+            yield from self._go_on()
             logger.error("upgrade refused, everything goes on as it was: %s", error)
             tell.refuse(*error.lines)
         else:
@@ -292,6 +328,30 @@ class Supervisor:
             tell.end(True, pid=self.handed_over)
         finally:
             self._changing = ""
+            self._committed = False
+
+    def _commit(self) -> None:
+        self._committed = True
+
+    def _go_on(self) -> Flow[None]:
+        """After a successor that failed or died: what it has taken of ours is ours again, its workers leave."""
+        board = self._crews.crew.board
+        others = Elders.find(self._run_dir, but=board)
+        assert self._control is not None
+        assert self._instance is not None
+        try:
+            if self._committed:
+                yield from self._crews.place_rules(self.plan, self.queues)
+                board.reclaim()
+                self._instance.tell()
+                self._notifier.main_pid(os.getpid())
+            self._control.reclaim()
+        except (Refused, OSError) as error:
+            logger.error("the rules may lead to workers of the new code, which are left alone: %s", error)
+            return
+        if others is not None:
+            yield from self._retire(others)
+            others.close()
 
     # -- every turn
 
@@ -310,7 +370,8 @@ class Supervisor:
         if any(number in caught for number in _STOP_SIGNALS):
             logger.info("stopping")
             self._stopping = True
-        elif signal.SIGHUP in caught and self._operator is not None:
+        elif signal.SIGHUP in caught and self._operator is not None and not self._reload_waits:
+            self._reload_waits = True
             self._loop.begin(self._reload(None))
         self._crews.bury()
 

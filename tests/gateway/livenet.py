@@ -179,10 +179,11 @@ def made(folder: Path) -> Iterator[Net]:
 
 
 class Counter(threading.Thread):
-    """Counts the datagrams that arrive on a socket, and remembers their first eight bytes."""
+    """Counts the datagrams that arrive on a socket, and remembers their first bytes."""
 
-    def __init__(self, opened: socket.socket) -> None:
+    def __init__(self, opened: socket.socket, keep: int = 8) -> None:
         super().__init__(daemon=True)
+        self._keep = keep
         self.seen: list[bytes] = []
         self._socket = opened
         self._socket.settimeout(0.2)
@@ -192,7 +193,7 @@ class Counter(threading.Thread):
     def run(self) -> None:
         while True:
             try:
-                self.seen.append(self._socket.recv(65535)[:8])
+                self.seen.append(self._socket.recv(65535)[: self._keep])
             except TimeoutError:
                 if self._ending:
                     return

@@ -90,10 +90,13 @@ class Host:
     def __init__(self, net: Net) -> None:
         self.net = net
         self.config = net.folder / "nfqlb.toml"
-        secret = net.folder / "secret"
+        self.write_secret()
+        self.write(CONFIG)
+
+    def write_secret(self) -> None:
+        secret = self.net.folder / "secret"
         secret.write_text("0123456789abcdef0123456789abcdef\n")
         secret.chmod(0o600)
-        self.write(CONFIG)
 
     def write(self, template: str, workers: int = 2) -> None:
         text = template.format(run_dir=self.net.run_dir, workers=workers, queue=standin.QUEUE)
