@@ -4,13 +4,14 @@ from collections.abc import Callable
 from copy import copy
 
 from nfqlb.balance.recent import Recent
+from nfqlb.balance.tables import Tables
 from nfqlb.net import datagram
 from nfqlb.net.datagram import DatagramError, Fault
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.identity import NEVER_SOURCES
 from nfqlb.proxy.proxy import Proxy
 from nfqlb.proxy.request import Arrival, Outcome
-from nfqlb.proxy.setup import Listener, Setup, States
+from nfqlb.proxy.setup import Listener, Setup, Standings
 from nfqlb.proxy.verdict import Reason, Side, Verdict
 
 Trace = Callable[[str, str], None]
@@ -34,17 +35,21 @@ class Engine:
         self,
         setup: Setup,
         *,
-        states: States | None = None,
+        standings: Standings | None = None,
+        like: Tables | None = None,
         recent: Recent | None = None,
         verify_checksums: bool = True,
         first_ident: int = 0,
     ) -> None:
-        """`states` of the backends; one that is missing is UNKNOWN. `recent`: what the workers remember of their
-        choices (P31); without it the verdict is a function of packet, setup and states alone. `verify_checksums`: off
-        for captures, whose packets may have been taken before the sending host's card filled the checksum in.
+        """`standings` of the backends; one that is missing is UNKNOWN. `like`: tables of an engine that there is
+        already; those that are the same here are not built again. `recent`: what the workers remember of their
+        choices (P31); without it the verdict is a function of packet, setup and standings alone. `verify_checksums`:
+        off for captures, whose packets may have been taken before the sending host's card filled the checksum in.
         `first_ident`: give each worker another one, so that their IP identifications lie apart.
         """
-        self._proxy = Proxy(setup, states or {}, recent)
+        self.tables = Tables(setup.pools, setup.places, standings, like)
+        """Shared with all siblings, and with whom `share` says. One process may write them."""
+        self._proxy = Proxy(setup, self.tables, recent)
         self._verify = verify_checksums
         self._ident = first_ident
 
@@ -54,6 +59,12 @@ class Engine:
         other._ident = first_ident
         other._proxy = self._proxy.sibling(recent)
         return other
+
+    def share(self, memory: memoryview) -> None:
+        """Keep tables and states in `memory` from now on: `tables.size` bytes that processes share. Workers that are
+        forked after this see, from their next packet on, what is put into `tables` here.
+        """
+        self.tables.share(memory)
 
     def locate(self, src: Endpoint, dst: Endpoint) -> tuple[Listener, Side] | None:
         """The listener and the side of a packet between these, None when `dst` is none of our sockets."""

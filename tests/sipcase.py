@@ -1,5 +1,6 @@
 """Helpers for the rule tests: messages written as text, a gateway to send them to, and an outcome to look at."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import dpkt
@@ -7,7 +8,7 @@ import dpkt
 from nfqlb.engine import Engine
 from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint
-from nfqlb.proxy.setup import Backend, Listener, Pool, RouteRule, Setup
+from nfqlb.proxy.setup import Backend, Listener, Place, Pool, RouteRule, Setup, Standing, Standings, State
 from nfqlb.proxy.verdict import Action, Reason, Verdict
 
 EXT = "203.0.113.5:5060"
@@ -41,6 +42,11 @@ def one_armed(**changes: object) -> Setup:
     """E = I = 203.0.113.5:5060, backends on the same network."""
     changes.setdefault("listeners", (Listener("main", endpoint(EXT), endpoint(EXT)),))
     return setup(**changes)
+
+
+def standing(states: Mapping[Place, State]) -> Standings:
+    """Backends in these states, with their whole share."""
+    return {place: Standing(state) for place, state in states.items()}
 
 
 def wire(text: str) -> bytes:

@@ -528,6 +528,7 @@ def test_what_the_example_comments_out_are_the_defaults() -> None:
     assert full.gateway == build(Path("/etc/nfqlb/x"), tomllib.loads(EXAMPLE.read_text())).gateway
     assert (full.path_policy, full.accept_unsigned) == (plain.path_policy, plain.accept_unsigned)
     assert full.workers == plain.workers
+    assert (full.health, full.pool_health) == (plain.health, plain.pool_health)
     assert full.setup(keys=()).egress == plain.setup(keys=()).egress
     assert (full.rules.backend, full.rules.forward) == (plain.rules.backend, plain.rules.forward)
     assert full.pools == plain.pools
@@ -539,7 +540,7 @@ def test_the_example_shows_every_key_there_is() -> None:
     for name, model in SINGLE.items():
         assert set(raw[name]) == set(model.model_fields), name
     for name, model in REPEATED.items():
-        assert {key for table in raw[name] for key in table} - {"backend"} == set(model.model_fields), name
+        assert {key for table in raw[name] for key in table} - {"backend", "health"} == set(model.model_fields), name
     backends = [backend for pool in raw["pool"] for backend in pool["backend"]]
     assert {key for backend in backends for key in backend} == set(BackendTable.model_fields)
 

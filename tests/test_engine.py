@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sipcase import EXT, PHONE, Gateway, endpoint, request, setup, wire
+from sipcase import EXT, PHONE, Gateway, endpoint, request, setup, standing, wire
 
 from nfqlb.balance import recent
 from nfqlb.balance.recent import Recent
@@ -31,7 +31,7 @@ def stored(directory: Path) -> Iterator[bytes]:
 def test_P39_what_was_pickled_gives_the_same_verdicts(kind: str, states: dict[tuple[str, str], State]) -> None:
     """Over all stored captures, what came in them and what left: the latter with Vias, Paths and Routes of ours."""
     with_setup = load(PCAPS / kind / "nfqlb.toml").setup()
-    engine = Engine(with_setup, states=states, verify_checksums=False, first_ident=77)
+    engine = Engine(with_setup, standings=standing(states), verify_checksums=False, first_ident=77)
     loaded = pickle.loads(pickle.dumps(engine))
     traces: list[list[tuple[str, str]]] = [[], []]
     count = 0

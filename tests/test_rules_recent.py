@@ -1,5 +1,7 @@
 """P31: a transaction stays where it began, while the tables change under it and its backend lives."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -19,6 +21,7 @@ from sipcase import (
     request,
     response_to,
     setup,
+    standing,
     wire,
 )
 
@@ -27,7 +30,7 @@ from nfqlb.balance.recent import Recent
 from nfqlb.engine import Engine
 from nfqlb.net import datagram
 from nfqlb.proxy import facts, selection
-from nfqlb.proxy.setup import LEAVING, Backend, HashOn, Listener, Pool, RouteRule, Setup, State, States
+from nfqlb.proxy.setup import LEAVING, Backend, HashOn, Listener, Place, Pool, RouteRule, Setup, State
 from nfqlb.proxy.verdict import Reason
 from nfqlb.sip.message import parse
 
@@ -54,11 +57,11 @@ def farm(count: int, hash_on: HashOn = "call-id") -> Setup:
 
 
 @cache
-def engine_of(with_setup: Setup, states: frozenset[tuple[tuple[str, str], State]]) -> Engine:
-    return Engine(with_setup, states=dict(states))
+def engine_of(with_setup: Setup, states: frozenset[tuple[Place, State]]) -> Engine:
+    return Engine(with_setup, standings=standing(dict(states)))
 
 
-def sent(with_setup: Setup, memory: Recent | None, message: str, states: States | None = None) -> Result:
+def sent(with_setup: Setup, memory: Recent | None, message: str, states: Mapping[Place, State] | None = None) -> Result:
     """By a worker that has just begun: what it knows of earlier messages is in `memory` alone."""
     engine = engine_of(with_setup, frozenset((states or {}).items())).sibling(0, memory)
     return Result(engine.process(packet_of(message)), [])
@@ -92,7 +95,8 @@ def message_of(number: int, method: str, cookie: bool) -> str:
 def test_P31_whatever_changes_the_transaction_stays_while_its_backend_lives(
     hash_on: HashOn, phases: list[tuple[list[State], list[tuple[int, str, bool]]]]
 ) -> None:
-    memory, base = empty(), farm(6, hash_on)
+    (pool,) = farm(6, hash_on).pools
+    memory, base = empty(), setup(pools=(replace(pool, panic="none"),), routes=(RouteRule("all"),))
     began: dict[tuple[int, bool], str] = {}
     for states, messages in phases:
         named = {("all", f"b{n}"): state for n, state in enumerate(states)}

@@ -15,6 +15,7 @@ from sipcase import (
     one_armed,
     request,
     setup,
+    standing,
 )
 
 from nfqlb.balance.states import State
@@ -314,7 +315,9 @@ def test_P18_rotated_keys_still_verify_and_retired_ones_do_not() -> None:
 
 def test_P19_next_route_is_a_backend_also_when_it_is_thought_down() -> None:
     message = in_dialog("BYE", "sip:bob@10.9.9.9", [E_HALF, f"<sip:{REG2};lr>"], VIA_ALICE)
-    down = Gateway(setup(), states=dict.fromkeys((("registrars", "reg1"), ("registrars", "reg2")), State.DOWN))
+    down = Gateway(
+        setup(), standings=standing(dict.fromkeys((("registrars", "reg1"), ("registrars", "reg2")), State.DOWN))
+    )
     assert down.send_only(PHONE, EXT, message).dst == REG2
 
 

@@ -4,10 +4,10 @@ from collections import Counter
 from ipaddress import ip_network
 
 import pytest
-from sipcase import OTHER, PHONE, PROXY1, REG1, REG2, Gateway, endpoint, request, setup
+from sipcase import OTHER, PHONE, PROXY1, REG1, REG2, Gateway, endpoint, request, setup, standing
 
 from nfqlb.balance import maglev
-from nfqlb.balance.pool import Backend, Chooser, Pool
+from nfqlb.balance.pool import Backend, Pool
 from nfqlb.balance.rules import NetworkSet
 from nfqlb.balance.states import State
 from nfqlb.proxy.setup import HashOn, RouteRule
@@ -90,7 +90,6 @@ def test_P30_weights_are_kept_to_two_percent() -> None:
 @pytest.mark.parametrize("count", [2, 3, 7, 10, 50, 100])
 def test_P30_when_one_leaves_the_keys_of_the_others_stay(count: int) -> None:
     backends = tuple(Backend(f"b{n}", endpoint(f"10.0.{n}.1:5060")) for n in range(count))
-    pool = Pool("p", backends)
     size = maglev.table_size([1] * count)
     before = maglev.build([(b.name, 1) for b in backends], size)
     for gone in {0, count // 2, count - 1}:
@@ -100,10 +99,6 @@ def test_P30_when_one_leaves_the_keys_of_the_others_stay(count: int) -> None:
             old != gone and backends[old].name != left[new].name for old, new in zip(before, after, strict=True)
         )
         assert moved / size <= 0.01
-    # and the chooser keeps the size of the table when states change
-    without = Chooser(pool, {("p", "b0"): State.DOWN}).shares(4)
-    assert sum(without.values()) == pytest.approx(1)
-    assert "b0" not in without
 
 
 def test_P30_tables_do_not_depend_on_the_order_in_the_file() -> None:
@@ -142,25 +137,10 @@ def test_P30_the_table_is_maglevs() -> None:
     assert [members[index][0] for index in maglev.build(members, 1021)] == naive_maglev(members, 1021)
 
 
-def test_P30_priorities_a_group_is_used_only_when_no_lower_one_is_up() -> None:
-    pool = Pool(
-        "p",
-        (
-            Backend("a", endpoint(REG1), priority=1),
-            Backend("b", endpoint(REG2), priority=1),
-            Backend("c", endpoint(PROXY1), priority=2),
-            Backend("zero", endpoint("192.168.1.99:5060"), weight=0),
-        ),
-    )
-    assert set(Chooser(pool).shares(4)) == {"a", "b"}
-    a, b, c = ("p", "a"), ("p", "b"), ("p", "c")
-    assert set(Chooser(pool, {a: State.DOWN}).shares(4)) == {"b"}
-    assert set(Chooser(pool, {a: State.DRAINING, b: State.DISABLED}).shares(4)) == {"c"}
-    assert Chooser(pool, dict.fromkeys((a, b, c), State.DOWN)).choose(b"x", 4) is None
-
-
 def test_P32_nothing_to_choose_from_gets_503_with_retry_after() -> None:
-    down = Gateway(states={("proxies", "proxy1"): State.DOWN}).send_only(PHONE, "203.0.113.5:5060", request())
+    down = Gateway(standings=standing({("proxies", "proxy1"): State.DISABLED})).send_only(
+        PHONE, "203.0.113.5:5060", request()
+    )
     no_rule = Gateway(setup(routes=(RouteRule("registrars", methods=frozenset(("REGISTER",))),))).from_phone(request())
     for result in (down, no_rule):
         assert result.reason is Reason.NO_BACKEND

@@ -5,19 +5,25 @@ in proportion to their weights. When one leaves, the slots of the others mostly 
 "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4.
 
 A member is known by its name and nothing else: neither its position in the file, nor its address, nor the order in
-which members came up and went down shows in the table.
+which members came up and went down shows in the table. Its turns come when they come, whoever else is there: the k-th
+of a member of weight w at the time k/w. So among those that stay, nothing changes its order when one leaves or starts
+slowly.
 """
 
 from __future__ import annotations  # array[int] is no expression before Python 3.12
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from math import gcd
 
 SIZES = (4093, 8191, 16381, 32749, 65521, 131071, 262139)
-"""Primes below powers of two. A table of n slots costs 2n bytes and about 0.7n µs to build."""
+"""Primes below powers of two. A table of n slots costs 2n bytes and about 0.4n µs to build."""
 SLOTS_PER_SHARE = 1000
 """Wanted slots of the lightest member: the larger the table, the fewer slots change hands when a member leaves."""
+
+_FINE = 40
+"""Bits behind the point of a time: two times k/w that differ, of weights below 2**20, differ by more than 2**-40."""
 
 
 def table_size(weights: Sequence[int]) -> int:
@@ -36,34 +42,60 @@ def table_size(weights: Sequence[int]) -> int:
 def build(members: Sequence[tuple[str, int]], size: int) -> array[int]:
     """The table: for each of `size` (prime) slots the index into `members`, which are (name, weight) pairs.
 
-    Members of weight 0 get nothing. Empty when no member has a weight. At most 65,535 members.
+    Members of weight 0 get nothing. Empty when no member has a weight. At most 65,535 members; weights below 2**20.
     """
     order = sorted((index for index, (_, weight) in enumerate(members) if weight > 0), key=lambda i: members[i][0])
     if not order:
         return array("H")
-    heaviest = max(members[index][1] for index in order)
-    offsets, skips = [], []
+    cursors, skips = [], []
     for index in order:
         digest = blake2b(members[index][0].encode(), digest_size=16, person=b"nfqlb-maglev").digest()
-        offsets.append(int.from_bytes(digest[:8], "big") % size)
+        cursors.append(int.from_bytes(digest[:8], "big") % size)
         skips.append(int.from_bytes(digest[8:], "big") % (size - 1) + 1)
-    weights = [members[index][1] for index in order]
-    credit = [0] * len(order)
+    turns = _turns([members[index][1] for index in order], size)
     free = bytearray(b"\1") * size
     table = array("H", bytes(2 * size))
-    filled = 0
-    while True:
-        for turn, index in enumerate(order):
-            credit[turn] += weights[turn]
-            if credit[turn] < heaviest:
-                continue
-            credit[turn] -= heaviest
-            slot, skip = offsets[turn], skips[turn]
-            while not free[slot]:
-                slot = (slot + skip) % size
-            free[slot] = 0
-            table[slot] = index
-            offsets[turn] = (slot + skip) % size
-            filled += 1
-            if filled == size:
-                return table
+    # Half of all steps would be looks at taken slots while the last hundredth is filled: that goes another way.
+    last = size // (2 * len(order))
+    for turn in turns[: size - last]:
+        slot, skip = cursors[turn], skips[turn]
+        while not free[slot]:
+            slot = (slot + skip) % size
+        free[slot] = 0
+        table[slot] = order[turn]
+        cursors[turn] = (slot + skip) % size
+    rest = _left(free)
+    ahead = [_on_its_way(rest, cursor, skip, size) for cursor, skip in zip(cursors, skips, strict=True)]
+    for turn in turns[size - last :]:
+        slot = next(slot for slot in ahead[turn] if free[slot])
+        free[slot] = 0
+        table[slot] = order[turn]
+    return table
+
+
+def _turns(weights: Sequence[int], count: int) -> list[int]:
+    """Whose turn it is, `count` times: indices into `weights`. What is simultaneous comes in the order of these."""
+    common = gcd(*weights)
+    parts = [weight // common for weight in weights]
+    total = sum(parts)
+    times = [
+        ((turn << _FINE) // part, index)
+        for index, part in enumerate(parts)
+        for turn in range(1, min(part, part * (count + len(parts)) // total + 1) + 1)
+    ]
+    period = [index for _, index in sorted(times)]
+    return (period * (count // len(period) + 1))[:count]
+
+
+def _left(free: bytearray) -> list[int]:
+    found, slot = [], free.find(1)
+    while slot >= 0:
+        found.append(slot)
+        slot = free.find(1, slot + 1)
+    return found
+
+
+def _on_its_way(slots: list[int], cursor: int, skip: int, size: int) -> Iterator[int]:
+    """`slots` in the order in which a walk from `cursor` meets them."""
+    inverse = pow(skip, -1, size)
+    return iter(sorted(slots, key=lambda slot: (slot - cursor) * inverse % size))

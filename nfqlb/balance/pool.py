@@ -1,14 +1,19 @@
-"""Pools of backends, and the choice of one member for a key (P29, P30, P32)."""
+"""Pools of backends: what an operator says of them, and who of them takes new requests (P30, P32)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from nfqlb.balance import maglev
-from nfqlb.balance.states import State, States
+from nfqlb.balance.states import HEARD_NOTHING, WHOLE, Standings
 from nfqlb.net.endpoint import Endpoint
 
 HashOn = Literal["call-id", "from-uri", "to-uri", "request-user", "auth-user", "source-ip"]
+Panic = Literal["all", "none"]
+
+VERSIONS = (4, 6)
+"""Each has a table of its own in a pool: a packet cannot change its IP version on its way through the kernel, so a
+dual-stack registrar is two members."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,43 +33,63 @@ class Pool:
     backends: tuple[Backend, ...]
     hash_on: tuple[HashOn, ...] = ("call-id",)
     """The first of them that a request has is its key."""
+    min_up: int = 1
+    """With fewer backends that take new requests, there is an alarm."""
+    panic: Panic = "all"
+    """When all are down: "all" goes on as if nobody were, "none" answers 503."""
+    warmup: float = 0.0
+    """Seconds in which the share of a backend grows that comes back."""
 
 
-class Chooser:
-    """The tables of one pool for one set of backend states, one table for each IP version: a packet cannot change
-    its version on its way through the kernel, so a dual-stack registrar is two members.
+class Intake(NamedTuple):
+    """Who of a pool takes new requests of one IP version, in which proportion, and in how large a table."""
+
+    weights: tuple[tuple[int, str, int], ...]
+    """(index among the pool's members of that version, name, weight times share)."""
+    slots: int
+    """0 when there is nobody to choose from."""
+    panic: bool
+    """They are down, all of them, and used nevertheless."""
+
+
+def members(pool: Pool, version: int) -> tuple[Backend, ...]:
+    """The backends that a table for that IP version chooses among, in the order of the configuration."""
+    return tuple(each for each in pool.backends if each.address.version == version and each.weight > 0)
+
+
+def intake(pool: Pool, version: int, standings: Standings) -> Intake:
+    """The rule. A function of its arguments, so that two nodes that see the same do the same.
+
+    The best group with a member that takes new requests, each by its weight and share. Where health says that all
+    are down, and the pool says to panic: as if nothing were known of their health. So an error of the probes moves not
+    one key. Whom the operator has taken out stays out.
     """
-
-    def __init__(self, pool: Pool, states: States | None = None) -> None:
-        self._tables = {}
-        known = states or {}
-        for version in (4, 6):
-            members = [b for b in pool.backends if b.address.version == version and b.weight > 0]
-            ready = [b for b in members if known.get((pool.name, b.name), State.UNKNOWN).takes_new]
-            if not ready:
-                continue
-            best = min(b.priority for b in ready)
-            group = [b for b in ready if b.priority == best]
-            size = maglev.table_size([b.weight for b in members if b.priority == best])
-            self._tables[version] = (group, maglev.build([(b.name, b.weight) for b in group], size))
-
-    def choose(self, key: bytes, version: int) -> Backend | None:
-        """The backend for that key and IP version (4 or 6), None when there is nothing to choose from."""
-        entry = self._tables.get(version)
-        if entry is None:
-            return None
-        group, table = entry
-        return group[table[slot(key, len(table))]]
-
-    def shares(self, version: int) -> dict[str, float]:
-        """The part of all keys that each backend gets, by name, 0..1."""
-        entry = self._tables.get(version)
-        if entry is None:
-            return {}
-        group, table = entry
-        return {backend.name: table.count(index) / len(table) for index, backend in enumerate(group)}
+    everyone = list(enumerate(members(pool, version)))
+    standing = {index: standings.get((pool.name, each.name), HEARD_NOTHING) for index, each in everyone}
+    weights = {
+        index: each.weight * standing[index].share for index, each in everyone if standing[index].state.takes_new
+    }
+    panic = False
+    if not any(weights.values()) and pool.panic == "all":
+        weights = {index: each.weight * WHOLE for index, each in everyone if not standing[index].state.by_operator}
+        panic = bool(weights)
+    ready = [(index, each) for index, each in everyone if weights.get(index)]
+    if not ready:
+        return Intake((), 0, False)
+    best = min(each.priority for _, each in ready)
+    return Intake(
+        tuple((index, each.name, weights[index]) for index, each in ready if each.priority == best),
+        group_slots([each for _, each in everyone], best),
+        panic,
+    )
 
 
-def slot(key: bytes, size: int) -> int:
-    """The table slot of a key. Not keyed with our secret: rotating keys must not move calls."""
-    return int.from_bytes(blake2b(key, digest_size=8, person=b"nfqlb-select").digest(), "big") % size
+def group_slots(among: Sequence[Backend], priority: int) -> int:
+    """The size of the table of one priority group, the same whoever of it is up."""
+    return maglev.table_size([each.weight for each in among if each.priority == priority])
+
+
+def most_slots(pool: Pool, version: int) -> int:
+    """The size of the largest table that a pool may need for that IP version; 0 when it has no member there."""
+    among = members(pool, version)
+    return max((group_slots(among, priority) for priority in {each.priority for each in among}), default=0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from enum import IntEnum
+from typing import NamedTuple
 
 
 class State(IntEnum):
@@ -27,6 +28,28 @@ class State(IntEnum):
         """May a transaction that began there stay (P31)?"""
         return self not in (State.DOWN, State.DISABLED)
 
+    @property
+    def by_operator(self) -> bool:
+        """Is it somebody's word, which holds whatever the backend's health is?"""
+        return self in (State.DRAINING, State.DISABLED)
 
-States = Mapping[tuple[str, str], State]
-"""By (name of the pool, name of the backend): one name may stand in two pools. What is missing is UNKNOWN."""
+
+WHOLE = 10
+"""The share of a backend that takes all that its weight entitles it to."""
+
+
+class Standing(NamedTuple):
+    """All that a pool's table depends on, of one backend, besides the configuration."""
+
+    state: State
+    share: int = WHOLE
+    """Tenths of its weight: fewer than WHOLE while it starts slowly after it has been down."""
+
+
+HEARD_NOTHING = Standing(State.UNKNOWN)
+
+Place = tuple[str, str]
+"""(name of the pool, name of the backend): one name may stand in two pools."""
+
+Standings = Mapping[Place, Standing]
+"""What is missing is HEARD_NOTHING."""

@@ -7,10 +7,12 @@ too and gives what the engine decides by. Nothing here looks at the host: `nfqlb
 import os
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from nfqlb.balance.health import Check
 from nfqlb.config.problems import ConfigError, Problem, Severity, errors_in
 from nfqlb.config.secret import read_keys
 from nfqlb.proxy.setup import EVERYWHERE, Listener, Network, PathPolicy, Pool, RouteRule, Setup
@@ -37,6 +39,7 @@ class Gateway:
     name: str
     secret_file: Path
     run_dir: Path
+    state_dir: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +85,17 @@ class Config:
     egress: tuple[Network, ...] | None
     """None: everywhere."""
     rules: Rules
+    health: Check
+    """How the backends of a pool are asked that says nothing else."""
+    pool_health: Mapping[str, Check]
+    """The same for those that do, by the name of the pool."""
     warnings: tuple[Problem, ...]
     notes: tuple[Problem, ...]
     """What is right, and may not be what was meant."""
+
+    def check(self, pool: str) -> Check:
+        """How the backends of that pool are asked whether they live."""
+        return self.pool_health.get(pool, self.health)
 
     def setup(self, keys: tuple[bytes, ...] | None = None) -> Setup:
         """What the engine decides by. Without `keys`, those of the secret file, or ConfigError."""
@@ -166,18 +177,25 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
     if errors_in(problems):
         raise ConfigError(path, problems)
     gateway, path_table, workers, egress = draft.gateway, draft.path, draft.workers, draft.egress
-    rules = draft.rules
+    rules, health = draft.rules, draft.health
     assert gateway is not None
     assert path_table is not None
     assert workers is not None
     assert egress is not None
     assert rules is not None
+    assert health is not None
+    checks = {
+        draft.pool_names[f"{place}.name"]: replace(health.value(), **table.told)
+        for place, table in draft.pool_health.items()
+        if table
+    }
     return Config(
         path=path,
         gateway=Gateway(
             name=gateway.name,
             secret_file=path.parent / gateway.secret_file,
             run_dir=Path(gateway.run_dir),
+            state_dir=Path(gateway.state_dir),
         ),
         listeners=tuple(table.value() for table in draft.listeners.values() if table),
         pools=tuple(
@@ -185,6 +203,9 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
                 name=pool.name,
                 backends=tuple(table.value() for table in draft.backends[place].values() if table),
                 hash_on=pool.hash_on,
+                min_up=pool.min_up,
+                panic=pool.panic,
+                warmup=pool.warmup,
             )
             for place, pool in draft.pools.items()
             if pool
@@ -201,6 +222,8 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
         ),
         egress=egress.networks,
         rules=Rules(**dict(rules)),
+        health=health.value(),
+        pool_health=checks,
         warnings=tuple(problem for problem in problems if problem.severity == "warning"),
         notes=tuple(problem for problem in problems if problem.severity == "note"),
     )

@@ -17,7 +17,7 @@ from nfqlb.config.routing import (
     unmatched_requests,
     volatile_conditions,
 )
-from nfqlb.config.tables import BackendTable
+from nfqlb.config.tables import BackendTable, HealthTable
 from nfqlb.net.endpoint import Endpoint
 
 Check = Callable[[Draft], Iterator[Problem]]
@@ -142,6 +142,35 @@ def queue_range(draft: Draft) -> Iterator[Problem]:
         yield Problem("workers.queue", text, value=shown(workers.queue))
 
 
+def min_up_out_of_reach(draft: Draft) -> Iterator[Problem]:
+    for place, pool in draft.pools.items():
+        backends = draft.backends[place].values()
+        if pool is None or None in backends:
+            continue
+        takers = sum(backend is not None and backend.weight > 0 for backend in backends)
+        if pool.min_up > takers > 0:
+            text = f"the alarm would never end: only {takers} of this pool can take requests"
+            yield Problem(f"{place}.min_up", text, value=shown(pool.min_up))
+
+
+def piling_probes(draft: Draft) -> Iterator[Problem]:
+    """A backend is asked anew only when the last question is answered or given up."""
+    if draft.health is None:
+        return
+    if draft.health.timeout > draft.health.interval:
+        yield _too_long("health", draft.health)
+    for place, table in draft.pool_health.items():
+        if table is not None and table.told.keys() & {"timeout", "interval"}:
+            effective = draft.health.model_copy(update=table.told)
+            if effective.timeout > effective.interval:
+                yield _too_long(f"{place}.health", effective)
+
+
+def _too_long(place: str, health: HealthTable) -> Problem:
+    text = f"expected at most the interval, {health.interval:g}: probes do not pile up"
+    return Problem(f"{place}.timeout", text, value=shown(health.timeout))
+
+
 CHECKS: tuple[Check, ...] = (
     duplicate_names,
     shared_sockets,
@@ -159,6 +188,8 @@ CHECKS: tuple[Check, ...] = (
     unused_pools,
     stranded_listeners,
     queue_range,
+    min_up_out_of_reach,
+    piling_probes,
 )
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nfqlb.config import Config
+from nfqlb.config.codes import written_codes
 from nfqlb.net.endpoint import Endpoint
-from nfqlb.proxy.setup import Pool, Setup
+from nfqlb.proxy.setup import Setup
 
 NOTHING = "nothing"
 
@@ -22,10 +23,14 @@ def differences(old: Config, new: Config) -> Iterator[str]:
     yield from _fields("gateway", old.gateway, new.gateway)
     yield from _named("listener", _by_name(old.listeners), _by_name(new.listeners))
     yield from _pools(_by_name(old.pools), _by_name(new.pools))
+    for name in dict.fromkeys((*old.pool_health, *new.pool_health)):
+        if name in _by_name(new.pools):
+            yield from _fields(f"pool {name}: health", old.check(name), new.check(name))
     yield from _routes(old, new)
     yield from _value("path.policy", old.path_policy, new.path_policy)
     yield from _value("path.accept_unsigned", old.accept_unsigned, new.accept_unsigned)
     yield from _fields("workers", old.workers, new.workers)
+    yield from _fields("health", old.health, new.health)
     yield from _value("egress.networks", old.egress, new.egress)
     yield from _fields("rules", old.rules, new.rules)
 
@@ -70,13 +75,15 @@ def _named(kind: str, old: Mapping[str, Any], new: Mapping[str, Any], skip: str 
 
 
 def _how(added: Any) -> str:
-    return "" if isinstance(added, Pool) else f" ({', '.join(_settings(added))})"
+    """What an added table says, in brackets; the backends of a pool have lines of their own."""
+    settings = ", ".join(_settings(added))
+    return f" ({settings})" if settings else ""
 
 
 def _settings(added: Any) -> Iterator[str]:
     for field in fields(added):
         value = getattr(added, field.name)
-        if field.name != "name" and value != field.default:
+        if field.name not in ("name", "backends") and value != field.default:
             yield f"{field.name} {_shown(value)}"
 
 
@@ -98,6 +105,8 @@ def _shown(value: Any) -> str:
         return NOTHING
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, frozenset) and all(isinstance(each, int) for each in value):
+        return ", ".join(written_codes(value))
     if isinstance(value, tuple | frozenset) and not isinstance(value, Endpoint):
         texts = [_shown(each) for each in value]
         return ", ".join(sorted(texts) if isinstance(value, frozenset) else texts)

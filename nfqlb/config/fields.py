@@ -11,9 +11,11 @@ from typing import Annotated, get_args
 from pydantic import PlainValidator
 
 from nfqlb.balance.pattern import Pattern, PatternError
+from nfqlb.config.codes import read_codes
 from nfqlb.config.problems import listed, nearest
 from nfqlb.net.endpoint import SIP_PORT, Endpoint, pack_host
 from nfqlb.proxy.setup import HashOn, Network
+from nfqlb.sip import uri
 from nfqlb.sip.message import COMPACT
 
 SOCKET = "expected an IP address and a port from 1 to 65535, such as 192.0.2.1:5060 or [2001:db8::1]:5060"
@@ -149,6 +151,39 @@ def read_method(value: object) -> str:
     return text
 
 
+def read_probe_method(value: object) -> str:
+    text = read_method(value)
+    if text in ("INVITE", "ACK", "CANCEL"):
+        raise Expected("expected a method that makes no phone ring and is answered, such as OPTIONS")
+    return text
+
+
+def read_probe_uri(value: object) -> str:
+    """A Request-URI in which {address} may stand for host and port."""
+    expected = "expected a SIP URI such as sip:{address} or sip:ping@example.org"
+    text = text_of(value, f"{expected}, in quotes")
+    plain = text.replace("{address}", "192.0.2.1:5060")
+    if re.search(r"[{}]", plain):
+        raise Expected("{address} is the only placeholder there is")
+    if not re.fullmatch(r"[!-~]+", plain) or re.search(r'[<>"]', plain) or uri.parse(plain.encode()) is None:
+        raise Expected(expected)
+    return text
+
+
+def read_accepted(value: object) -> frozenset[int]:
+    """Status codes and classes of them."""
+    expected = 'expected a list of status codes from 200 to 699 and classes of them, such as ["2xx", "4xx", "not 408"]'
+    if not isinstance(value, list) or any(isinstance(item, bool) or not isinstance(item, int | str) for item in value):
+        raise Expected(expected)
+    try:
+        codes = read_codes(str(item) for item in value)
+    except ValueError:
+        raise Expected(expected) from None
+    if not codes:
+        raise Expected("no answer would do: expected one code or class that is not taken out again")
+    return codes
+
+
 def read_hash_on(value: object) -> tuple[HashOn, ...]:
     """One key or a list of them, of which the first counts that a request has."""
     names = value if isinstance(value, list) and value else [value]
@@ -245,6 +280,9 @@ Host = Annotated[str, PlainValidator(read_host)]
 Domain = Annotated[str, PlainValidator(read_domain)]
 Name = Annotated[str, PlainValidator(read_name)]
 Method = Annotated[str, PlainValidator(read_method)]
+ProbeMethod = Annotated[str, PlainValidator(read_probe_method)]
+ProbeUri = Annotated[str, PlainValidator(read_probe_uri)]
+Codes = Annotated[frozenset[int], PlainValidator(read_accepted)]
 Piece = Annotated[str, PlainValidator(read_piece)]
 UserPrefix = Annotated[str, PlainValidator(read_user_prefix)]
 Header = Annotated[str, PlainValidator(read_header)]

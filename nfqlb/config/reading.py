@@ -22,6 +22,7 @@ from nfqlb.config.tables import (
     BackendTable,
     EgressTable,
     GatewayTable,
+    HealthTable,
     ListenerTable,
     PathTable,
     PoolTable,
@@ -35,6 +36,8 @@ T = TypeVar("T", bound=Table)
 
 SENTENCES = {
     "bool_type": "expected true or false, without quotes",
+    "finite_number": "expected a number",
+    "float_type": "expected a number, without quotes",
     "greater_than_equal": "expected a number of at least {ge}",
     "int_type": "expected a whole number",
     "less_than_equal": "expected a number of at most {le}",
@@ -53,12 +56,15 @@ class Draft:
     gateway: GatewayTable | None
     path: PathTable | None
     workers: WorkersTable | None
+    health: HealthTable | None
     egress: EgressTable | None
     rules: RulesTable | None
     listeners: dict[str, ListenerTable | None]
     pools: dict[str, PoolTable | None]
     backends: dict[str, dict[str, BackendTable | None]]
     """Place of a pool → its backends by their places."""
+    pool_health: dict[str, HealthTable | None]
+    """Place of a pool → what it says of health, without what [health] says; of those that say something."""
     routes: dict[str, RouteTable | None]
     listener_names: dict[str, str]
     """Place of a listener → its name as written, of those too that could not be read."""
@@ -71,7 +77,7 @@ class Draft:
 
 def read_draft(raw: dict[str, Any], problems: list[Problem]) -> Draft:
     """Read the parsed file; every mistake is added to `problems`."""
-    misspelt = unknown_keys(raw, (*SINGLE, *REPEATED, "pool.backend"), "", "the file", problems)
+    misspelt = unknown_keys(raw, (*SINGLE, *REPEATED, "pool.backend", "pool.health"), "", "the file", problems)
     repeated: dict[str, dict[str, Any]] = {}
     for key in REPEATED:
         repeated[key] = pieces(raw, key, key, problems)
@@ -79,10 +85,14 @@ def read_draft(raw: dict[str, Any], problems: list[Problem]) -> Draft:
             problems.append(Problem(key, f"expected at least one [[{key}]]"))
     backends: dict[str, dict[str, BackendTable | None]] = {}
     backend_names: dict[str, str] = {}
+    pool_health: dict[str, HealthTable | None] = {}
     pools: dict[str, PoolTable | None] = {}
     for place, pool in repeated["pool"].items():
-        head = {key: value for key, value in pool.items() if key != "backend"} if is_table(pool) else pool
-        pools[place] = read_table(PoolTable, head, place, problems, more=("backend",))
+        below = ("backend", "health")
+        head = {key: value for key, value in pool.items() if key not in below} if is_table(pool) else pool
+        pools[place] = read_table(PoolTable, head, place, problems, more=below)
+        if is_table(pool) and "health" in pool:
+            pool_health[place] = read_table(HealthTable, pool["health"], f"{place}.health", problems)
         found = pieces(pool, "backend", f"{place}.backend", problems) if is_table(pool) else {}
         backends[place] = read_tables(BackendTable, found, problems)
         backend_names |= texts(found, "name")
@@ -92,11 +102,13 @@ def read_draft(raw: dict[str, Any], problems: list[Problem]) -> Draft:
         gateway=read_table(GatewayTable, raw.get("gateway", {}), "gateway", problems),
         path=read_table(PathTable, raw.get("path", {}), "path", problems),
         workers=read_table(WorkersTable, raw.get("workers", {}), "workers", problems),
+        health=read_table(HealthTable, raw.get("health", {}), "health", problems),
         egress=read_table(EgressTable, raw.get("egress", {}), "egress", problems),
         rules=read_table(RulesTable, raw.get("rules", {}), "rules", problems),
         listeners=read_tables(ListenerTable, repeated["listener"], problems),
         pools=pools,
         backends=backends,
+        pool_health=pool_health,
         routes=read_tables(RouteTable, repeated["route"], problems),
         listener_names=texts(repeated["listener"], "name"),
         pool_names=texts(repeated["pool"], "name"),

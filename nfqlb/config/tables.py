@@ -4,13 +4,15 @@ Each class is one table; its field docs are the reference of the configuration. 
 for `contradictions`; here each stands alone.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
+from nfqlb.balance.health import Check
 from nfqlb.balance.rules import ALL
 from nfqlb.config import RulesBackend
 from nfqlb.config.fields import (
+    Codes,
     Directory,
     Domain,
     FilePath,
@@ -22,13 +24,18 @@ from nfqlb.config.fields import (
     Name,
     NetworkField,
     Piece,
+    ProbeMethod,
+    ProbeUri,
     Regex,
     Size,
     Socket,
     UserPrefix,
 )
 from nfqlb.net.endpoint import Endpoint
-from nfqlb.proxy.setup import Backend, ForceRport, Listener, PathPolicy, RouteRule
+from nfqlb.proxy.setup import Backend, ForceRport, Listener, Panic, PathPolicy, RouteRule
+
+ASKED = Check()
+"""How backends are asked unless the file says otherwise."""
 
 Listed = Strict(False)
 """TOML's list, read into a tuple; what is in it is as strict as anywhere."""
@@ -47,6 +54,8 @@ class GatewayTable(Table):
     """Keys that sign what we write into headers. A relative name starts from this file's directory."""
     run_dir: Directory = "/run/nfqlb"
     """Where the running gateway keeps its board."""
+    state_dir: Directory = "/var/lib/nfqlb"
+    """What outlives a restart of the host: which backends an operator has taken out."""
 
 
 class ListenerTable(Table):
@@ -94,6 +103,12 @@ class PoolTable(Table):
     name: Name
     hash_on: Keys = ("call-id",)
     """What keeps together on one backend; of a list, the first that a request has."""
+    min_up: Annotated[int, Field(ge=0, le=1000)] = 1
+    """With fewer backends that take new requests, there is an alarm."""
+    panic: Panic = "all"
+    """When all backends are down: go on as if none were (all), or answer 503 (none)."""
+    warmup: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 0.0
+    """Seconds in which the share of a backend grows that comes back; 0 gives it all at once."""
 
 
 class RouteTable(Table):
@@ -136,6 +151,34 @@ class RouteTable(Table):
         )
 
 
+class HealthTable(Table):
+    """How backends are asked whether they live; also as `[pool.health]`, where it replaces keys for one pool."""
+
+    interval: Annotated[float, Field(ge=0.2, le=3600, allow_inf_nan=False)] = ASKED.interval
+    """Seconds from one probe to the next."""
+    timeout: Annotated[float, Field(ge=0.05, le=60, allow_inf_nan=False)] = ASKED.timeout
+    """Seconds that an answer may take; at most `interval`."""
+    jitter: Annotated[float, Field(ge=0, le=0.9)] = ASKED.jitter
+    """Each interval is shorter by up to this part of it."""
+    rise: Annotated[int, Field(ge=1, le=100)] = ASKED.rise
+    """Good answers in a row that bring a backend back."""
+    fall: Annotated[int, Field(ge=1, le=100)] = ASKED.fall
+    """Bad or missing ones in a row that make it down."""
+    accept: Codes = ASKED.accept
+    """Good answers: status codes, and classes of them such as 4xx."""
+    method: ProbeMethod = ASKED.method
+    uri: ProbeUri = ASKED.uri
+    """The Request-URI; {address} stands for the backend's address and port."""
+
+    def value(self) -> Check:
+        return Check(**dict(self))
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the file says, without defaults."""
+        return {key: getattr(self, key) for key in self.model_fields_set}
+
+
 class PathTable(Table):
     policy: PathPolicy = "always"
     """Whether a REGISTER gets our Path value when the phone does not say that it supports Path."""
@@ -174,6 +217,7 @@ SINGLE: dict[str, type[Table]] = {
     "gateway": GatewayTable,
     "path": PathTable,
     "workers": WorkersTable,
+    "health": HealthTable,
     "egress": EgressTable,
     "rules": RulesTable,
 }

@@ -10,15 +10,16 @@ from copy import copy
 from ipaddress import ip_address
 
 from nfqlb.balance import recent as memory
-from nfqlb.balance.pool import Backend, Chooser
+from nfqlb.balance.pool import Backend
 from nfqlb.balance.recent import Recent
 from nfqlb.balance.rules import Rules, conditions
+from nfqlb.balance.tables import Tables
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy import selection
 from nfqlb.proxy.asked import Asked
 from nfqlb.proxy.facts import Facts, Reject
 from nfqlb.proxy.identity import Identity
-from nfqlb.proxy.setup import Listener, Setup, State, States
+from nfqlb.proxy.setup import Listener, Setup
 from nfqlb.proxy.verdict import Reason
 from nfqlb.sip.message import Message
 from nfqlb.sip.uri import Uri
@@ -34,17 +35,16 @@ Chosen = tuple[Endpoint, int]
 
 
 class Choice:
-    """The route rules and the tables of all pools, for one set of backend states."""
+    """The route rules, and the tables of all pools."""
 
-    def __init__(self, setup: Setup, identity: Identity, states: States, recent: Recent | None) -> None:
+    def __init__(self, setup: Setup, identity: Identity, tables: Tables, recent: Recent | None) -> None:
         self._identity = identity
         self._rules = Rules(setup.routes)
         self._routes = setup.routes
-        self._choosers = {pool.name: Chooser(pool, states) for pool in setup.pools}
+        self._tables = tables
         self._hash_on = {pool.name: pool.hash_on for pool in setup.pools}
-        self._numbers = {place: number for number, place in enumerate(setup.places)}
         self._tokens = [_token(backend) for backend in setup.known]
-        self._alive = {version: _alive(setup, states, self._tokens, version) for version in (4, 6)}
+        self._owners = {version: _owners(setup, self._tokens, version) for version in (4, 6)}
         self._recent = recent
 
     def sibling(self, recent: Recent | None) -> "Choice":
@@ -67,7 +67,11 @@ class Choice:
         if recent is None:
             return self._stateless(message, facts, request_uri, listener, source, note)
         key = memory.key(selection.transaction(facts))
-        before = self._alive[listener.internal.version].get(recent.find(key), -1)
+        before = -1
+        for number in self._owners[listener.internal.version].get(recent.find(key), ()):
+            if self._tables.alive(number):
+                before = number
+                break
         if before < 0:
             chosen = self._stateless(message, facts, request_uri, listener, source, note)
             method = message.method
@@ -118,32 +122,32 @@ class Choice:
         pool = self._rules.pool(rule)
         hash_on = self._hash_on[pool]
         key = selection.key(hash_on, message, facts, request_uri, source)
-        backend = self._choosers[pool].choose(key, listener.internal.version)
-        if backend is None:
+        number = self._tables.choose(pool, listener.internal.version, key)
+        if number < 0:
             raise Reject(Reason.NO_BACKEND, RETRY_AFTER, detail=f"pool {pool} has no backend to choose from")
+        backend = identity.backends[number]
         if note:
             by = selection.used(hash_on, message, facts, request_uri)
             shown = str(ip_address(key)) if by == "source-ip" else key.decode("latin-1")
             note("P29", f"pool {pool} by {by} {shown}: {backend.name} {backend.address}")
-        return backend.address, self._numbers[pool, backend.name]
+        return backend.address, number
 
 
 def _token(backend: Backend) -> int:
     return memory.token(backend.address.addr + backend.address.port.to_bytes(2, "big"))
 
 
-def _alive(setup: Setup, states: States, tokens: list[int], version: int) -> dict[int, int]:
-    """The numbers, by token, of the backends of that IP version at which a transaction may stay.
+def _owners(setup: Setup, tokens: list[int], version: int) -> dict[int, tuple[int, ...]]:
+    """The numbers, by token, of the backends of that IP version at which a transaction may stay while they live.
 
-    An address that stands in two pools has one token and, for this, one number. Two addresses with one token (one pair
-    in 2**40) have none: better to forget than to mistake.
+    An address that stands in two pools has one token and two numbers. Two addresses with one token (one pair in 2**40)
+    have none: better to forget than to mistake.
     """
     owners: dict[int, set[Endpoint]] = {}
     for token, backend in zip(tokens, setup.known, strict=True):
         owners.setdefault(token, set()).add(backend.address)
-    found: dict[int, int] = {}
-    for number, (token, backend, place) in enumerate(zip(tokens, setup.known, setup.places, strict=True)):
-        alive = states.get(place, State.UNKNOWN).alive
-        if alive and backend.address.version == version and len(owners[token]) == 1:
-            found.setdefault(token, number)
+    found: dict[int, tuple[int, ...]] = {}
+    for number, (token, backend) in enumerate(zip(tokens, setup.known, strict=True)):
+        if backend.address.version == version and len(owners[token]) == 1:
+            found[token] = (*found.get(token, ()), number)
     return found

@@ -3,6 +3,7 @@
 from copy import copy
 
 from nfqlb.balance.recent import Recent
+from nfqlb.balance.tables import Tables
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy import facts as fact
 from nfqlb.proxy import stamp
@@ -12,7 +13,7 @@ from nfqlb.proxy.identity import Identity
 from nfqlb.proxy.keys import Keyring
 from nfqlb.proxy.request import Arrival, Outcome, RequestRules
 from nfqlb.proxy.response import ResponseRules
-from nfqlb.proxy.setup import Setup, States
+from nfqlb.proxy.setup import Setup
 from nfqlb.proxy.verdict import Action, Reason, Side
 from nfqlb.sip import address, grammar, message, reply, via
 from nfqlb.sip.message import Message, NotSip
@@ -25,10 +26,10 @@ class Proxy:
     What `recent` remembers changes no header, only the choice of a backend, and that only after a table has changed.
     """
 
-    def __init__(self, setup: Setup, states: States, recent: Recent | None) -> None:
+    def __init__(self, setup: Setup, tables: Tables, recent: Recent | None) -> None:
         self.identity = Identity(setup)
         self._keys = Keyring(setup.keys)
-        self._requests = RequestRules(setup, self.identity, self._keys, states, recent)
+        self._requests = RequestRules(setup, self.identity, self._keys, tables, recent)
         self._responses = ResponseRules(self.identity, self._keys)
 
     def sibling(self, recent: Recent | None) -> "Proxy":

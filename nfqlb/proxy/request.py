@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from nfqlb.balance.recent import Recent
 from nfqlb.balance.rules import NetworkSet
+from nfqlb.balance.tables import Tables
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy import facts as fact
 from nfqlb.proxy import route, stamp
@@ -13,7 +14,7 @@ from nfqlb.proxy.facts import Facts, Reject
 from nfqlb.proxy.identity import Identity, Own
 from nfqlb.proxy.keys import Keyring
 from nfqlb.proxy.route import Passage, Way
-from nfqlb.proxy.setup import Listener, Setup, States
+from nfqlb.proxy.setup import Listener, Setup
 from nfqlb.proxy.verdict import Reason, Side
 from nfqlb.sip import edit, grammar, uri
 from nfqlb.sip.edit import Edit
@@ -45,10 +46,10 @@ class Arrival(NamedTuple):
 class RequestRules:
     """Everything that is decided about requests; made once from a Setup."""
 
-    def __init__(self, setup: Setup, identity: Identity, keys: Keyring, states: States, recent: Recent | None) -> None:
+    def __init__(self, setup: Setup, identity: Identity, keys: Keyring, tables: Tables, recent: Recent | None) -> None:
         self._identity = identity
         self._keys = keys
-        self._choice = Choice(setup, identity, states, recent)
+        self._choice = Choice(setup, identity, tables, recent)
         self._egress = NetworkSet(setup.egress)
         self._name = setup.name.encode()
         self._path_policy = setup.path_policy

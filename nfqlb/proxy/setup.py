@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
-from nfqlb.balance.pool import Backend, HashOn, Pool
+from nfqlb.balance.pool import Backend, HashOn, Panic, Pool
 from nfqlb.balance.rules import Network, RouteRule
-from nfqlb.balance.states import State, States
+from nfqlb.balance.states import Place, Standing, Standings, State
 from nfqlb.net.endpoint import Endpoint
 
 __all__ = [
@@ -19,12 +19,15 @@ __all__ = [
     "HashOn",
     "Listener",
     "Network",
+    "Panic",
     "PathPolicy",
+    "Place",
     "Pool",
     "RouteRule",
     "Setup",
+    "Standing",
+    "Standings",
     "State",
-    "States",
 ]
 
 EVERYWHERE: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
@@ -84,7 +87,7 @@ class Setup:
 
     leaving: tuple[Backend, ...] = ()
     """Backends that the configuration has ceased to name: what was begun there may end there (P19, P21, P31), and
-    nothing new is sent to them. States name them by the pool LEAVING."""
+    nothing new is sent to them. Standings name them by the pool LEAVING."""
 
     @property
     def backends(self) -> tuple[Backend, ...]:
@@ -92,8 +95,8 @@ class Setup:
         return tuple(backend for pool in self.pools for backend in pool.backends)
 
     @property
-    def places(self) -> tuple[tuple[str, str], ...]:
-        """(pool, name) of each of `known`, as States name it: two pools may each have a backend of one name."""
+    def places(self) -> tuple[Place, ...]:
+        """(pool, name) of each of `known`, as Standings name it: two pools may each have a backend of one name."""
         configured = [(pool.name, backend.name) for pool in self.pools for backend in pool.backends]
         return (*configured, *((LEAVING, backend.name) for backend in self.known[len(configured) :]))
 

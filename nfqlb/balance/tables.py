@@ -1,0 +1,246 @@
+"""Table memory: the tables of all pools and the states of all backends, where every worker reads what one writer puts.
+
+Knows the layout, how a table is built, put and looked into. Does not know where the memory comes from, why a state
+changes, or what a state means for what has begun.
+
+To change something takes three steps, so that the slow one can be done elsewhere, and nobody who reads waits:
+
+    drafts = tables.changed(standings)            # which tables differ from those in force; often none
+    built = [build(draft) for draft in drafts]    # pure and slow: about 0.7 µs a slot of `draft.intake.slots`
+    tables.put(standings, built)                  # a copy and one store for each table, one store for each state
+
+Layout, in the byte order of the machine. First a word of 64 bits for each pool and IP version with members: the number
+of slots of the table in force, times two, plus which half of the pair it is in; 0 slots: nothing to choose from. Then a
+byte for each backend, its State. Then the pairs: two tables each, of 16-bit indices into the pool's members of that
+version. A new table goes into the half that is not in force, and then the word is stored, whole: from their next
+packet on all who read have the new one.
+
+Who has read a word just before it changes takes his one index from a table that is one change old, or, if it changes
+once more meanwhile, from the half that is being filled, with an index of the new table or of the one before: each names
+a member. No half of any other thing is ever read.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from nfqlb.balance import maglev
+from nfqlb.balance.pool import VERSIONS, Intake, Pool, intake, members, most_slots
+from nfqlb.balance.states import HEARD_NOTHING, Place, Standing, Standings, State
+
+WORD = 8
+INDEX = 2
+"""Bytes."""
+ALIGNED = 64
+"""Bytes of a cache line: a state that is stored does not slow down those who read words."""
+
+Which = tuple[str, int]
+"""(name of a pool, IP version): which table."""
+
+
+class Draft(NamedTuple):
+    """What a table depends on, and nothing besides: equal drafts make equal tables."""
+
+    which: Which
+    intake: Intake
+
+
+class Built(NamedTuple):
+    """A table, ready to be put. Picklable, as Draft is."""
+
+    draft: Draft
+    table: bytes
+    """As in the memory."""
+    shares: dict[str, float]
+    """The part of all keys that each backend gets, by name, 0..1; who gets none is missing."""
+
+
+class Condition(NamedTuple):
+    """What an operator should know of a pool."""
+
+    up: int
+    """Backends that take new requests, of all priorities and IP versions."""
+    min_up: int
+    panic: tuple[int, ...]
+    """IP versions for which all backends are down, and used nevertheless."""
+
+    @property
+    def alarm(self) -> bool:
+        return self.up < self.min_up or bool(self.panic)
+
+
+def build(draft: Draft) -> Built:
+    """Pure; takes milliseconds."""
+    weights = draft.intake.weights
+    if not weights:
+        return Built(draft, b"", {})
+    table = maglev.build([(name, weight) for _, name, weight in weights], draft.intake.slots)
+    counts = Counter(table)
+    shares = {name: counts[index] / len(table) for index, (_, name, _) in enumerate(weights)}
+    position = [index for index, _, _ in weights]
+    if position != list(range(len(position))):
+        for slot, index in enumerate(table):
+            table[slot] = position[index]
+    return Built(draft, table.tobytes(), shares)
+
+
+class _Pair(NamedTuple):
+    """Where the two tables of a pool and version are."""
+
+    word: int
+    numbers: tuple[int, ...]
+    """Of the backends (on the board and in verdicts), by their indices in the tables."""
+    first: int
+    """Byte of the first half."""
+    slots: int
+    """Room in each half."""
+
+
+class Tables:
+    """The tables of one configuration, and what they were made from. Can be pickled; what is loaded has a memory of
+    its own.
+    """
+
+    def __init__(
+        self,
+        pools: Sequence[Pool],
+        places: Sequence[Place],
+        standings: Standings | None = None,
+        like: "Tables | None" = None,
+    ) -> None:
+        """`places` of all backends, by number: those of `pools` and any others. `like`: tables that exist already,
+        perhaps of another configuration; what is the same is not built again.
+        """
+        self._pools = {pool.name: pool for pool in pools}
+        self._places = tuple(places)
+        self._built: dict[Which, Built] = {}
+        self._standings: dict[Place, Standing] = {}
+        self._lay_out()
+        drafts = self.changed(standings or {})
+        had = {} if like is None else like._built
+        ready = [
+            had[each.which] if each.which in had and had[each.which].draft == each else build(each) for each in drafts
+        ]
+        self.put(standings or {}, ready)
+
+    # -- for who reads
+
+    def choose(self, pool: str, version: int, key: bytes) -> int:
+        """The number of the backend for that key and IP version (4 or 6), -1 when there is nothing to choose from."""
+        pair = self._pairs.get((pool, version))
+        if pair is None:
+            return -1
+        word = self._words[pair.word]
+        size = word >> 1
+        if not size:
+            return -1
+        return pair.numbers[self._halves[pair.word][word & 1][slot(key, size)]]
+
+    def alive(self, number: int) -> bool:
+        """May a transaction that began at that backend stay there (P31)?"""
+        return _ALIVE[self._states[number]]
+
+    # -- for who writes
+
+    @property
+    def standings(self) -> Standings:
+        """Of all backends, as last put."""
+        return {place: self._standings.get(place, HEARD_NOTHING) for place in self._places}
+
+    def changed(self, standings: Standings) -> tuple[Draft, ...]:
+        """The drafts of all tables that with these standings differ from those in force."""
+        drafts = (Draft((name, v), intake(self._pools[name], v, standings)) for name, v in self._pairs)
+        return tuple(each for each in drafts if each.which not in self._built or self._built[each.which].draft != each)
+
+    def put(self, standings: Standings, built: Iterable[Built] = ()) -> None:
+        """Bring tables and states into force. A backend that dies leaves its table before it is marked as dead: in
+        the other order, what has begun there would be sent to it once more as something new.
+        """
+        for each in built:
+            self._built[each.draft.which] = each
+            self._put_table(each)
+        self._standings = dict(standings)
+        for number, place in enumerate(self._places):
+            self._states[number] = self._standings.get(place, HEARD_NOTHING).state
+
+    def shares(self) -> dict[Place, float]:
+        """The part of its pool's keys that each backend gets, 0..1; who gets none is missing."""
+        return {(pool, name): part for (pool, _), each in self._built.items() for name, part in each.shares.items()}
+
+    def condition(self, pool: str) -> Condition:
+        """Of one pool, by the standings and tables in force."""
+        wanted = self._pools[pool]
+        standings = [self._standings.get((pool, each.name), HEARD_NOTHING) for each in wanted.backends if each.weight]
+        panic = [v for v in VERSIONS if (pool, v) in self._built and self._built[pool, v].draft.intake.panic]
+        return Condition(sum(each.state.takes_new for each in standings), wanted.min_up, tuple(panic))
+
+    # -- the memory
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._size
+
+    def share(self, memory: memoryview) -> None:
+        """Go on in `memory`, `size` bytes that processes share. Before they are forked."""
+        assert memory.nbytes >= self._size
+        self._use(memory.cast("B"))
+
+    def _lay_out(self) -> None:
+        numbers = {place: number for number, place in enumerate(self._places)}
+        room = {
+            (pool.name, version): slots
+            for pool in self._pools.values()
+            for version in VERSIONS
+            if (slots := most_slots(pool, version))
+        }
+        self._first_state = _aligned(WORD * len(room))
+        first = _aligned(self._first_state + len(self._places))
+        self._pairs: dict[Which, _Pair] = {}
+        for word, ((name, version), slots) in enumerate(room.items()):
+            among = members(self._pools[name], version)
+            self._pairs[name, version] = _Pair(word, tuple(numbers[name, each.name] for each in among), first, slots)
+            first = _aligned(first + 2 * INDEX * slots)
+        self._size = first
+        self._use(memoryview(bytearray(self._size)))
+
+    def _use(self, view: memoryview) -> None:
+        self._bytes = view
+        self._words = view[: WORD * len(self._pairs)].cast("Q")
+        self._states = view[self._first_state : self._first_state + len(self._places)]
+        self._halves = [
+            tuple(view[start : start + INDEX * each.slots].cast("H") for start in _starts(each))
+            for each in self._pairs.values()
+        ]
+        self.put(self._standings, self._built.values())
+
+    def _put_table(self, built: Built) -> None:
+        pair = self._pairs[built.draft.which]
+        other = 1 - (self._words[pair.word] & 1)
+        start = _starts(pair)[other]
+        self._bytes[start : start + len(built.table)] = built.table
+        self._words[pair.word] = len(built.table) // INDEX << 1 | other
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_pools": self._pools, "_places": self._places, "_built": self._built, "_standings": self._standings}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._lay_out()
+
+
+_ALIVE = tuple(State(number).alive for number in range(len(State)))
+
+
+def _aligned(first: int) -> int:
+    return -(-first // ALIGNED) * ALIGNED
+
+
+def _starts(pair: _Pair) -> tuple[int, int]:
+    return pair.first, pair.first + INDEX * pair.slots
+
+
+def slot(key: bytes, size: int) -> int:
+    """The table slot of a key. Not keyed with our secret: rotating keys must not move calls."""
+    return int.from_bytes(blake2b(key, digest_size=8, person=b"nfqlb-select").digest(), "big") % size
