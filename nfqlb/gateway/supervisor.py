@@ -191,6 +191,7 @@ class Supervisor:
         if self._predecessor is not None:
             self._notifier.main_pid(os.getpid())
             self._predecessor.lines.say(f"done {os.getpid()}")
+            self._predecessor.lines.close()
         crew.board.settle()
         on_ready()
         self._notifier.ready(self._summary())
