@@ -22,6 +22,7 @@ COMMANDS = {
     "upgrade": "Put newly installed code in force, without losing a packet.",
     "status": "Which gateway runs here: version, configuration, workers.",
     "rules": "Show, apply, remove or compare the iptables rules.",
+    "backends": "State, load and health of the backends; take one out, or bring it back.",
     "stats": "Queues, workers, backends and reasons, from the running gateway.",
     "replay": "Stored packets through the engine; needs no root.",
     "explain": "Why a packet went where it went, rule by rule.",

@@ -41,7 +41,7 @@ class Complaint(NamedTuple):
     about: Endpoint
     """Where the packet was to go."""
     text: str
-    """For people: "Connection refused"."""
+    """For people: "ICMP: connection refused"."""
 
 
 def open_ear(endpoint: Endpoint) -> socket.socket:
@@ -88,7 +88,7 @@ def complaints(opened: socket.socket) -> Iterator[Complaint]:
                     family = opened.family
                     yield Complaint(
                         Endpoint(socket.inet_pton(family, address[0].partition("%")[0]), address[1]),
-                        os.strerror(number),
+                        f"ICMP: {os.strerror(number).lower()}",
                     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nfqlb.balance.recent import Recent
+from nfqlb.gateway.charge import Charge
 from nfqlb.gateway.worker import Process
 from nfqlb.net.endpoint import Endpoint
 
@@ -52,6 +53,8 @@ class Plan:
     """The queues that the rules in the kernel lead to when this is made; None where there are no rules of ours."""
     leaving: int = 0
     """How many of the backends at the end have been removed, and only finish what they have begun."""
+    charge: Charge | None = None
+    """What there is to do about the backends' health; None: nothing."""
     pin: bool = False
     """Each worker to a core of its own, when there are enough."""
 

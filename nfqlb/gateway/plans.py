@@ -17,7 +17,7 @@ from nfqlb.balance.pool import Backend
 from nfqlb.balance.recent import Recent
 from nfqlb.config import Config, ConfigError, load
 from nfqlb.engine import Engine
-from nfqlb.gateway import board
+from nfqlb.gateway import board, charge
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.job import Refused
 from nfqlb.gateway.plan import Plan
@@ -49,9 +49,11 @@ class Made:
     warnings: tuple[str, ...]
 
 
-def make(path: Path, *, place: bool) -> Made:
+def make(path: Path, *, place: bool, current: Plan | None = None) -> Made:
     """Read the configuration, look at the host, and build the engine with its tables. `place`: the rules will be put in
-    place, so that they are not is no reason for a warning. Raises Refused.
+    place, so that they are not is no reason for a warning. `current`: the plan in force, if there is one.
+
+    Raises Refused.
     """
     from nfqlb.gateway import host, rules
 
@@ -75,7 +77,7 @@ def make(path: Path, *, place: bool) -> Made:
             "THE RULES ARE NOT IN PLACE: packets do not reach the workers, or do not pass. "
             f"Put that right with: nfqlb rules apply -c {path}"
         )
-    return Made(build(config, setup, ranges, placed), tuple(warnings))
+    return Made(build(config, setup, ranges, placed, current), tuple(warnings))
 
 
 def candidates(config: Config, placed: range | None) -> tuple[range, ...]:
@@ -93,14 +95,21 @@ def read(path: Path) -> Config:
         raise Refused(*str(error).splitlines()) from None
 
 
-def build(config: Config, setup: Setup, ranges: tuple[range, ...], placed: range | None) -> Plan:
-    """The plan, with an engine that all workers share. Raises Refused."""
+def build(
+    config: Config, setup: Setup, ranges: tuple[range, ...], placed: range | None, current: Plan | None = None
+) -> Plan:
+    """The plan, with an engine that all workers share; `current`: the one in force, whose tables need not be built
+    again where nothing has changed. Raises Refused.
+    """
     from nfqlb.gateway import rules
 
     try:
         fingerprint, reach = rules.fingerprint(replace(config, pools=())), rules.fingerprint(config)
     except ConfigError as error:
         raise Refused(*str(error).splitlines()) from None
+    like = None if current is None or current.charge is None else current.charge.tables
+    engine = Engine(setup, standings=None if like is None else like.standings, like=like)
+    checks = {pool.name: config.check(pool.name) for pool in setup.pools}
     return Plan(
         gateway=config.gateway.name,
         backends=labels(setup),
@@ -110,7 +119,7 @@ def build(config: Config, setup: Setup, ranges: tuple[range, ...], placed: range
         queue_length=config.workers.queue_length,
         socket_buffer=config.workers.socket_buffer,
         run_dir=config.gateway.run_dir,
-        process=partial(worker_process, Engine(setup)),
+        process=partial(worker_process, engine),
         place=partial(place_rules, config),
         displace=partial(take_rules_out, config),
         summary=", ".join(f"{each.name} {each.external} / {each.internal}" for each in config.listeners),
@@ -120,6 +129,7 @@ def build(config: Config, setup: Setup, ranges: tuple[range, ...], placed: range
         reach=reach,
         placed=placed,
         leaving=len(setup.leaving),
+        charge=charge.make(setup, engine.tables, checks, config.gateway.state_dir),
         pin=config.workers.pin,
     )
 
@@ -184,7 +194,7 @@ class FromFile:
         """The file as it is now, and what is other in it. Raises Refused, with all mistakes."""
         from nfqlb.config.difference import differences, key_differences
 
-        made = make(self._path, place=True)
+        made = make(self._path, place=True, current=current)
         old, new = _source(current), _source(made.plan)
         setup = replace(new.setup, leaving=tuple(gone(old.setup.known, new.setup)))
         changes = [*differences(old.config, new.config), *key_differences(old.setup, new.setup)]
@@ -192,12 +202,12 @@ class FromFile:
             names = ", ".join(each.name for each in setup.leaving)
             changes.append(f"removed backends finish what they have begun: {names}")
         changes += [f"warning: {text}" for text in made.warnings]
-        return build(new.config, setup, made.plan.ranges, made.plan.placed), changes
+        return build(new.config, setup, made.plan.ranges, made.plan.placed, made.plan), changes
 
     def let_go(self, current: Plan) -> Plan:
         """`current` without the backends that an earlier reload removed. Reads no file."""
         source = _source(current)
-        return build(source.config, replace(source.setup, leaving=()), current.ranges, current.placed)
+        return build(source.config, replace(source.setup, leaving=()), current.ranges, current.placed, current)
 
 
 def gone(known: Iterable[Backend], new: Setup) -> Iterator[Backend]:

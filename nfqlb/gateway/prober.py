@@ -170,10 +170,13 @@ class Prober:
     def _hear(self, ear: socket.socket) -> None:
         """Errors about forwarded packets."""
         now = time.monotonic()
-        for number in {
-            number for complaint in icmp.complaints(ear) for number in self._by_address.get(complaint.about, ())
-        }:
-            self._rounds.unreachable(number, "ICMP: unreachable", now)
+        heard = {
+            number: complaint.text
+            for complaint in icmp.complaints(ear)
+            for number in self._by_address.get(complaint.about, ())
+        }
+        for number, text in heard.items():
+            self._rounds.unreachable(number, text, now)
         self._selector.unregister(ear)
         self._deaf.append((now + EAR_PAUSE, ear))
 

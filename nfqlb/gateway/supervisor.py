@@ -19,6 +19,7 @@ from nfqlb import __version__
 from nfqlb.gateway import board as board_file
 from nfqlb.gateway import memory
 from nfqlb.gateway.board import Header, State
+from nfqlb.gateway.care import Care
 from nfqlb.gateway.control import Control, Conversation
 from nfqlb.gateway.crew import RELIEF_DRAIN, RELIEVE, STOP_DRAIN, hurry
 from nfqlb.gateway.elders import Elders
@@ -33,6 +34,8 @@ from nfqlb.gateway.succession import PATIENCE, READY_WITHIN, SETTLE, WORK_WITHIN
 
 LINGER = 180.0
 """Seconds that a backend which a reload removed goes on with what it has begun: as long as an INVITE may ring (P31)."""
+
+REQUESTS = "status, backends, drain, disable, enable, reload or upgrade"
 
 LOOK_INTERVAL = 5.0
 """Seconds between two looks at how full the memory of recent choices is; one takes some milliseconds."""
@@ -77,6 +80,7 @@ class Supervisor:
         self._control: Control | None = None
         self._elders: Elders | None = None
         self._succession: Succession | None = None
+        self._care: Care | None = None
         self._changing = ""
         """What change is under way: one at a time."""
         self._in_force = predecessor is None
@@ -122,6 +126,11 @@ class Supervisor:
         assert self._succession is not None
         return self._succession
 
+    @property
+    def _backends(self) -> Care:
+        assert self._care is not None
+        return self._care
+
     def run(self, on_ready: Callable[[], None]) -> None:
         """Keep the workers alive until a signal says stop, or a successor has taken over. `on_ready` is called once,
         when packets are led to workers that take them.
@@ -148,6 +157,7 @@ class Supervisor:
             self._elders.close()
             self._elders = None
         self._succession = Succession(self._loop, plan, beside_others=self._elders is not None)
+        self._care = Care(self._loop, plan.charge, plan.run_dir, past=self._elders is not None)
         try:
             self._control = Control(plan.run_dir, self._loop.selector, self._asked)
         except OSError as error:
@@ -188,6 +198,7 @@ class Supervisor:
         self._instance.tell()
         self._control.publish()
         self._in_force = True
+        self._backends.follow(crew.plan.charge, crew.board)
         if self._predecessor is not None:
             self._notifier.main_pid(os.getpid())
             self._predecessor.lines.say(f"done {os.getpid()}")
@@ -226,6 +237,8 @@ class Supervisor:
                 crews.crew.board.set(Header.STATE, State.STOPPING)
         self._loop.drop_flows()  # a change that is under way takes back what it has begun
         others_go_on = self.handed_over or (not self._in_force and self._predecessor is not None)
+        if self._care is not None:
+            self._care.end(others_go_on=bool(others_go_on))
         if crews is not None:
             if self.handed_over:
                 crews.end(RELIEVE, RELIEF_DRAIN + PATIENCE)
@@ -277,7 +290,7 @@ class Supervisor:
         operator, current = self._operator, self.plan
         try:
             plan, changes = yield from self._loop.work(lambda: operator.read(current), WORK_WITHIN)
-            yield from self._crews.put_in_force(plan)
+            yield from self._put_in_force(plan)
         except (Refused, QueueError, CannotRun, OSError) as error:
             lines = error.lines if isinstance(error, Refused) else (str(error),)
             logger.error("reload refused, everything goes on as it was: %s", " ".join(line.strip() for line in lines))
@@ -293,6 +306,14 @@ class Supervisor:
             self._changing = ""
             self._notifier.ready(self._summary())
 
+    def _put_in_force(self, plan: Plan) -> Flow[None]:
+        """Raises Refused, QueueError, CannotRun: then everything is as it was."""
+        try:
+            yield from self._backends.prepare(plan.charge)
+            yield from self._crews.put_in_force(plan)
+        finally:
+            self._backends.follow(self.plan.charge, self._crews.crew.board)
+
     def _let_go(self, plan: Plan) -> Flow[None]:
         """After LINGER, forget the backends that the reload of `plan` removed, unless another reload came since."""
         yield from self._loop.pause(LINGER)
@@ -304,7 +325,7 @@ class Supervisor:
         self._changing = "letting go of removed backends"
         try:
             lighter = yield from self._loop.work(lambda: operator.let_go(plan), WORK_WITHIN)
-            yield from self._crews.put_in_force(lighter)
+            yield from self._put_in_force(lighter)
             logger.info("backends let go, which a reload removed: %d", plan.leaving)
         except (Refused, CannotRun, OSError) as error:
             logger.error("removed backends stay known: %s", error)
@@ -358,7 +379,7 @@ class Supervisor:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        pause = self._crews.look_after(now)
+        pause = min(self._crews.look_after(now), self._backends.look_after(now))
         if self._notifier.interval is not None:
             if now >= self._next_feeding and self._crews.crew.alive():
                 self._notifier.alive()
@@ -384,12 +405,14 @@ class Supervisor:
             conversation.refuse(f"This gateway runs with {self.plan.path}, not with {path}.")
         elif what == "status":
             conversation.end(True, **self._status())
+        elif self._backends.asked(request, conversation):
+            pass
         elif what == "reload" and self._operator is not None:
             self._loop.begin(self._reload(conversation))
         elif what == "upgrade":
             self._loop.begin(self._upgrade(conversation))
         else:
-            conversation.refuse(f"{what!r} is no request; expected status, reload or upgrade")
+            conversation.refuse(f"{what!r} is no request; expected {REQUESTS}")
 
     def _status(self) -> dict[str, Any]:
         crew = self._crews.crew
@@ -408,6 +431,7 @@ class Supervisor:
             ],
             "backends": list(snapshot.about.backends),
             "leaving": self.plan.leaving,
+            "alarms": self._backends.alarms(),
         }
 
     def _summary(self) -> str:

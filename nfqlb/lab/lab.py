@@ -182,7 +182,7 @@ class Lab:
         secret = self.dir / "secret"
         secret.write_text(f"# For tests only.\n{SECRET}\n")
         secret.chmod(0o600)
-        gateway = f'secret_file = "{secret}"\nrun_dir = "{self.dir}/gateway"'
+        gateway = f'secret_file = "{secret}"\nrun_dir = "{self.dir}/gateway"\nstate_dir = "{self.dir}/state"'
         self.config.write_text(gateway_config(self.plan, gateway, self.workers))
 
     def run_gateway(self) -> None:

@@ -90,7 +90,7 @@ class Arena(Lab):
         if not secret.exists():
             secret.write_text(f"# For tests only.\n{SECRET}\n")
             secret.chmod(0o600)
-        files = f'secret_file = "{secret}"\nrun_dir = "{self.gateway_dir}"'
+        files = f'secret_file = "{secret}"\nrun_dir = "{self.gateway_dir}"\nstate_dir = "{self.dir}/state"'
         self.replace_config(render(self.plan, files, self.settings, self.pools))
 
     def replace_config(self, text: str) -> None:

@@ -1,0 +1,364 @@
+"""The supervisor's care for backends: health from the prober and orders from the operator become tables that all
+workers see.
+
+Knows who has to be told of what, and in which order. What a Standing follows from is in `standing`, how a table is
+made in `balance.tables`; whom workers choose from changes in the memory that they share, so no worker is asked or
+replaced for it.
+
+A gateway whose plan has no Charge (a stand-in) has no backends to care for.
+"""
+
+import logging
+import mmap
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nfqlb.balance.states import Place, Standings, State
+from nfqlb.balance.tables import Built, Draft, build
+from nfqlb.gateway import orders as order_file
+from nfqlb.gateway import standing
+from nfqlb.gateway.board import Board, Traffic
+from nfqlb.gateway.charge import Charge
+from nfqlb.gateway.checkup import Checkup
+from nfqlb.gateway.control import Conversation
+from nfqlb.gateway.job import Refused
+from nfqlb.gateway.loop import Flow, Loop
+from nfqlb.gateway.orders import WORDS, Order, OrdersError
+from nfqlb.gateway.standing import Roll
+from nfqlb.gateway.stats import traffic
+
+DIRECT_SLOTS = 8192
+"""Slots of tables that the supervisor builds itself, in some milliseconds; more are built in a child."""
+
+BUILD_WITHIN = 30.0
+"""Seconds."""
+
+SAVE_INTERVAL = 1.0
+"""Seconds between two writes of what is known of health, however fast it changes."""
+
+SAMPLE_INTERVAL = 5.0
+"""Seconds between two looks at the counters, for requests per second."""
+
+LOWEST_AGE = 1.0
+"""Seconds from the look that a rate is counted from."""
+
+ENABLE = "enable"
+"""The word that takes back what another one said."""
+
+LONGEST = 10 * 365 * 86400.0
+"""Seconds that an order may last which has an end."""
+
+logger = logging.getLogger("nfqlb")
+
+
+class Unknown(Exception):
+    """No backend goes by that name, or several do; the text says what to do."""
+
+
+class Care:
+    """For the backends of one gateway over all its configurations."""
+
+    def __init__(self, loop: Loop, charge: Charge | None, run_dir: Path, *, past: bool) -> None:
+        """Ready for the first crew to be forked. `past`: workers of another supervisor are to be relieved, and what
+        that one knew of health goes on.
+        """
+        self._loop, self._charge, self._run_dir = loop, charge, run_dir
+        self._live: list[Charge] = []
+        """Those whose tables workers may look into."""
+        self._roll = Roll({}, {})
+        self._checkup: Checkup | None = None
+        self._board: Board | None = None
+        self._stale = self._refreshing = self._unsaved = False
+        self._next_save = self._next_sample = 0.0
+        self._next_change = float("inf")
+        self._samples: list[tuple[float, list[int]]] = []
+        self._alarms: dict[str, str] = {}
+        if charge is None:
+            return
+        try:
+            orders = order_file.read(charge.state_dir)
+        except OrdersError as error:
+            logger.error("%s", error)
+            orders = {}
+        self._roll = Roll(orders, standing.load(run_dir) if past else {})
+        self._adopt(charge)
+        standings = self._standings(charge)
+        charge.tables.put(standings, [build(each) for each in charge.tables.changed(standings)])
+        self._live.append(charge)
+
+    # -- with each crew
+
+    def prepare(self, charge: Charge | None) -> Flow[None]:
+        """Before a crew with that charge is forked: its tables become those of the moment. Raises Refused."""
+        if charge is not None:
+            self._adopt(charge)
+            yield from self._bring(charge)
+            self._live.append(charge)
+            self._stale = True  # much may have come meanwhile
+
+    def follow(self, charge: Charge | None, board: Board) -> None:
+        """The crew in force is the one with that charge: the one before is gone, or the one to come does not."""
+        if charge is None:
+            return
+        self._charge, self._board = charge, board
+        self._live = [charge]
+        self._roll.keep(charge.places)
+        self._samples.clear()
+        if self._checkup is None or self._checkup.board is not board:
+            if self._checkup is not None:
+                self._checkup.end()
+            self._checkup = Checkup(charge.round, board, self._known, self._heard, self._loop.selector)
+        self._stale = self._unsaved = True
+
+    def end(self, *, others_go_on: bool) -> None:
+        """Stop asking. `others_go_on`: with what is known, in the run directory."""
+        if self._checkup is not None:
+            self._checkup.end()
+            self._checkup = None
+        if self._charge is not None and not others_go_on:
+            standing.remove(self._run_dir)
+
+    # -- every turn
+
+    def look_after(self, now: float) -> float:
+        """Do what time brings; `now` of time.monotonic(). Seconds until there is something to do again."""
+        if self._checkup is None or self._board is None:
+            return 1.0
+        pause = self._checkup.look_after(now)
+        today = time.time()
+        if today >= self._next_change:
+            self._next_change = float("inf")
+            self._lapse(today)
+            self._stale = True
+        if self._stale and not self._refreshing:
+            self._refreshing = True
+            self._loop.begin(self._refresh())
+        if self._unsaved and now >= self._next_save:
+            self._save(now)
+        if now >= self._next_sample:
+            self._next_sample = now + SAMPLE_INTERVAL
+            self._samples = [*self._samples[-1:], (now, self._requests(self._board))]
+        return min(pause, max(0.0, self._next_change - today))
+
+    def _lapse(self, now: float) -> None:
+        if places := self._roll.lapse(now):
+            logger.info("the time has run out for which an operator had taken out %s", ", ".join(map(_named, places)))
+            self._keep_orders()
+
+    def _save(self, now: float) -> None:
+        self._unsaved, self._next_save = False, now + SAVE_INTERVAL
+        try:
+            standing.save(self._run_dir, self._roll.records)
+        except OSError as error:
+            logger.error("what is known of backends cannot be handed on: %s", error)
+
+    # -- tables
+
+    def _adopt(self, charge: Charge) -> None:
+        charge.tables.share(memoryview(mmap.mmap(-1, charge.tables.size)))
+        self._roll.adopt(dict(zip(charge.places, charge.addresses, strict=True)), charge.warmups, time.time())
+
+    def _standings(self, charge: Charge) -> Standings:
+        return self._roll.standings(charge.places, time.time())
+
+    def _refresh(self) -> Flow[None]:
+        """Until all tables are what they should be."""
+        try:
+            while self._stale:
+                self._stale = False
+                for charge in list(self._live):
+                    yield from self._bring(charge)
+            self._next_change = self._roll.next_change(time.time())
+            self._watch_pools()
+        except Refused as error:
+            logger.error("the tables cannot be built anew, and stay as they are: %s", error)
+        finally:
+            self._refreshing = False
+
+    def _bring(self, charge: Charge) -> Flow[None]:
+        standings = self._standings(charge)
+        drafts = charge.tables.changed(standings)
+        if sum(draft.intake.slots for draft in drafts) <= DIRECT_SLOTS:
+            built = _build(drafts)
+        else:
+            built = yield from self._loop.work(lambda: _build(drafts), BUILD_WITHIN)
+        charge.tables.put(standings, built)
+
+    def _watch_pools(self) -> None:
+        """Say it loudly when a pool gets into trouble, and when it is out of it."""
+        alarms = self.alarms()
+        for pool, text in alarms.items():
+            if self._alarms.get(pool) != text:
+                logger.critical("POOL %s: %s", pool, text)
+        for pool in self._alarms:
+            if pool not in alarms:
+                logger.warning("pool %s is well again", pool)
+        self._alarms = alarms
+
+    def alarms(self) -> dict[str, str]:
+        """What is wrong with each pool that something is wrong with."""
+        if self._charge is None:
+            return {}
+        conditions = {pool: self._charge.tables.condition(pool) for pool in self._charge.pools}
+        return {
+            pool: 'all backends are down; they get requests all the same (panic = "all")'
+            if each.panic
+            else f"{each.up} backends take requests, and min_up is {each.min_up}"
+            for pool, each in conditions.items()
+            if each.alarm
+        }
+
+    # -- the prober
+
+    def _known(self) -> Sequence[State]:
+        assert self._charge is not None
+        records = self._roll.records
+        return [records[target.places[0]].state for target in self._charge.round.targets]
+
+    def _heard(self, line: dict[str, Any]) -> None:
+        assert self._checkup is not None
+        if trouble := line.get("trouble"):
+            logger.warning("health of backends: %s", trouble)
+            return
+        state, error = State(line["state"]), line["error"]
+        for place in self._checkup.round.targets[line["target"]].places:
+            if self._roll.heard(place, state, error, time.time()):
+                self._stale = True
+                if state is State.DOWN:
+                    logger.error("backend %s is down: %s", _named(place), error)
+                else:
+                    logger.info("backend %s is %s", _named(place), state.name.lower())
+            self._unsaved = True
+
+    # -- the operator
+
+    def order(self, word: str, name: str, seconds: float | None) -> tuple[list[Place], str]:
+        """Do what an operator wants: "drain", "disable", "enable". Whom it concerns, and a warning or nothing.
+
+        `name` is that of a backend, or pool/backend where several have it. Raises Unknown.
+        """
+        places, now = self._find(name), time.time()
+        state = WORDS.get(word)
+        for place in places:
+            order = None if state is None else Order(state, now, None if seconds is None else now + seconds)
+            self._roll.say(place, order, now)
+            span = "" if seconds is None or state is None else f" for {seconds:.0f} s"
+            logger.info("operator: %s %s%s", word, _named(place), span)
+        self._stale = self._unsaved = True
+        return places, self._keep_orders()
+
+    def _find(self, name: str) -> list[Place]:
+        places = [] if self._charge is None else [place for place in self._charge.places if place[0]]
+        pool, slash, backend = name.rpartition("/")
+        found = [place for place in places if place[1] == backend and (not slash or place[0] == pool)]
+        if len(found) == 1:
+            return found
+        if not found:
+            raise Unknown(f"No backend is called {name!r}; 'nfqlb backends' lists them.")
+        raise Unknown(f"Several backends are called {name!r}; name one of {', '.join(map(_named, found))}.")
+
+    def _keep_orders(self) -> str:
+        assert self._charge is not None
+        try:
+            order_file.write(self._charge.state_dir, self._roll.orders)
+        except OrdersError as error:
+            logger.error("%s", error)
+            return str(error)
+        return ""
+
+    def asked(self, request: dict[str, Any], conversation: Conversation) -> bool:
+        """A request by the control socket; whether it was for us."""
+        what = request["do"]
+        if what == "backends":
+            conversation.end(True, backends=self.report(), alarms=self.alarms())
+        elif what in (*WORDS, ENABLE):
+            try:
+                places, warning = self.order(what, *_order_of(request))
+            except Unknown as error:
+                conversation.refuse(str(error))
+            else:
+                conversation.end(True, backends=list(map(_named, places)), warning=warning)
+        else:
+            return False
+        return True
+
+    # -- what there is to say
+
+    def report(self) -> list[dict[str, Any]]:
+        """A row for each backend, leaving ones too; as `nfqlb backends --json` shows them."""
+        charge, board = self._charge, self._board
+        if charge is None or board is None:
+            return []
+        snapshot = board.snapshot()
+        slots = (*snapshot.slots, snapshot.retired)
+        shares, rates, vitals = charge.tables.shares(), self._rates(board), self._vitals()
+        now = time.time()
+        rows = []
+        for number, (place, address) in enumerate(zip(charge.places, charge.addresses, strict=True)):
+            order, record = self._roll.order(place, now), self._roll.records[place]
+            vital = vitals.get(place)
+            rows.append(
+                {
+                    "pool": place[0],
+                    "name": place[1],
+                    "address": address,
+                    "state": (record.state if order is None else order.state).name.lower(),
+                    "since": record.since if order is None else order.since,
+                    "until": None if order is None else order.until,
+                    "health": record.state.name.lower(),
+                    "warming": self._roll.share(place, now) / 10,
+                    "share": shares.get(place, 0.0),
+                    "requests_per_second": rates[number] if rates else None,
+                    "counts": traffic(slots, number),
+                    "probe": None
+                    if vital is None or not vital.answered
+                    else {"round_trip": vital.round_trip, "status": vital.status, "at": vital.answered},
+                    "error": record.error or None,
+                    "error_at": record.error_at or None,
+                    "leaving": not place[0],
+                }
+            )
+        return rows
+
+    def _vitals(self) -> dict[Place, Any]:
+        checkup = self._checkup
+        if checkup is None:
+            return {}
+        return {
+            place: checkup.vital(number) for number, each in enumerate(checkup.round.targets) for place in each.places
+        }
+
+    def _requests(self, board: Board) -> list[int]:
+        return board.sums(Traffic.REQUESTS_TO)
+
+    def _rates(self, board: Board) -> list[float]:
+        """Requests per second to each backend, over some seconds; nothing to say right after a change."""
+        now = time.monotonic()
+        old = next((each for each in reversed(self._samples) if now - each[0] >= LOWEST_AGE), None)
+        if old is None:
+            return []
+        return [
+            round((new - before) / (now - old[0]), 2) for new, before in zip(self._requests(board), old[1], strict=True)
+        ]
+
+
+def _order_of(request: dict[str, Any]) -> tuple[str, float | None]:
+    """Whom, and for how many seconds. Raises Unknown."""
+    name, seconds = request.get("backend"), request.get("for")
+    if not isinstance(name, str):
+        raise Unknown('Say which backend: {"do": "drain", "backend": "reg1"}.')
+    if seconds is None:
+        return name, None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST:
+        raise Unknown('Say for how many seconds: {"do": "drain", "backend": "reg1", "for": 600}.')
+    return name, float(seconds)
+
+
+def _build(drafts: Iterable[Draft]) -> list[Built]:
+    return [build(draft) for draft in drafts]
+
+
+def _named(place: Place) -> str:
+    return f"{place[0]}/{place[1]}"
