@@ -120,6 +120,11 @@ class Care:
         if self._charge is not None and not others_go_on:
             standing.remove(self._run_dir)
 
+    @property
+    def prober(self) -> int:
+        """Its process id; 0 when none runs."""
+        return 0 if self._checkup is None else self._checkup.pid
+
     # -- every turn
 
     def look_after(self, now: float) -> float:

@@ -431,6 +431,7 @@ class Supervisor:
             ],
             "backends": list(snapshot.about.backends),
             "leaving": self.plan.leaving,
+            "prober": self._backends.prober,
             "alarms": self._backends.alarms(),
         }
 

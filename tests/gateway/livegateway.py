@@ -88,10 +88,11 @@ class Gateway:
             farm.close()
 
     def settled(self, workers: int = 2) -> bool:
-        """Only the workers in force are left of all there were."""
-        now = [self.status()["pid"], *self.workers()]
+        """Only the workers in force are left of all there were, the supervisor, and its prober."""
+        status = self.status()
+        now = [status["pid"], status["prober"], *self.workers()]
         there = namespaces.members([self.net.gateway])
-        return len(now) == workers + 1 and sorted(now) == sorted(there)
+        return len(now) == workers + 2 and sorted(now) == sorted(there)
 
     def stop(self, *, traceback: bool = False) -> None:
         """Nothing may be left behind, whoever runs now. `traceback`: the test ordered some."""

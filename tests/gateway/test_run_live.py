@@ -27,6 +27,7 @@ CONFIG = """
 [gateway]
 secret_file = "secret"
 run_dir = "{run_dir}"
+state_dir = "{run_dir}/state"
 
 [workers]
 count = {workers}

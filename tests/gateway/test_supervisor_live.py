@@ -8,7 +8,7 @@ import pytest
 import standin
 from livenet import Counter, Net, until
 
-from nfqlb.gateway.board import Cell
+from nfqlb.gateway.board import Cell, Traffic
 from nfqlb.gateway.procfs import Holder, alive, holders, process_name
 from nfqlb.gateway.stats import gather
 from nfqlb.lab import namespaces
@@ -156,7 +156,7 @@ def test_the_next_supervisor_takes_over_from_one_that_was_killed(net: Net) -> No
     assert until(lambda: net.counted(Reason.REQUEST_ENTERING) + net.retired(Reason.REQUEST_ENTERING) == sent)
     seen = farm.finish()
     assert len(set(seen)) == len(seen), "a packet came twice"
-    assert [n for n in range(sent) if b'%08d' % n not in set(seen)] == []
+    assert [n for n in range(sent) if b"%08d" % n not in set(seen)] == []
     assert sorted(net.queues()) == [standin.QUEUE + 2, standin.QUEUE + 3]
     report = gather(net.run_dir)
     assert (report.state, report.healthy, report.generation) == ("running", True, 2)
@@ -198,4 +198,4 @@ def test_workers_share_the_load_and_each_counts_its_own(net: Net) -> None:
     assert len(farm.finish()) == 40
     each = [slot.reasons[Reason.REQUEST_ENTERING] for slot in net.board().slots]
     assert min(each) > 5, each
-    assert [slot.backends[0] for slot in net.board().slots] == [(count, 0, 0, 0) for count in each]
+    assert [slot.backends[0][Traffic.REQUESTS_TO] for slot in net.board().slots] == each
