@@ -1,0 +1,92 @@
+"""Plans: which queues may be tried, what backends are called on the board, and who stays known after a reload."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nfqlb.balance.pool import Backend
+from nfqlb.config import Config, load
+from nfqlb.gateway import board
+from nfqlb.gateway.board import About, Board
+from nfqlb.gateway.plans import QUEUE_NUMBERS, RANGES, candidates, gone, labels, staying
+from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy.setup import Setup
+
+EXAMPLE = Path(__file__).parent.parent.parent / "docs/nfqlb.example.toml"
+KEYS = (b"0123456789abcdef0123456789abcdef",)
+
+
+@pytest.fixture
+def config() -> Config:
+    return load(EXAMPLE)
+
+
+@pytest.fixture
+def setup(config: Config) -> Setup:
+    return config.setup(KEYS)
+
+
+def backend(name: str, address: str) -> Backend:
+    return Backend(name, Endpoint.parse(address))
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "placed", "expected"),
+    [
+        (5060, 2, None, [range(5060 + 2 * n, 5062 + 2 * n) for n in range(RANGES)]),
+        (5060, 2, range(5062, 5064), [range(5062, 5064), range(5060, 5062), range(5064, 5066)]),
+        (5060, 2, range(5060, 5062), [range(5060, 5062), range(5062, 5064)]),
+        (5060, 2, range(5061, 5063), [range(5060, 5062), range(5062, 5064)]),  # none of ours
+        (5060, 2, range(5060, 5063), [range(5060, 5062), range(5062, 5064)]),
+        (QUEUE_NUMBERS - 3, 2, None, [range(QUEUE_NUMBERS - 3, QUEUE_NUMBERS - 1)]),
+        (
+            QUEUE_NUMBERS - 4,
+            2,
+            None,
+            [range(QUEUE_NUMBERS - 4, QUEUE_NUMBERS - 2), range(QUEUE_NUMBERS - 2, QUEUE_NUMBERS)],
+        ),
+        (QUEUE_NUMBERS - 1, 1, None, [range(QUEUE_NUMBERS - 1, QUEUE_NUMBERS)]),
+    ],
+)
+def test_ranges_of_queues(config: Config, first: int, count: int, placed: range | None, expected: list[range]) -> None:
+    found = candidates(replace(config, workers=replace(config.workers, queue=first, count=count)), placed)
+    assert list(found[: len(expected)]) == expected
+    assert len(set(found)) == len(found) <= RANGES
+    assert all(each.start >= 0 and each.stop <= QUEUE_NUMBERS and len(each) == count for each in found)
+    assert len(found) == RANGES or first + RANGES * count > QUEUE_NUMBERS
+
+
+def test_labels_are_unique_names(setup: Setup) -> None:
+    assert labels(setup)[:3] == ("reg1", "reg2", "reg1-v6")
+    leaving = (backend("reg1", "192.168.9.1:5060"), backend("old", "192.168.9.2:5060"))
+    found = labels(replace(setup, leaving=leaving))
+    assert found[-2:] == ("reg1 192.168.9.1:5060", "old")
+    assert len(set(found)) == len(found) == len(setup.backends) + 2
+
+
+def test_who_is_gone_is_told_by_address_not_by_name(setup: Setup) -> None:
+    known = [
+        backend("renamed", "192.168.1.11:5060"),  # reg1, under another name
+        backend("reg2", "192.168.1.99:5060"),  # another, under the name of reg2
+        backend("twice", "192.168.1.99:5060"),
+    ]
+    assert [str(each.address) for each in gone(known, setup)] == ["192.168.1.99:5060"]
+    assert list(gone(setup.backends, setup)) == []
+
+
+def test_backends_of_a_gateway_that_is_relieved_stay_known(setup: Setup, tmp_path: Path) -> None:
+    assert staying(setup, tmp_path) is setup
+    names = ("reg1", "left 192.168.9.1:5060", "other")
+    addresses = ("192.168.1.11:5060", "192.168.9.1:5060", "[2001:db8:9::1]:5060")
+    Board(tmp_path / board.FILE_NAME, About("lb", (5060,), names, addresses)).publish()
+    found = staying(setup, tmp_path).leaving
+    assert [(each.name, str(each.address)) for each in found] == [
+        ("left", "192.168.9.1:5060"),
+        ("other", "[2001:db8:9::1]:5060"),
+    ]
+
+
+def test_a_board_that_cannot_be_read_adds_nothing(setup: Setup, tmp_path: Path) -> None:
+    (tmp_path / board.FILE_NAME).write_bytes(b"\0" * 500)
+    assert staying(setup, tmp_path) is setup
