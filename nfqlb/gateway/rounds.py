@@ -145,7 +145,10 @@ class Rounds:
         elif target.health.phase.urgent:
             self._ask_at(number, now)
         else:
-            self._ask_at(number, max(now, target.asked + check.interval * (1 - check.jitter * self._random.random())))
+            # The first pause is of any length: those who were asked one after the other are spread over the interval.
+            jitter = check.jitter if target.spread else 1.0
+            target.spread = True
+            self._ask_at(number, max(now, target.asked + check.interval * (1 - jitter * self._random.random())))
         if changed or error != target.error:
             target.error = error
             self._tell(Report(number, target.health.state, changed, error))
@@ -161,7 +164,7 @@ class Rounds:
 class _Target:
     """What the rounds remember of a target."""
 
-    __slots__ = ("asked", "doubted", "error", "health", "probe", "serial", "traffic")
+    __slots__ = ("asked", "doubted", "error", "health", "probe", "serial", "spread", "traffic")
 
     def __init__(self, health: Health) -> None:
         self.health = health
@@ -173,3 +176,5 @@ class _Target:
         self.traffic = 0
         """Responses when it was asked."""
         self.error = ""
+        self.spread = False
+        """It has had a pause of random length."""
