@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nfqlb.config import Config, ConfigError, Problem, build, load, run_dir_in
 from nfqlb.config.problems import VALUE_WIDTH, nearest, shown
-from nfqlb.config.tables import REPEATED, SINGLE, BackendTable
+from nfqlb.config.tables import REPEATED, SINGLE, BackendTable, HaGroupTable
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import Backend, Listener, Pool, RouteRule
 
@@ -515,7 +515,7 @@ def test_editors_of_other_systems_may_be_used(tmp_path: Path) -> None:
 
 def uncommented() -> str:
     """The example with every commented key in force."""
-    return re.sub(r"(?m)^# (?=[a-z_]+ = )", "", EXAMPLE.read_text())
+    return re.sub(r"(?m)^# (?=[a-z_]+ = |\[\[?ha)", "", EXAMPLE.read_text())
 
 
 def test_the_example_is_right_as_it_stands_and_with_every_key_in_force() -> None:
@@ -538,11 +538,12 @@ def test_what_the_example_comments_out_are_the_defaults() -> None:
 def test_the_example_shows_every_key_there_is() -> None:
     raw = tomllib.loads(uncommented())
     for name, model in SINGLE.items():
-        assert set(raw[name]) == set(model.model_fields), name
+        assert set(raw[name]) - {"group"} == set(model.model_fields), name
     for name, model in REPEATED.items():
         assert {key for table in raw[name] for key in table} - {"backend", "health"} == set(model.model_fields), name
     backends = [backend for pool in raw["pool"] for backend in pool["backend"]]
     assert {key for backend in backends for key in backend} == set(BackendTable.model_fields)
+    assert {key for group in raw["ha"]["group"] for key in group} == set(HaGroupTable.model_fields)
 
 
 # Whatever is done to a good file, the answer is a configuration or a list of places.

@@ -19,13 +19,14 @@ LAB_PACKAGES=(
     iproute2 iptables ipset conntrack procps    # the gateway and its host
     kamailio kamailio-extra-modules             # registrars and proxies
     baresip-core sip-tester sipsak              # phones
+    keepalived                                  # moves the addresses of a pair
     tshark tcpdump                              # readers of what went over the wire
     systemd                                     # starts the gateway as a service, and checks its units
     shellcheck                                  # for these scripts
 )
 
 # Packages above that would start a daemon when they are installed. The lab starts its own.
-SERVICES=(kamailio)
+SERVICES=(kamailio keepalived)
 
 say() { printf '==> %s\n' "$*" >&2; }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nfqlb.balance.health import Check
+from nfqlb.config.pair import Pair
 from nfqlb.config.problems import ConfigError, Problem, Severity, errors_in
 from nfqlb.config.secret import read_keys
 from nfqlb.proxy.setup import EVERYWHERE, Listener, Network, PathPolicy, Pool, RouteRule, Setup
@@ -89,6 +90,8 @@ class Config:
     """How the backends of a pool are asked that says nothing else."""
     pool_health: Mapping[str, Check]
     """The same for those that do, by the name of the pool."""
+    ha: Pair | None
+    """None: this node stands alone."""
     warnings: tuple[Problem, ...]
     notes: tuple[Problem, ...]
     """What is right, and may not be what was meant."""
@@ -168,6 +171,7 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
     """The parsed file as a Config. `path` is what errors name and where relative file names start."""
     # pydantic takes a moment to import; who only needs the types of this package does not pay for it.
     from nfqlb.config.contradictions import contradictions
+    from nfqlb.config.pair import pair_of
     from nfqlb.config.reading import read_draft
 
     problems: list[Problem] = []
@@ -224,6 +228,7 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
         rules=Rules(**dict(rules)),
         health=health.value(),
         pool_health=checks,
+        ha=pair_of(draft),
         warnings=tuple(problem for problem in problems if problem.severity == "warning"),
         notes=tuple(problem for problem in problems if problem.severity == "note"),
     )

@@ -6,6 +6,7 @@ not be read, so that nobody is told of a consequence beside its cause.
 
 from collections.abc import Callable, Iterator
 
+from nfqlb.config.pair import groups_of_listeners, two_nodes
 from nfqlb.config.problems import Problem, nearest, shown
 from nfqlb.config.reading import Draft
 from nfqlb.config.routing import (
@@ -188,6 +189,8 @@ CHECKS: tuple[Check, ...] = (
     unused_pools,
     stranded_listeners,
     queue_range,
+    two_nodes,
+    groups_of_listeners,
     min_up_out_of_reach,
     piling_probes,
 )

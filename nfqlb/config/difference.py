@@ -6,16 +6,18 @@ Keys are compared, never shown.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
 from nfqlb.config import Config
 from nfqlb.config.codes import written_codes
+from nfqlb.config.pair import Pair
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import Setup
 
 NOTHING = "nothing"
+PLAIN = str | int | float | Path | Endpoint | IPv4Address | IPv6Address | IPv4Network | IPv6Network
 
 
 def differences(old: Config, new: Config) -> Iterator[str]:
@@ -33,6 +35,16 @@ def differences(old: Config, new: Config) -> Iterator[str]:
     yield from _fields("health", old.health, new.health)
     yield from _value("egress.networks", old.egress, new.egress)
     yield from _fields("rules", old.rules, new.rules)
+    yield from _pair(old.ha, new.ha)
+
+
+def _pair(old: Pair | None, new: Pair | None) -> Iterator[str]:
+    if old is None or new is None:
+        if old is not new:
+            yield f"ha: {'added' if old is None else 'removed'}"
+        return
+    yield from _fields("ha", old, new, "groups")
+    yield from _named("ha.group", _by_name(old.groups), _by_name(new.groups))
 
 
 def key_differences(old: Setup, new: Setup) -> Iterator[str]:
@@ -110,7 +122,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple | frozenset) and not isinstance(value, Endpoint):
         texts = [_shown(each) for each in value]
         return ", ".join(sorted(texts) if isinstance(value, frozenset) else texts)
-    assert isinstance(value, str | int | float | Path | Endpoint | IPv4Network | IPv6Network), type(value)
+    assert isinstance(value, PLAIN), type(value)
     return str(value)
 
 

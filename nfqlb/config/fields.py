@@ -5,7 +5,7 @@ sentence that says what is expected. Whether values fit together is not known he
 """
 
 import re
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, get_args
 
 from pydantic import PlainValidator
@@ -112,6 +112,19 @@ def read_network(value: object) -> Network:
     except ValueError:
         raise Expected(expected) from None
     raise Expected("the address has bits set beyond its prefix length", str(wider))
+
+
+def read_address(value: object) -> IPv4Address | IPv6Address:
+    """The address of a host, without a port."""
+    expected = "expected an IP address such as 192.0.2.1 or 2001:db8::1"
+    text = text_of(value, f"{expected}, in quotes")
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise Expected(f"{expected}, without a port or a prefix length") from None
+    if wrong := unusable(Endpoint(address.packed, SIP_PORT)):
+        raise Expected(wrong)
+    return address
 
 
 def read_host(value: object) -> str:
@@ -276,6 +289,7 @@ def read_directory(value: object) -> str:
 
 Socket = Annotated[Endpoint, PlainValidator(read_socket)]
 NetworkField = Annotated[IPv4Network | IPv6Network, PlainValidator(read_network)]
+Address = Annotated[IPv4Address | IPv6Address, PlainValidator(read_address)]
 Host = Annotated[str, PlainValidator(read_host)]
 Domain = Annotated[str, PlainValidator(read_domain)]
 Name = Annotated[str, PlainValidator(read_name)]

@@ -22,6 +22,8 @@ from nfqlb.config.tables import (
     BackendTable,
     EgressTable,
     GatewayTable,
+    HaGroupTable,
+    HaTable,
     HealthTable,
     ListenerTable,
     PathTable,
@@ -59,6 +61,9 @@ class Draft:
     health: HealthTable | None
     egress: EgressTable | None
     rules: RulesTable | None
+    ha: HaTable | None
+    """Also when there is none in the file."""
+    ha_groups: dict[str, HaGroupTable | None]
     listeners: dict[str, ListenerTable | None]
     pools: dict[str, PoolTable | None]
     backends: dict[str, dict[str, BackendTable | None]]
@@ -77,7 +82,8 @@ class Draft:
 
 def read_draft(raw: dict[str, Any], problems: list[Problem]) -> Draft:
     """Read the parsed file; every mistake is added to `problems`."""
-    misspelt = unknown_keys(raw, (*SINGLE, *REPEATED, "pool.backend", "pool.health"), "", "the file", problems)
+    known = (*SINGLE, *REPEATED, "pool.backend", "pool.health", "ha.group")
+    misspelt = unknown_keys(raw, known, "", "the file", problems)
     repeated: dict[str, dict[str, Any]] = {}
     for key in REPEATED:
         repeated[key] = pieces(raw, key, key, problems)
@@ -89,8 +95,7 @@ def read_draft(raw: dict[str, Any], problems: list[Problem]) -> Draft:
     pools: dict[str, PoolTable | None] = {}
     for place, pool in repeated["pool"].items():
         below = ("backend", "health")
-        head = {key: value for key, value in pool.items() if key not in below} if is_table(pool) else pool
-        pools[place] = read_table(PoolTable, head, place, problems, more=below)
+        pools[place] = read_table(PoolTable, without(pool, *below), place, problems, more=below)
         if is_table(pool) and "health" in pool:
             pool_health[place] = read_table(HealthTable, pool["health"], f"{place}.health", problems)
         found = pieces(pool, "backend", f"{place}.backend", problems) if is_table(pool) else {}
@@ -98,6 +103,8 @@ def read_draft(raw: dict[str, Any], problems: list[Problem]) -> Draft:
         backend_names |= texts(found, "name")
         if not found and is_table(pool) and not near_any(pool, "backend"):
             problems.append(Problem(place, "a pool without backends: expected at least one [[pool.backend]]"))
+    ha = raw.get("ha")
+    ha_groups = pieces(ha, "group", "ha.group", problems) if is_table(ha) else {}
     return Draft(
         gateway=read_table(GatewayTable, raw.get("gateway", {}), "gateway", problems),
         path=read_table(PathTable, raw.get("path", {}), "path", problems),
@@ -105,6 +112,8 @@ def read_draft(raw: dict[str, Any], problems: list[Problem]) -> Draft:
         health=read_table(HealthTable, raw.get("health", {}), "health", problems),
         egress=read_table(EgressTable, raw.get("egress", {}), "egress", problems),
         rules=read_table(RulesTable, raw.get("rules", {}), "rules", problems),
+        ha=None if ha is None else read_table(HaTable, without(ha, "group"), "ha", problems, more=("group",)),
+        ha_groups=read_tables(HaGroupTable, ha_groups, problems),
         listeners=read_tables(ListenerTable, repeated["listener"], problems),
         pools=pools,
         backends=backends,
@@ -172,6 +181,11 @@ def unknown_keys(
         if near:
             meant.add(near)
     return meant
+
+
+def without(raw: object, *keys: str) -> object:
+    """A table without what is read elsewhere."""
+    return {key: value for key, value in raw.items() if key not in keys} if is_table(raw) else raw
 
 
 def near_any(raw: Iterable[str], key: str) -> bool:

@@ -12,6 +12,7 @@ from nfqlb.balance.health import Check
 from nfqlb.balance.rules import ALL
 from nfqlb.config import RulesBackend
 from nfqlb.config.fields import (
+    Address,
     Codes,
     Directory,
     Domain,
@@ -31,6 +32,7 @@ from nfqlb.config.fields import (
     Socket,
     UserPrefix,
 )
+from nfqlb.config.pair import PRIORITY, ROUTER_ID
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import Backend, ForceRport, Listener, Panic, PathPolicy, RouteRule
 
@@ -213,6 +215,45 @@ class RulesTable(Table):
     """Let our packets, and only ours, pass the FORWARD chain; false leaves the filter table alone."""
 
 
+RouterId = Annotated[int, Field(ge=1, le=255)]
+Priority = Annotated[int, Field(ge=205, le=254)]
+"""What is taken off it where something is wrong must leave something: see nfqlb.ha."""
+
+
+class HaTable(Table):
+    """The pair that this node is one half of. Without the table it stands alone."""
+
+    address: Address
+    """This node's own address, from which it talks to the other."""
+    peer: Address
+    """The other node's."""
+    interface: Interface
+    """Where the two talk."""
+    outside: Interface | None = None
+    """Interface of the external addresses; `interface` unless given."""
+    inside: Interface | None = None
+    """Interface of the internal addresses; `interface` unless given."""
+    networks: Annotated[tuple[NetworkField, ...], Listed] = ()
+    """A floating address gets the prefix length of its network in this list, or else /32 (IPv6: /128)."""
+    router_id: RouterId = ROUTER_ID
+    """VRRP's number of the pair: the same on both nodes, and nobody else's in that network."""
+    priority: Priority = PRIORITY
+    """With equal ones the addresses stay where they are; else they go back to the higher one."""
+    interval: Annotated[float, Field(ge=0.02, le=10, allow_inf_nan=False)] = 0.1
+    """Seconds between two VRRP advertisements; after three without one the other node takes over."""
+    check_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """TCP port at `address` where `nfqlb ha check` of the peer may compare the two nodes; 0 for none."""
+
+
+class HaGroupTable(Table):
+    """Listeners that move together, apart from others. Without any, all move together."""
+
+    name: Name
+    listeners: Annotated[tuple[str, ...], Listed, Field(min_length=1)]
+    router_id: RouterId
+    priority: Priority = PRIORITY
+
+
 SINGLE: dict[str, type[Table]] = {
     "gateway": GatewayTable,
     "path": PathTable,
@@ -220,6 +261,7 @@ SINGLE: dict[str, type[Table]] = {
     "health": HealthTable,
     "egress": EgressTable,
     "rules": RulesTable,
+    "ha": HaTable,
 }
 """Tables that stand once, as `[name]`; each may be left out."""
 
