@@ -13,7 +13,7 @@ from nfqlb.capture.packets import SKIPPED, Packet
 from nfqlb.capture.writer import PcapWriter
 from nfqlb.engine import Engine
 from nfqlb.net.datagram import DatagramError, parse
-from nfqlb.proxy.setup import Setup
+from nfqlb.proxy.setup import Setup, Standings
 from nfqlb.proxy.verdict import Action, Reason, Verdict
 from nfqlb.sip.message import glance
 
@@ -66,10 +66,12 @@ class Outcome(NamedTuple):
 class Replay:
     """One pass of a capture through a fresh engine."""
 
-    def __init__(self, setup: Setup, writer: PcapWriter | None = None) -> None:
+    def __init__(
+        self, setup: Setup, writer: PcapWriter | None = None, *, standings: Standings | None = None
+    ) -> None:
         self.setup = setup
         # A capture made on a sending host has unfinished checksums: the network card would have written them.
-        self.engine = Engine(setup, verify_checksums=False)
+        self.engine = Engine(setup, standings=standings, verify_checksums=False)
         self.writer = writer
         self.counts: Counter[tuple[str, str]] = Counter()
         """Frames by verdict and reason."""

@@ -18,6 +18,7 @@ from nfqlb import __version__
 COMMANDS = {
     "run": "The gateway, in the foreground (systemd starts it).",
     "check": "Check the configuration; with --live also this host.",
+    "plan": "What a changed configuration would do, before it does it.",
     "reload": "Put a changed configuration in force, without losing a packet.",
     "upgrade": "Put newly installed code in force, without losing a packet.",
     "status": "Which gateway runs here: version, configuration, workers.",

@@ -6,15 +6,17 @@ Keys are compared, never shown.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from difflib import SequenceMatcher
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
+from nfqlb.balance.rules import conditions
 from nfqlb.config import Config
 from nfqlb.config.codes import written_codes
 from nfqlb.config.pair import Pair
 from nfqlb.net.endpoint import Endpoint
-from nfqlb.proxy.setup import Setup
+from nfqlb.proxy.setup import RouteRule, Setup
 
 NOTHING = "nothing"
 PLAIN = str | int | float | Path | Endpoint | IPv4Address | IPv6Address | IPv4Network | IPv6Network
@@ -68,11 +70,21 @@ def _pools(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _routes(old: Config, new: Config) -> Iterator[str]:
-    """Routes have no names: what counts is their order."""
-    if len(old.routes) != len(new.routes):
-        yield f"route: {len(old.routes)} → {len(new.routes)} of them"
-    for index, (before, after) in enumerate(zip(old.routes, new.routes, strict=False)):
-        yield from _fields(f"route[{index}]", before, after)
+    """Routes have no names: what counts is their order. A number is the place in the new file, unless it is removed."""
+    same = SequenceMatcher(a=old.routes, b=new.routes, autojunk=False)
+    for kind, first, end, new_first, new_end in same.get_opcodes():
+        if kind == "replace" and end - first == new_end - new_first:
+            for index in range(new_first, new_end):
+                yield from _fields(f"route[{index}]", old.routes[first + index - new_first], new.routes[index])
+        elif kind != "equal":
+            for index in range(first, end):
+                yield f"route[{index}] of before: removed ({_rule(old.routes[index])})"
+            for index in range(new_first, new_end):
+                yield f"route[{index}]: added ({_rule(new.routes[index])})"
+
+
+def _rule(rule: RouteRule) -> str:
+    return f"{', '.join(conditions(rule)) or 'everything'}: pool {rule.pool}"
 
 
 def _named(kind: str, old: Mapping[str, Any], new: Mapping[str, Any], skip: str = "") -> Iterator[str]:

@@ -131,7 +131,7 @@ class RouteTable(Table):
     user_agent_regex: Regex | None = None
     headers: Annotated[tuple[Header, ...], Listed, Field(min_length=1)] | None = None
     """Headers of which one has to be there; not for INVITE."""
-    percent: Annotated[float, Field(ge=0, le=ALL)] = ALL
+    percent: Annotated[float, Field(ge=0, le=100)] = ALL
     """This part of what the pool hashes on, always the same: a canary."""
     pool: str
 

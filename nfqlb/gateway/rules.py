@@ -196,6 +196,26 @@ def differences(config: Config, queues: range | None = None) -> list[Difference]
     ]
 
 
+def foreseen(old: Config, new: Config, queues: range) -> list[Difference]:
+    """What a change from `old` to `new` would change, where `old` is in place with these queues. Needs no privilege.
+
+    If `new` has as many workers, they are told with the same numbers, though others may be taken. Raises ConfigError
+    (the secret), HostError.
+    """
+    before = {family: parse(text) for family, text in render(old, queues).items()}
+    numbers = range(queues.start, queues.start + new.workers.count)
+    after = {family: parse(text) for family, text in render(new, numbers).items()}
+    found = []
+    for family in sorted({*before, *after}):
+        command = Iptables(family, new.rules.backend)
+        found += [in_words(command, change) for change in compare(before.get(family, {}), after.get(family, {}))]
+    with look() as network:
+        then, now = arrivals(new, network), arrivals(old, network)
+    sysctls = Sysctls(old.gateway.run_dir)
+    missing = set(sysctls.differences(now))
+    return found + [Difference("sysctl", "set", str(each)) for each in sysctls.differences(then) if each not in missing]
+
+
 def plan(backend: RulesBackend, wanted: dict[Family, Ruleset]) -> list[Step]:
     """What has to be done for `wanted` to be there, and nothing of ours besides: not for another IP version, nor left
     over in the other back end. The latter goes last, so that a change of back ends lets no packet through.
