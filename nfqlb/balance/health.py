@@ -21,6 +21,8 @@ ACCEPTED = frozenset(range(200, 700)) - frozenset((408, *range(500, 600)))
 class Check:
     """How a backend is asked after its health, and what is made of it. Times are seconds."""
 
+    enabled: bool = True
+    """False: nobody asks, and it is always taken to be up."""
     interval: float = 5.0
     """From one question to the next, the last answered or not; at least `timeout`."""
     timeout: float = 1.0

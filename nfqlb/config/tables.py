@@ -156,6 +156,8 @@ class RouteTable(Table):
 class HealthTable(Table):
     """How backends are asked whether they live; also as `[pool.health]`, where it replaces keys for one pool."""
 
+    enabled: bool = ASKED.enabled
+    """Ask at all; without it every backend is always taken to be up."""
     interval: Annotated[float, Field(ge=0.2, le=3600, allow_inf_nan=False)] = ASKED.interval
     """Seconds from one probe to the next."""
     timeout: Annotated[float, Field(ge=0.05, le=60, allow_inf_nan=False)] = ASKED.timeout

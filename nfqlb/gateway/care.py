@@ -106,9 +106,10 @@ class Care:
         self._live = [charge]
         self._roll.keep(charge.places)
         self._samples.clear()
-        if self._checkup is None or self._checkup.board is not board:
-            if self._checkup is not None:
-                self._checkup.end()
+        if self._checkup is not None and self._checkup.board is not board:
+            self._checkup.end()
+            self._checkup = None
+        if self._checkup is None and charge.round.targets:
             self._checkup = Checkup(charge.round, board, self._known, self._heard, self._loop.selector)
         self._stale = self._unsaved = True
 
@@ -129,9 +130,9 @@ class Care:
 
     def look_after(self, now: float) -> float:
         """Do what time brings; `now` of time.monotonic(). Seconds until there is something to do again."""
-        if self._checkup is None or self._board is None:
+        if self._board is None:
             return 1.0
-        pause = self._checkup.look_after(now)
+        pause = 1.0 if self._checkup is None else self._checkup.look_after(now)
         today = time.time()
         if today >= self._next_change:
             self._next_change = float("inf")

@@ -49,7 +49,7 @@ def make(setup: Setup, tables: Tables, checks: dict[str, Check], state_dir: Path
 
 def targets(pools: Iterable[Pool], checks: dict[str, Check], internals: tuple[Endpoint, ...]) -> tuple[Target, ...]:
     """One for each address and way to ask, however many pools have it. Whom no listener faces nobody can reach, so
-    nobody asks.
+    nobody asks him; nor whom the configuration says so of.
     """
     among: dict[tuple[Endpoint, Check], list[tuple[Place, int]]] = {}
     number = 0
@@ -60,5 +60,5 @@ def targets(pools: Iterable[Pool], checks: dict[str, Check], internals: tuple[En
     return tuple(
         Target(address, source, check, tuple(place for place, _ in members), tuple(number for _, number in members))
         for (address, check), members in among.items()
-        if (source := source_for(address, internals)) is not None
+        if check.enabled and (source := source_for(address, internals)) is not None
     )

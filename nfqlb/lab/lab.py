@@ -154,6 +154,11 @@ class Lab:
             self.plan.namespace(node.role), kamailio.command(config, directory), directory / "log"
         )
 
+    def restart_backend(self, node: Node) -> None:
+        """Start one again that was killed."""
+        self._processes[node.role].wait(10)
+        self.start_backend(node)
+
     def wait_backend(self, node: Node) -> None:
         try:
             wait_answer(self.plan.namespace(node.role), (node.ip, 5060), node.ip, f"Kamailio {node.role}")
@@ -188,6 +193,11 @@ class Lab:
     def run_gateway(self) -> None:
         argv = [*_nfqlb(), "run", "-c", str(self.config)]
         self._processes["gw"] = namespaces.spawn(self.plan.namespace("gw"), argv, self.dir / "gateway.log")
+
+    def restart_gateway(self) -> None:
+        """Start one again that has ended, however: by an upgrade it may be another process than we started."""
+        self._processes["gw"].wait(10)
+        self.run_gateway()
 
     def wait_gateway(self) -> None:
         here = self.plan.phones[0]

@@ -33,6 +33,9 @@ state_dir = "{run_dir}/state"
 count = {workers}
 queue = {queue}
 
+[health]
+enabled = false
+
 [[listener]]
 name = "four"
 external = "198.51.100.1:5060"
