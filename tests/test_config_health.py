@@ -72,7 +72,16 @@ def test_each_key_arrives() -> None:
         pool='min_up = 2\npanic = "none"\nwarmup = 7.5\n',
     )
     accept = frozenset((200, *range(400, 500))) - {408}
-    assert read.health == Check(2.0, 0.5, 0.0, 1, 4, "INFO", "sip:ping@{address};x=y", accept)
+    assert read.health == Check(
+        interval=2.0,
+        timeout=0.5,
+        jitter=0.0,
+        rise=1,
+        fall=4,
+        method="INFO",
+        uri="sip:ping@{address};x=y",
+        accept=accept,
+    )
     assert (read.pools[0].min_up, read.pools[0].panic, read.pools[0].warmup) == (2, "none", 7.5)
 
 
