@@ -190,7 +190,7 @@ class Crew:
     def look_after(self, now: float) -> float:
         """Fill what is empty, kill what is stuck; seconds until there is something to do again."""
         pause = 1.0
-        if self._leaving or self.failed:
+        if self._relieved or self.failed:
             return pause
         for seat in self.seats:
             if not seat.pid:
@@ -226,13 +226,18 @@ class Crew:
             for index in os.read(self._ready_read, 4096):
                 self.seats[index].ready = True
 
+    @property
+    def _relieved(self) -> bool:
+        """Nobody is replaced any more: told to leave, or another supervisor has put a board in the place of ours."""
+        return self._leaving or self.board.get(Header.STATE) == State.RETIRED
+
     def _died(self, seat: Seat, code: int) -> None:
         pid, began = seat.pid, seat.ready
         seat.pid, seat.ready, seat.condemned = 0, False, False
         if seat.gate >= 0:
             os.close(seat.gate)
             seat.gate = -1
-        if self._leaving:
+        if self._relieved:
             return
         why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         logger.error("worker %d (pid %d) died (%s)", seat.index, pid, why)
