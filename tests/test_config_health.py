@@ -170,6 +170,7 @@ def test_health_in_the_wrong_brackets() -> None:
 
 
 CHANGES = [
+    ("enabled = false", "enabled: true → false"),
     ("interval = 2", "interval: 5.0 → 2.0"),
     ("timeout = 2", "timeout: 1.0 → 2.0"),
     ("jitter = 0", "jitter: 0.2 → 0.0"),
