@@ -203,6 +203,11 @@ class Care:
                 logger.warning("pool %s is well again", pool)
         self._alarms = alarms
 
+    @property
+    def digest(self) -> str:
+        """Of the tables that workers use now."""
+        return "" if self._charge is None else self._charge.tables.digest()
+
     def alarms(self) -> dict[str, str]:
         """What is wrong with each pool that something is wrong with."""
         if self._charge is None:
@@ -253,7 +258,19 @@ class Care:
             span = "" if seconds is None or state is None else f" for {seconds:.0f} s"
             logger.info("operator: %s %s%s", word, _named(place), span)
         self._stale = self._unsaved = True
-        return places, self._keep_orders()
+        return places, " ".join(each for each in (self._left_alone(places, now), self._keep_orders()) if each)
+
+    def _left_alone(self, places: Iterable[Place], now: float) -> str:
+        """Which pools these leave without anybody who takes requests."""
+        assert self._charge is not None
+        standings = self._roll.standings(self._charge.places, now)
+        pools = dict.fromkeys(pool for pool, name in places if standings[pool, name].state.by_operator)
+        empty = [
+            pool
+            for pool in pools
+            if not any(each.state.takes_new for (other, _), each in standings.items() if other == pool)
+        ]
+        return "".join(f"Nobody in pool {pool} takes requests now." for pool in empty)
 
     def _find(self, name: str) -> list[Place]:
         places = [] if self._charge is None else [place for place in self._charge.places if place[0]]

@@ -6,6 +6,7 @@ run out; who it concerns may be in the configuration or not. Times are seconds s
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,5 +75,6 @@ def write(state_dir: Path, orders: Orders) -> None:
         fresh.write_text(json.dumps({"orders": rows}, indent=1) + "\n")
         fresh.rename(path)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):
+            fresh.unlink()
         raise OrdersError(f"{path} cannot be written ({error.strerror}): a restart will forget it.") from None
