@@ -172,6 +172,14 @@ class Tables:
         """The part of its pool's keys that each backend gets, 0..1; who gets none is missing."""
         return {(pool, name): part for (pool, _), each in self._built.items() for name, part in each.shares.items()}
 
+    def digest(self) -> str:
+        """Of all tables in force: two nodes that send every key to the same backend have the same."""
+        found = blake2b(digest_size=8)
+        for which, built in sorted(self._built.items()):
+            names = [each.name for each in members(self._pools[which[0]], which[1])]
+            found.update(f"{which} {names} {len(built.table)}\0".encode() + built.table)
+        return found.hexdigest()
+
     def condition(self, pool: str) -> Condition:
         """Of one pool, by the standings and tables in force."""
         wanted = self._pools[pool]

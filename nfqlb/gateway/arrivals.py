@@ -33,8 +33,8 @@ def arrivals(config: Config, network: Network) -> Arrivals:
     outside: dict[int, set[str]] = {4: set(), 6: set()}
     inside: dict[int, set[str]] = {4: set(), 6: set()}
     for listener in config.listeners:
-        outside[listener.external.version] |= towards(network, listener.external)
-        inside[listener.internal.version] |= towards(network, listener.internal)
+        outside[listener.external.version] |= sides(config, network, listener.external, outside=True)
+        inside[listener.internal.version] |= sides(config, network, listener.internal, outside=False)
     for pool in config.pools:
         for backend in pool.backends:
             if inside[backend.address.version]:  # else no listener serves it
@@ -50,6 +50,13 @@ def arrivals(config: Config, network: Network) -> Arrivals:
         turning=found[4] & outside[4] & inside[4],
         ipv6=found[6],
     )
+
+
+def sides(config: Config, network: Network, socket: Endpoint, *, outside: bool) -> set[str]:
+    """Where packets to a socket of ours come in; of a pair, the configuration says where its address is or will be."""
+    if config.ha is None:
+        return towards(network, socket)
+    return {config.ha.outside if outside else config.ha.inside} & set(network.links)
 
 
 def existing(names: tuple[str, ...], network: Network) -> frozenset[str]:

@@ -3,7 +3,7 @@
 Plain values. Made from the configuration by `plans`, lived by `care`; knows neither.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,20 +34,31 @@ class Charge:
         return tuple(dict.fromkeys(pool for pool, _ in self.places if pool))
 
 
-def make(setup: Setup, tables: Tables, checks: dict[str, Check], state_dir: Path) -> Charge:
-    """`checks`: by pool."""
+def make(
+    setup: Setup,
+    tables: Tables,
+    checks: dict[str, Check],
+    state_dir: Path,
+    own_source: Callable[[Endpoint], Endpoint | None] = lambda _: None,
+) -> Charge:
+    """`checks`: by pool. `own_source`: the address to ask a backend from, where it is not that of a listener."""
     internals = tuple(listener.internal for listener in setup.listeners)
     return Charge(
         tables=tables,
         places=setup.places,
         addresses=tuple(str(backend.address) for backend in setup.known),
         warmups={(pool.name, each.name): pool.warmup for pool in setup.pools if pool.warmup for each in pool.backends},
-        round=Round(targets(setup.pools, checks, internals), internals, setup.name),
+        round=Round(targets(setup.pools, checks, internals, own_source), internals, setup.name),
         state_dir=state_dir,
     )
 
 
-def targets(pools: Iterable[Pool], checks: dict[str, Check], internals: tuple[Endpoint, ...]) -> tuple[Target, ...]:
+def targets(
+    pools: Iterable[Pool],
+    checks: dict[str, Check],
+    internals: tuple[Endpoint, ...],
+    own_source: Callable[[Endpoint], Endpoint | None] = lambda _: None,
+) -> tuple[Target, ...]:
     """One for each address and way to ask, however many pools have it. Whom no listener faces nobody can reach, so
     nobody asks him; nor whom the configuration says so of.
     """
@@ -60,5 +71,7 @@ def targets(pools: Iterable[Pool], checks: dict[str, Check], internals: tuple[En
     return tuple(
         Target(address, source, check, tuple(place for place, _ in members), tuple(number for _, number in members))
         for (address, check), members in among.items()
-        if check.enabled and (source := source_for(address, internals)) is not None
+        if check.enabled
+        and (facing := source_for(address, internals)) is not None
+        and (source := own_source(address) or facing)
     )

@@ -23,6 +23,7 @@ from typing import NoReturn
 from nfqlb.balance.recent import Recent
 from nfqlb.gateway import privileges
 from nfqlb.gateway.board import STUCK_AFTER, Board, Cell, Header, State
+from nfqlb.gateway.lifeline import Lifeline
 from nfqlb.gateway.plan import Plan
 from nfqlb.gateway.queue import Queue
 from nfqlb.gateway.sender import Sender
@@ -106,10 +107,12 @@ class Crew:
         board: Board,
         memory: memoryview,
         selector: BaseSelector,
+        lifeline: Lifeline,
     ) -> None:
-        """`memory` is that of recent choices, shared by all crews."""
+        """`memory` is that of recent choices, shared by all crews; so is `lifeline`, as far as it is held."""
         self.plan, self.queues, self.sender, self.board = plan, queues, sender, board
-        self.memory, self._selector = memory, selector
+        self.memory, self._selector, self._lifeline = memory, selector, lifeline
+        self._supervisor = os.getpid()
         self.seats = [Seat(index, queue, board.slot(index)) for index, queue in enumerate(queues)]
         self.failed = ""
         """Why no worker of this crew will start, once that is plain."""
@@ -310,6 +313,7 @@ class Crew:
             if self.plan.pin:
                 privileges.pin(seat.index, len(self.seats))
             privileges.drop()
+            self._lifeline.let_go_when_orphaned(self._supervisor)
             os.write(self._ready_write, bytes([seat.index]))
             if gate >= 0:
                 # Without a word it ends when the supervisor dies. Whom to serve for is then on the board: as long as
@@ -337,7 +341,7 @@ class Crew:
         for number, drain in ((signal.SIGTERM, STOP_DRAIN), (RELIEVE, RELIEF_DRAIN), (HAND_ON, 0.0)):
             signal.signal(number, lambda *_, drain=drain: seat.queue.stop(drain))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
-        kept = [0, 1, 2, *seat.queue.filenos, *self.sender.filenos, self._ready_write]
+        kept = [0, 1, 2, *seat.queue.filenos, *self.sender.filenos, *self._lifeline.filenos, self._ready_write]
         close_all_but([*kept, gate] if gate >= 0 else kept)
         with open("/proc/self/comm", "w") as comm:
             comm.write(WORKER_NAME.format(seat.index))

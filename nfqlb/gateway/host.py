@@ -30,7 +30,7 @@ def problems(config: Config) -> list[Problem]:
     Without CAP_NET_ADMIN, nothing can be said of rules: that is then the error.
     """
     with look() as network:
-        found = [*addresses(config, network), *backends(config, network)]
+        found = [*addresses(config, network), *pair(config, network), *backends(config, network)]
         found += bound_sockets(config)
         found += library()
         if not has_capability(CAP_NET_ADMIN):
@@ -49,7 +49,7 @@ def addresses(config: Config, network: Network) -> Iterator[Problem]:
     for place, socket in sockets(config):
         value = shown(str(socket))
         carriers = network.carriers(socket.addr)
-        if not carriers and not is_local(network, socket):
+        if not carriers and config.ha is None and not is_local(network, socket):
             text = "this host does not have the address; add it to an interface, or correct the configuration"
             yield Problem(place, text, value=value)
         for carrier in carriers:
@@ -62,6 +62,23 @@ def addresses(config: Config, network: Network) -> Iterator[Problem]:
             if not network.links[carrier.link].up:
                 text = f"its interface {carrier.link} is down; switch it on with: ip link set {carrier.link} up"
                 yield Problem(place, text, value=value)
+
+
+def pair(config: Config, network: Network) -> Iterator[Problem]:
+    """Whether this host has what a node of a pair needs of its own; the floating addresses may be on the other one."""
+    if config.ha is None:
+        return
+    for key, name in (("interface", config.ha.interface), ("outside", config.ha.outside), ("inside", config.ha.inside)):
+        if name not in network.links:
+            there = ", ".join(sorted(network.links))
+            yield Problem(f"ha.{key}", f"this host has no such interface, but {there}", value=shown(name))
+            return
+        if not network.links[name].up:
+            yield Problem(f"ha.{key}", f"it is down; switch it on with: ip link set {name} up", value=shown(name))
+    own = str(config.ha.address)
+    if not any(address.link == config.ha.interface for address in network.carriers(config.ha.address.packed)):
+        text = f"{config.ha.interface} does not have the address; it belongs to this node and does not move"
+        yield Problem("ha.address", text, value=shown(own))
 
 
 def backends(config: Config, network: Network) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nfqlb.balance.recent import Recent
 from nfqlb.gateway.charge import Charge
+from nfqlb.gateway.duties import Duties
 from nfqlb.gateway.worker import Process
 from nfqlb.net.endpoint import Endpoint
 
@@ -55,6 +56,8 @@ class Plan:
     """How many of the backends at the end have been removed, and only finish what they have begun."""
     charge: Charge | None = None
     """What there is to do about the backends' health; None: nothing."""
+    pair: Duties | None = None
+    """What there is to do for the pair; None when this node stands alone."""
     pin: bool = False
     """Each worker to a core of its own, when there are enough."""
 

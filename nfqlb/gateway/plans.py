@@ -17,7 +17,7 @@ from nfqlb.balance.pool import Backend
 from nfqlb.balance.recent import Recent
 from nfqlb.config import Config, ConfigError, load
 from nfqlb.engine import Engine
-from nfqlb.gateway import board, charge
+from nfqlb.gateway import board, charge, duties
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.job import Refused
 from nfqlb.gateway.plan import Plan
@@ -129,7 +129,8 @@ def build(
         reach=reach,
         placed=placed,
         leaving=len(setup.leaving),
-        charge=charge.make(setup, engine.tables, checks, config.gateway.state_dir),
+        charge=charge.make(setup, engine.tables, checks, config.gateway.state_dir, duties.own_sources(config)),
+        pair=duties.make(config, setup),
         pin=config.workers.pin,
     )
 

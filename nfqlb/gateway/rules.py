@@ -133,7 +133,7 @@ def fingerprint(config: Config) -> bytes:
     """
     rules = config.rules
     parts: list[str] = [text for _, text in sorted(render(config, range(1)).items())]
-    parts += [rules.backend, *sorted(rules.interfaces or ())]
+    parts += [rules.backend, *sorted(rules.interfaces or ()), *(config.ha.interfaces if config.ha else ())]
     # Which interfaces need sysctls follows from where each listener has its two sides, and the routes to the backends.
     parts += sorted(f"{listener.external} {listener.internal}" for listener in config.listeners)
     parts += sorted({str(backend.address) for pool in config.pools for backend in pool.backends})

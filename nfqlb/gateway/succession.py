@@ -20,6 +20,7 @@ from nfqlb.gateway import memory
 from nfqlb.gateway.board import About, Board, Header, State
 from nfqlb.gateway.crew import HAND_ON, RELIEF_DRAIN, RELIEVE, Crew
 from nfqlb.gateway.job import Refused
+from nfqlb.gateway.lifeline import Lifeline
 from nfqlb.gateway.loop import Flow, Loop
 from nfqlb.gateway.plan import Plan
 from nfqlb.gateway.queue import Queue, QueueError, QueueTaken
@@ -47,11 +48,11 @@ class CannotRun(Exception):
 class Succession:
     """The crew in force, the one that comes, and those that leave."""
 
-    def __init__(self, loop: Loop, plan: Plan, *, beside_others: bool) -> None:
+    def __init__(self, loop: Loop, plan: Plan, lifeline: Lifeline, *, beside_others: bool) -> None:
         """The first crew, before any worker runs. `beside_others`: the queues may be another gateway's, which is to be
         relieved. Raises QueueError, CannotRun.
         """
-        self._loop = loop
+        self._loop, self._lifeline = loop, lifeline
         self._coming: Crew | None = None
         self._leaving: list[Crew] = []
         try:
@@ -115,7 +116,9 @@ class Succession:
         """The new workers on the queues of the old ones, seat by seat."""
         old = self.crew
         board = self._board(plan, self.queues)
-        self._coming = new = Crew(plan, old.queues, old.sender, board, self._memory, self._loop.selector)
+        self._coming = new = Crew(
+            plan, old.queues, old.sender, board, self._memory, self._loop.selector, self._lifeline
+        )
         try:
             new.fill(gated=True)
             yield from self._until_ready(new)
@@ -165,7 +168,13 @@ class Succession:
         queues = _bind(plan, look_further)
         try:
             return Crew(
-                plan, queues, _sender(plan), self._board(plan, span_of(queues)), self._memory, self._loop.selector
+                plan,
+                queues,
+                _sender(plan),
+                self._board(plan, span_of(queues)),
+                self._memory,
+                self._loop.selector,
+                self._lifeline,
             )
         except BaseException:
             for queue in queues:

@@ -26,6 +26,7 @@ from nfqlb.gateway.elders import Elders
 from nfqlb.gateway.handover import Predecessor, hand_over
 from nfqlb.gateway.instance import Instance
 from nfqlb.gateway.job import Refused
+from nfqlb.gateway.keeper import Keeper
 from nfqlb.gateway.loop import Flow, Loop
 from nfqlb.gateway.notify import Notifier
 from nfqlb.gateway.plan import Plan
@@ -35,7 +36,7 @@ from nfqlb.gateway.succession import PATIENCE, READY_WITHIN, SETTLE, WORK_WITHIN
 LINGER = 180.0
 """Seconds that a backend which a reload removed goes on with what it has begun: as long as an INVITE may ring (P31)."""
 
-REQUESTS = "status, backends, drain, disable, enable, reload or upgrade"
+REQUESTS = "status, backends, drain, disable, enable, ha-status, ha-yield, ha-resume, reload or upgrade"
 
 LOOK_INTERVAL = 5.0
 """Seconds between two looks at how full the memory of recent choices is; one takes some milliseconds."""
@@ -81,6 +82,7 @@ class Supervisor:
         self._elders: Elders | None = None
         self._succession: Succession | None = None
         self._care: Care | None = None
+        self._keeper: Keeper | None = None
         self._changing = ""
         """What change is under way: one at a time."""
         self._in_force = predecessor is None
@@ -131,6 +133,11 @@ class Supervisor:
         assert self._care is not None
         return self._care
 
+    @property
+    def _pair(self) -> Keeper:
+        assert self._keeper is not None
+        return self._keeper
+
     def run(self, on_ready: Callable[[], None]) -> None:
         """Keep the workers alive until a signal says stop, or a successor has taken over. `on_ready` is called once,
         when packets are led to workers that take them.
@@ -156,7 +163,9 @@ class Supervisor:
         if self._elders is not None and self._elders.gone():
             self._elders.close()
             self._elders = None
-        self._succession = Succession(self._loop, plan, beside_others=self._elders is not None)
+        self._keeper = Keeper(self._loop, plan.run_dir, lambda: self._backends.digest)
+        self._keeper.prepare(plan.pair, fresh=self._elders is None)
+        self._succession = Succession(self._loop, plan, self._keeper.lifeline, beside_others=self._elders is not None)
         self._care = Care(self._loop, plan.charge, plan.run_dir, past=self._elders is not None)
         try:
             self._control = Control(plan.run_dir, self._loop.selector, self._asked)
@@ -199,6 +208,7 @@ class Supervisor:
         self._control.publish()
         self._in_force = True
         self._backends.follow(crew.plan.charge, crew.board)
+        self._pair.follow(crew.plan.pair)
         if self._predecessor is not None:
             self._notifier.main_pid(os.getpid())
             self._predecessor.lines.say(f"done {os.getpid()}")
@@ -237,6 +247,8 @@ class Supervisor:
                 crews.crew.board.set(Header.STATE, State.STOPPING)
         self._loop.drop_flows()  # a change that is under way takes back what it has begun
         others_go_on = self.handed_over or (not self._in_force and self._predecessor is not None)
+        if self._keeper is not None:
+            self._keeper.end(others_go_on=bool(others_go_on))
         if self._care is not None:
             self._care.end(others_go_on=bool(others_go_on))
         if crews is not None:
@@ -309,10 +321,12 @@ class Supervisor:
     def _put_in_force(self, plan: Plan) -> Flow[None]:
         """Raises Refused, QueueError, CannotRun: then everything is as it was."""
         try:
+            self._pair.prepare(plan.pair)
             yield from self._backends.prepare(plan.charge)
             yield from self._crews.put_in_force(plan)
         finally:
             self._backends.follow(self.plan.charge, self._crews.crew.board)
+            self._pair.follow(self.plan.pair)
 
     def _let_go(self, plan: Plan) -> Flow[None]:
         """After LINGER, forget the backends that the reload of `plan` removed, unless another reload came since."""
@@ -379,7 +393,7 @@ class Supervisor:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        pause = min(self._crews.look_after(now), self._backends.look_after(now))
+        pause = min(self._crews.look_after(now), self._backends.look_after(now), self._look_after_pair(now))
         if self._notifier.interval is not None:
             if now >= self._next_feeding and self._crews.crew.alive():
                 self._notifier.alive()
@@ -397,6 +411,15 @@ class Supervisor:
             self._loop.begin(self._reload(None))
         self._crews.bury()
 
+    def _look_after_pair(self, now: float) -> float:
+        return self._pair.look_after(
+            now,
+            alive=self._crews.crew.alive(),
+            ask_alarms=self._backends.alarms,
+            queues=self.queues,
+            changing=bool(self._changing),
+        )
+
     def _asked(self, request: dict[str, Any], conversation: Conversation) -> None:
         """A request by the control socket."""
         what = request["do"]
@@ -405,7 +428,7 @@ class Supervisor:
             conversation.refuse(f"This gateway runs with {self.plan.path}, not with {path}.")
         elif what == "status":
             conversation.end(True, **self._status())
-        elif self._backends.asked(request, conversation):
+        elif self._backends.asked(request, conversation) or self._pair.asked(request, conversation):
             pass
         elif what == "reload" and self._operator is not None:
             self._loop.begin(self._reload(conversation))

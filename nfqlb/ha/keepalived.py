@@ -1,0 +1,135 @@
+"""The configuration of keepalived for this node of a pair.
+
+Text in, text out. Knows keepalived.conf (5) of 2.2 and later. Does not know this host, nor who starts keepalived.
+
+One VRRP instance carries all addresses of a group, of both sides and both IP versions. That is what sync groups are
+for, but with two instances, which may disagree when one network is cut and the other is not; and in a sync group
+keepalived takes no weights from what it tracks.
+"""
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from nfqlb.config import Config
+from nfqlb.config.pair import Group, Pair
+from nfqlb.gateway import lifeline
+from nfqlb.gateway.keeper import DEAD, TRACK_FILE, UNWELL
+from nfqlb.net.endpoint import Endpoint
+
+DEFAULT_FILE = "/etc/keepalived/keepalived.conf"
+
+HEAD = """\
+# keepalived's configuration for node {address} of a pair of nfqlb gateways.
+# Rendered from {config} by: nfqlb ha render
+# Do not change it by hand; change [ha] there, render it anew on both nodes, and: systemctl reload keepalived
+
+global_defs {{
+    router_id nfqlb_{address}
+    vrrp_version 3
+    # The lifeline comes and goes with the gateway.
+    dynamic_interfaces allow_if_changes
+    # Advertisements go out on time also when the host is busy.
+    vrrp_priority -20
+    # Neighbours are told where an address is when it comes, a second later, and every minute: a switch or a host that
+    # missed it, or heard another one while the two nodes did not see each other, learns it soon.
+    vrrp_garp_master_repeat 5
+    vrrp_garp_master_delay 1
+    vrrp_garp_master_refresh 60
+    vrrp_garp_lower_prio_repeat 5
+    vrrp_garp_lower_prio_delay 1
+}}
+
+# What the gateway thinks of itself: 0 when all is well; less when it is not, or when it was asked to yield.
+# nfqlb writes this file; until it does, the node counts as unwell.
+track_file nfqlb {{
+    file "{track_file}"
+    weight 1
+    init_file {unwell}
+}}
+"""
+
+INSTANCE = """
+# Listeners: {listeners}
+vrrp_instance nfqlb_{name} {{
+    # Who is there first has the addresses. With equal priorities they stay where they are; with other ones they go back
+    # to the higher one. Either way a node that is unwell gives them to one that is well.
+    state BACKUP
+    interface {interface}
+    virtual_router_id {router_id}
+    priority {priority}
+    advert_int {interval:g}
+    unicast_src_ip {address}
+    unicast_peer {{
+        {peer}
+    }}
+    track_file {{
+        nfqlb
+    }}
+    track_interface {{
+        # Without a cable on one side this node is of no use.
+{tracked}
+        # The gateway's lifeline: gone when its last process is, however that ended.
+        {lifeline} weight {dead}
+    }}
+{addresses}}}
+"""
+
+
+def render(config: Config) -> str:
+    """keepalived.conf. `config` has a [ha]."""
+    pair = config.ha
+    assert pair is not None
+    head = HEAD.format(
+        address=pair.address, config=config.path, track_file=config.gateway.run_dir / TRACK_FILE, unwell=UNWELL
+    )
+    return head + "".join(instance(config, pair, group) for group in pair.groups)
+
+
+def instance(config: Config, pair: Pair, group: Group) -> str:
+    own = floating(config, pair, group)
+    advertised = [each for each in own if each[0].version == pair.address.version]
+    excluded = [each for each in own if each not in advertised]
+    blocks = ""
+    if advertised:
+        # Only one of them stands in advertisements, so that their size does not grow.
+        blocks += block("virtual_ipaddress", advertised[:1], pair)
+        excluded = advertised[1:] + excluded
+    if excluded:
+        blocks += block("virtual_ipaddress_excluded", excluded, pair)
+    return INSTANCE.format(
+        name=group.name.replace("-", "_").replace(".", "_"),
+        listeners=", ".join(group.listeners),
+        interface=pair.interface,
+        router_id=group.router_id,
+        priority=group.priority,
+        interval=pair.interval,
+        address=pair.address,
+        peer=pair.peer,
+        tracked="".join(f"        {each}\n" for each in pair.interfaces).rstrip("\n"),
+        lifeline=lifeline.NAME,
+        dead=DEAD,
+        addresses=blocks,
+    )
+
+
+def floating(config: Config, pair: Pair, group: Group) -> list[tuple[Endpoint, str]]:
+    """The addresses of a group, each once, and the interface that each is to be on."""
+    found: dict[bytes, tuple[Endpoint, str]] = {}
+    for listener in config.listeners:
+        if listener.name in group.listeners:
+            found.setdefault(listener.internal.addr, (listener.internal, pair.inside))
+            found.setdefault(listener.external.addr, (listener.external, pair.outside))
+    return list(found.values())
+
+
+def block(name: str, addresses: list[tuple[Endpoint, str]], pair: Pair) -> str:
+    lines = "".join(f"        {line}\n" for line in written(addresses, pair))
+    return f"    {name} {{\n{lines}    }}\n"
+
+
+def written(addresses: list[tuple[Endpoint, str]], pair: Pair) -> Iterator[str]:
+    for socket, interface in addresses:
+        length = next((net.prefixlen for net in pair.networks if ip_address(socket.addr) in net), len(socket.addr) * 8)
+        # IPv6: deprecated means that nothing takes it as its source by itself, as probes must not.
+        more = " preferred_lft 0" if socket.version == 6 else ""
+        yield f"{socket.host}/{length} dev {interface}{more}"
