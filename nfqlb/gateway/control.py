@@ -175,6 +175,7 @@ class Control:
             self._socket.close()
         if remove:
             self._path.unlink(missing_ok=True)
+            self._sweep()
         self._fresh.unlink(missing_ok=True)
 
     def _open(self) -> None:

@@ -298,6 +298,12 @@ def test_nobody_finds_it_before_it_is_published(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_the_end_takes_away_what_a_killed_successor_left(served: Served, tmp_path: Path) -> None:
+    (tmp_path / f"{control.FILE_NAME}.4711").touch()
+    served.control.close(remove=True)
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_successor_s_socket_takes_the_place_of_the_last(served: Served, tmp_path: Path) -> None:
     later = DefaultSelector()
     second = Control(tmp_path, later, lambda _, conversation: conversation.end(True, who="second"))

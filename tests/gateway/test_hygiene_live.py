@@ -60,17 +60,19 @@ def test_changes_leave_no_file_open_and_no_memory_behind(host: Host) -> None:
         gateway.change("reload")
     assert until(gateway.settled)
     pid = gateway.status()["pid"]
+    time.sleep(0.1)
     first, size = files(pid), resident(pid)
     for _ in range(20):
         gateway.change("reload")
     assert until(gateway.settled)
-    assert files(pid) == first
+    assert until(lambda: files(pid) == first)  # a socket may still be there on which we have just been answered
     assert resident(pid) - size < GROWTH
     worker = files(gateway.workers()[0])
     for _ in range(3):
         gateway.change("upgrade")
         assert until(gateway.settled)
-    assert files(gateway.status()["pid"]) == first
+    pid = gateway.status()["pid"]
+    assert until(lambda: files(pid) == first)
     assert files(gateway.workers()[0]) == worker
     gateway.stop()
 
@@ -153,7 +155,8 @@ def test_a_worker_that_dies_or_hangs_at_the_hand_over(host: Host, stopped: bool)
     assert json.loads(asked.communicate(timeout=20)[0])["ok"] is True
     assert until(gateway.settled), host.net.log
     assert until(lambda: sum(queue.waiting for queue in host.net.queues().values()) == 0)
-    seen = [whole.partition(b"Call-ID: ")[2][:10] for whole in farm.finish()]
+    came = [whole for whole in farm.finish() if not whole.startswith(b"OPTIONS ")]  # those are the prober's
+    seen = [whole.partition(b"Call-ID: ")[2][:10] for whole in came]
     assert len(set(seen)) == len(seen)
     assert len(seen) >= len(phones) - 1  # the one that it may have had in its hands
     gateway.stop()

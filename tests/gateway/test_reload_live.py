@@ -71,7 +71,7 @@ CHANGES: dict[str, tuple[Callable[[str], str], list[str]]] = {
             + '[[pool]]\nname = "all4"\n[[pool.backend]]\nname = "reg4"\naddress = "10.9.0.2:5060"\n'
             + '[[route]]\npool = "all4"\n'
         ),
-        ["listener six: removed", "pool all6: removed", "route: 2 → 1 of them"],
+        ["listener six: removed", "pool all6: removed", "route[0] of before: removed (on four: pool all4)"],
     ),
 }
 
