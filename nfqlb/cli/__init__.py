@@ -27,6 +27,7 @@ COMMANDS = {
     "stats": "Queues, workers, backends and reasons, from the running gateway.",
     "replay": "Stored packets through the engine; needs no root.",
     "explain": "Why a packet went where it went, rule by rule.",
+    "ha": "The pair: two gateways, whose addresses move from one to the other.",
     "lab": "The whole thing in network namespaces on one machine.",
     "install-units": "Write the systemd units, for this host and this configuration.",
     "secret": "Make the file of keys that signs what we write into headers.",

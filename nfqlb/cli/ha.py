@@ -1,0 +1,232 @@
+"""`nfqlb ha`: the pair. Writes keepalived's configuration, compares the two nodes, tells roles, hands over.
+
+Knows options and how results are shown; `nfqlb.ha` and the running gateway do the work.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nfqlb.cli.common import UserError, config_option, echo_json, json_option, load_config
+from nfqlb.cli.steering import ask, errors_in
+
+if TYPE_CHECKING:
+    from nfqlb.config import Config
+    from nfqlb.config.pair import Pair
+
+
+@click.group()
+def command() -> None:
+    """The pair: two gateways, whose addresses move from one to the other.
+
+    keepalived moves them; these commands write its configuration, compare the nodes and tell who has the addresses.
+    docs/pair.md leads from two bare machines to a pair.
+
+    \b
+    Example:
+      nfqlb ha render > /etc/keepalived/keepalived.conf
+    """
+
+
+@command.command()
+@config_option
+def render(config_path: Path) -> None:
+    """Print keepalived.conf for this node.
+
+    \b
+    Example:
+      nfqlb ha render > /etc/keepalived/keepalived.conf
+    """
+    from nfqlb.ha import keepalived
+
+    click.echo(keepalived.render(paired(config_path)), nl=False)
+
+
+@command.command()
+@config_option
+@json_option
+def status(config_path: Path, as_json: bool) -> None:
+    """Role of this node, since when, and the last moves.
+
+    Exit status 0: the gateway runs, and thinks itself well.
+
+    \b
+    Example:
+      nfqlb ha status
+    """
+    report = asked(config_path, "ha-status")
+    if as_json:
+        echo_json(report)
+    else:
+        show(report)
+    if report["unwell"]:
+        raise UserError(f"This node is unwell: {'; '.join(report['unwell'])}.")
+
+
+@command.command()
+@config_option
+@json_option
+@click.option(
+    "--peer",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="What 'nfqlb ha digest' printed on the peer, instead of asking it by [ha] check_port.",
+)
+@click.option(
+    "--keepalived",
+    "installed",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("/etc/keepalived/keepalived.conf"),
+    show_default=True,
+    metavar="FILE",
+    help="What keepalived runs with.",
+)
+def check(config_path: Path, as_json: bool, peer: Path | None, installed: Path) -> None:
+    """Whether the two nodes can stand in for each other.
+
+    Compares keys, listeners, pools, routes, tables and code of both, by digests that tell nothing of a key; looks
+    whether each address is on one node, and only one, and whether keepalived.conf is what 'nfqlb ha render' prints.
+
+    \b
+    Example:
+      nfqlb ha check
+    """
+    from nfqlb.ha import compare, keepalived
+
+    config = paired(config_path)
+    pair = pair_in(config)
+    if peer is None and not pair.check_port:
+        raise UserError("[ha] has no check_port to ask the peer at: set one on both nodes, or name a file with --peer.")
+    own = report_of(config, config_path)
+    found = []
+    try:
+        if installed.read_text() != keepalived.render(config):
+            found.append(f"{installed} is not what 'nfqlb ha render' prints now: write it anew, and reload keepalived")
+    except OSError as error:
+        found.append(f"{installed} cannot be read ({error.strerror}): write it with 'nfqlb ha render'")
+    try:
+        found += compare.problems(own, compare.read_report(peer) if peer else compare.ask_peer(pair))
+    except compare.PeerError as error:
+        found.append(str(error))
+    if as_json:
+        echo_json({"ok": not found, "problems": found})
+    elif not found:
+        click.echo(f"{pair.address} and {pair.peer} can stand in for each other.")
+    else:
+        for text in found:
+            click.echo(text)
+    if found:
+        raise click.exceptions.Exit(1)
+
+
+@command.command()
+@config_option
+def digest(config_path: Path) -> None:
+    """Print what 'nfqlb ha check --peer FILE' of the other node needs to know of this one.
+
+    \b
+    Example:
+      nfqlb ha digest > /tmp/node1.json
+    """
+    echo_json(report_of(paired(config_path), config_path))
+
+
+@command.command("yield")
+@config_option
+@json_option
+def yield_(config_path: Path, as_json: bool) -> None:
+    """Hand the addresses over to the other node, for maintenance.
+
+    From then on this node takes them only if the other one is unwell or dead, until 'nfqlb ha resume'. Refused where
+    the other node does not take them.
+
+    \b
+    Example:
+      nfqlb ha yield
+    """
+    report = asked(config_path, "ha-yield")
+    if as_json:
+        echo_json(report)
+    else:
+        click.echo(f"{report['peer']} has the addresses. When this node may have them again: nfqlb ha resume")
+
+
+@command.command()
+@config_option
+@json_option
+def resume(config_path: Path, as_json: bool) -> None:
+    """Be a candidate for the addresses again, after 'nfqlb ha yield'.
+
+    With equal priorities on both nodes this moves nothing.
+
+    \b
+    Example:
+      nfqlb ha resume
+    """
+    report = asked(config_path, "ha-resume")
+    if as_json:
+        echo_json(report)
+    else:
+        show(report)
+
+
+def paired(config_path: Path) -> Config:
+    config = load_config(config_path)
+    pair_in(config)
+    return config
+
+
+def pair_in(config: Config) -> Pair:
+    if config.ha is None:
+        raise UserError(f"{config.path} has no [ha]: this node stands alone. docs/pair.md tells what to write there.")
+    return config.ha
+
+
+def asked(config_path: Path, what: str) -> dict[str, Any]:
+    """The answer of the gateway that runs. Raises UserError."""
+    answer = ask(config_path, {"do": what})
+    if not answer["ok"]:
+        raise UserError(errors_in(answer))
+    return {key: value for key, value in answer.items() if key != "ok"}
+
+
+def report_of(config: Config, config_path: Path) -> dict[str, Any]:
+    """What this node says of itself: its gateway or, when none runs, the configuration."""
+    from nfqlb.config import ConfigError
+    from nfqlb.gateway import control
+    from nfqlb.gateway.board import NotRunning
+    from nfqlb.ha.compare import told_by_file
+
+    try:
+        answer = control.ask(config.gateway.run_dir, {"do": "ha-status", "config": str(config_path.absolute())})
+    except NotRunning:
+        try:
+            return told_by_file(config)
+        except ConfigError as error:
+            raise UserError(str(error)) from None
+    except control.ControlError as error:
+        raise UserError(str(error)) from None
+    if not answer["ok"]:
+        raise UserError(errors_in(answer))
+    return {key: value for key, value in answer.items() if key != "ok"}
+
+
+def show(report: dict[str, Any]) -> None:
+    for group in report["groups"]:
+        since = moment(group["since"])
+        click.echo(f"{group['role']:<8} {group['name']}: {', '.join(group['addresses'])}, since {since}")
+    click.echo(f"this node {report['address']}, the other {report['peer']}; weight {report['weight']}")
+    if report["yielding"]:
+        click.echo("this node yields; to end that: nfqlb ha resume")
+    if not report["lifeline"]:
+        click.echo("no lifeline: if all processes of this gateway are killed, nobody takes over")
+    for each in report["transitions"][-5:]:
+        click.echo(f"  {moment(each['at'])}  {each['group']} {each['role']}")
+
+
+def moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "milliseconds")
