@@ -27,6 +27,7 @@ def service(**other: Any) -> Service:
         "command": ["/usr/local/bin/nfqlb"],
         "config": Path("/etc/nfqlb/nfqlb.toml"),
         "run_dir": Path("/run/nfqlb"),
+        "state_dir": Path("/var/lib/nfqlb"),
         "secret_file": Path("/etc/nfqlb/secret"),
     }
     return Service(**{**values, **other})
@@ -81,6 +82,19 @@ def test_a_run_directory_elsewhere_is_refused() -> None:
     for folder in ("/var/lib/nfqlb", "/run/nfqlb/second", "/run"):
         with pytest.raises(UnitError, match=f"run_dir is {folder}"):
             render(service(run_dir=Path(folder)))
+
+
+@pytest.mark.parametrize(
+    ("folder", "line"),
+    [
+        ("/var/lib/nfqlb", "StateDirectory=nfqlb"),
+        ("/var/lib/sip/lb", "StateDirectory=sip/lb"),
+        ("/srv/lb state", 'ReadWritePaths="/srv/lb state"'),
+        ("/var/lib", "ReadWritePaths=/var/lib"),
+    ],
+)
+def test_the_directory_of_state_can_be_written(folder: str, line: str) -> None:
+    assert f"\n{line}\n" in render(service(state_dir=Path(folder)))["nfqlb.service"]
 
 
 @pytest.mark.parametrize(

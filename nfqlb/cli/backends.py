@@ -82,7 +82,7 @@ def list_(config_path: Path, as_json: bool) -> None:
 
     \b
     Example:
-      nfqlb backends list --json | jq -r '.backends[] | select(.state == "down").name'
+      nfqlb backends list --json | jq .alarms
     """
     from nfqlb.cli.steering import ask, errors_in
 

@@ -42,7 +42,7 @@ def command(config_path: Path, as_json: bool, interval: float | None) -> None:
 
     Reads what the workers count; asks and disturbs nobody. Only root sees the kernel's queues.
 
-    With --json one object: gateway, state, generation, pid, started, time, queues[], workers[], totals, memory. A
+    With --json one object: gateway, state, generation, pid, started, time, queues[], workers[], totals, memory, alarms. A
     worker's `counts` and `totals` have the same keys; `totals` goes on over reloads and upgrades, `counts` begin anew.
     `reasons` has every reason, also those with 0; the tables leave these out. With --watch one object a line, and
     `per_second` with the keys of `totals` (null in the first).
@@ -134,6 +134,9 @@ def shown(report: Report, per_second: list[Counts] | None = None) -> RenderableT
         parts.append(
             Text("The supervisor is gone: nobody replaces a worker that dies. Start it again; it takes over from them.")
         )
+    if report.alarms:
+        pools = "1 pool" if report.alarms == 1 else f"{report.alarms} pools"
+        parts.append(Text(f"ALARM in {pools}: 'nfqlb backends' tells more.", style="bold red"))
     if per_second:
         parts.append(Text(f"Packets per second; in all, {tell(report.totals)}"))
     parts += [queues(report), workers(report, counts), reasons(counts), backends(counts[-1])]

@@ -34,6 +34,7 @@ def command(config_path: Path, as_json: bool) -> None:
         raise UserError(errors_in(answer))
     if not as_json:
         since = datetime.fromtimestamp(answer["started"]).astimezone().isoformat(sep=" ", timespec="seconds")
+        alarms = answer.get("alarms", {})
         workers = ", ".join(
             f"{each['pid']}" + ("" if each["ready"] else " (not ready)") if each["pid"] else "none"
             for each in answer["workers"]
@@ -44,6 +45,7 @@ def command(config_path: Path, as_json: bool) -> None:
             "generation": f"{answer['generation']}" + (f" ({answer['changing']})" if answer["changing"] else ""),
             "workers": f"{workers}; queues {', '.join(map(str, answer['queues']))}",
             "backends": ", ".join(answer["backends"]),
+            **({"ALARM": "; ".join(f"pool {pool}: {text}" for pool, text in alarms.items())} if alarms else {}),
         }
         for name, value in rows.items():
             click.echo(f"{name + ':':15}{value}")

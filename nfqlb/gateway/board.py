@@ -52,6 +52,8 @@ class Header(IntEnum):
     """Of the supervisor."""
     RECENT_USED = 9
     """Choices that are remembered now, roughly (P31)."""
+    ALARMS = 10
+    """Pools that something is wrong with."""
     STARTED = 8
     """When the service started, in nanoseconds since 1970; kept over reloads, take-overs and upgrades."""
 
@@ -161,6 +163,8 @@ class Snapshot:
     generation: int
     pid: int
     started: int
+    alarms: int
+    """Pools that something is wrong with."""
     remembered: int
     """Recent choices in memory, roughly (P31)."""
     slots: tuple[Slot, ...]
@@ -344,7 +348,8 @@ def _parse(content: bytes, path: Path) -> Snapshot:
         raise foreign
     *slots, retired = (_slot(cells[first + i * slot_cells : first + (i + 1) * slot_cells]) for i in range(workers + 1))
     generation, pid, started = (cells[each] for each in (Header.GENERATION, Header.PID, Header.STARTED))
-    return Snapshot(names, state, generation, pid, started, cells[Header.RECENT_USED], tuple(slots), retired)
+    alarms, remembered = cells[Header.ALARMS], cells[Header.RECENT_USED]
+    return Snapshot(names, state, generation, pid, started, alarms, remembered, tuple(slots), retired)
 
 
 def _slot(cells: memoryview) -> Slot:

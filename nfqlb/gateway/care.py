@@ -19,7 +19,7 @@ from nfqlb.balance.states import Place, Standings, State
 from nfqlb.balance.tables import Built, Draft, build
 from nfqlb.gateway import orders as order_file
 from nfqlb.gateway import standing
-from nfqlb.gateway.board import Board, Traffic
+from nfqlb.gateway.board import Board, Header, Traffic
 from nfqlb.gateway.charge import Charge
 from nfqlb.gateway.checkup import Checkup
 from nfqlb.gateway.control import Conversation
@@ -202,6 +202,8 @@ class Care:
             if pool not in alarms:
                 logger.warning("pool %s is well again", pool)
         self._alarms = alarms
+        if self._board is not None:
+            self._board.set(Header.ALARMS, len(alarms))
 
     @property
     def digest(self) -> str:

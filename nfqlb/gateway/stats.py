@@ -122,6 +122,8 @@ class Report:
     totals: Counts
     """Of these workers, and of all before them: also of earlier configurations and versions."""
     memory: MemoryRow
+    alarms: int
+    """Pools that something is wrong with."""
 
     @property
     def healthy(self) -> bool:
@@ -157,6 +159,7 @@ def gather(run_dir: Path, proc: Path = procfs.PROC) -> Report:
         workers=workers,
         totals=_counts((*snapshot.slots, snapshot.retired), snapshot.about.backends),
         memory=MemoryRow(snapshot.remembered, ENTRIES, SIZE),
+        alarms=snapshot.alarms,
     )
 
 

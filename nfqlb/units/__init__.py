@@ -30,6 +30,9 @@ PLACES = {
 ENABLED = "etc/systemd/system/multi-user.target.wants"
 """Where a unit has a link while it is enabled."""
 
+STATES = Path("/var/lib")
+"""Where systemd makes directories of state, and gives them to the service's user."""
+
 HOMES = ("/home", "/root", "/run/user")
 """What a service does not see with ProtectHome=yes."""
 
@@ -52,6 +55,7 @@ class Service:
     """The words that call nfqlb; the first is the absolute path of a program."""
     config: Path
     run_dir: Path
+    state_dir: Path
     secret_file: Path
     needed: Sequence[Path] = ()
     """Directories that the program is installed in."""
@@ -68,6 +72,8 @@ def render(service: Service) -> dict[str, str]:
     parent, run = os.path.split(service.run_dir)
     if parent != "/run" or not run:
         raise UnitError(f"systemd makes run directories only as /run/NAME: [gateway] run_dir is {service.run_dir}.")
+    below = service.state_dir.is_relative_to(STATES) and service.state_dir != STATES
+    state = quoted(str(service.state_dir.relative_to(STATES) if below else service.state_dir), expanded=False)
     seen = (Path(service.command[0]), service.config, service.secret_file, *service.needed)
     at_home = any(each.is_relative_to(home) for each in seen for home in HOMES)
     values = {
@@ -77,6 +83,7 @@ def render(service: Service) -> dict[str, str]:
         "account": SERVICE_USER,
         "capabilities": " ".join(AS_ROOT if service.as_root else LEAST),
         "run": quoted(run, expanded=False),
+        "state": f"StateDirectory={state}" if below else f"ReadWritePaths={state}",
         "secret": quoted(str(service.secret_file), expanded=False),
         "home": "read-only" if at_home else "yes",
     }
