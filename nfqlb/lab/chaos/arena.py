@@ -75,6 +75,8 @@ class Arena(Lab):
         "iptables-restore": "iptables",
     }
     pools: ClassVar[tuple[PoolPlan, ...]] = (PoolPlan("farm", PORT),)
+    more: str = ""
+    """Tables that stand in the configuration besides."""
 
     def __init__(self, plan: Plan, settings: Settings, say: Callable[[str], None]) -> None:
         super().__init__(plan, workers=settings.workers, say=say)
@@ -91,7 +93,7 @@ class Arena(Lab):
             secret.write_text(f"# For tests only.\n{SECRET}\n")
             secret.chmod(0o600)
         files = f'secret_file = "{secret}"\nrun_dir = "{self.gateway_dir}"\nstate_dir = "{self.dir}/state"'
-        self.replace_config(render(self.plan, files, self.settings, self.pools))
+        self.replace_config(render(self.plan, files, self.settings, self.pools) + self.more)
 
     def replace_config(self, text: str) -> None:
         """A reader finds the old file or the new one."""
@@ -99,10 +101,11 @@ class Arena(Lab):
         fresh.write_text(text)
         fresh.rename(self.config)
 
-    def command(self, name: str, *, timeout: float = 30.0) -> Done:
+    def command(self, *words: str, timeout: float = 30.0) -> Done:
         """Run an nfqlb command in the gateway's namespace with our configuration, however it ends."""
+        name = " ".join(words)
         begun = time.monotonic()
-        argv = ["ip", "netns", "exec", self.plan.namespace("gw"), sys.executable, "-m", "nfqlb", name]
+        argv = ["ip", "netns", "exec", self.plan.namespace("gw"), sys.executable, "-m", "nfqlb", *words]
         try:
             done = subprocess.run(
                 [*argv, "-c", str(self.config)],

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 from pyroute2 import IPRoute
 
@@ -36,9 +36,16 @@ FIRST_ADDRESS = 64
 
 
 class CountedArena(Arena):
-    def __init__(self, name: str, *, family: int, workers: int, say: Callable[[str], None]) -> None:
-        plan = Plan(name, family=family, registrars=BACKENDS, proxies=0)
-        super().__init__(plan, Settings((1,) * (BACKENDS - 1), workers), say)
+    ports: ClassVar[int] = 1
+    """Backends on each address, at ports from PORT on."""
+
+    def __init__(
+        self, name: str, *, family: int, workers: int, say: Callable[[str], None], plan: Plan | None = None
+    ) -> None:
+        """`plan`: another than that of BACKENDS, all but one of which are in the configuration."""
+        weights = (1,) * (BACKENDS - 1 if plan is None else plan.registrars)
+        plan = plan or Plan(name, family=family, registrars=BACKENDS, proxies=0)
+        super().__init__(plan, Settings(weights, workers), say)
         self._pipes: list[IO[bytes] | None] = []
         """Of programs that have ended and been replaced."""
 
@@ -54,7 +61,7 @@ class CountedArena(Arena):
 
     def start_backend(self, node: Node) -> None:
         """A receiver in place of a registrar."""
-        job = receiver.Job(node.ip, PORT, (self.plan.internal.ip, PORT), str(self._record(node.role)))
+        job = receiver.Job(node.ip, PORT, (self.plan.internal.ip, PORT), str(self._record(node.role)), self.ports)
         argv = [sys.executable, "-m", receiver.__name__, json.dumps(asdict(job))]
         log = self.dir / f"{node.role}.log"
         self._processes[node.role] = namespaces.spawn(self.plan.namespace(node.role), argv, log, pipe=True)
@@ -100,12 +107,27 @@ class CountedArena(Arena):
         )
 
     @contextmanager
-    def load(self, rate: int, seconds: float, *, mixed: bool = False) -> Iterator["Load"]:
-        """Send while the context is open, for so many seconds at most."""
-        self._add_addresses()
+    def load(
+        self,
+        rate: int,
+        seconds: float,
+        *,
+        mixed: bool = False,
+        answers: Path | None = None,
+        domains: tuple[str, ...] = ("example.org",),
+    ) -> Iterator["Load"]:
+        """Send while the context is open, for so many seconds at most.
+
+        `answers`: where to write them down. `domains`: of the Request-URIs, each flow's the next one.
+        """
+        self.add_addresses()
         record = self.dir / "sent"
         flows = self.flows(rate)
-        job = generator.Job((self.plan.external.ip, PORT), flows, rate, seconds, mixed, str(record))
+        job = generator.Job(
+            *((self.plan.external.ip, PORT), flows, rate, seconds, mixed, str(record)),
+            answers="" if answers is None else str(answers),
+            domains=domains,
+        )
         argv = [sys.executable, "-m", generator.__name__, json.dumps(asdict(job))]
         log = self.dir / "generator.log"
         if last := self._processes.get("generator"):
@@ -118,7 +140,8 @@ class CountedArena(Arena):
             process.terminate()  # does nothing to one that has ended
             process.wait(10)
 
-    def _add_addresses(self) -> None:
+    def add_addresses(self) -> None:
+        """Those that flows send from."""
         network = self.plan.phones[0].interface.network
 
         def work() -> None:

@@ -44,10 +44,13 @@ class Template:
         return self.text % (number, number, number)
 
 
-def template(kind: str, flow: int, here: str) -> Template:
-    """For the flow with that number, whose socket is `here` (host:port as in a URI); SIZE bytes when filled in."""
+def template(kind: str, flow: int, here: str, domain: str = "example.org") -> Template:
+    """For the flow with that number, whose socket is `here` (host:port as in a URI); SIZE bytes when filled in.
+
+    `domain` is that of the Request-URI.
+    """
     user = f"user{flow:04}"
-    uri = "sip:example.org" if kind == "REGISTER" else f"sip:{user}@example.org"
+    uri = f"sip:{domain}" if kind == "REGISTER" else f"sip:{user}@{domain}"
     values = {"method": kind, "uri": uri, "here": here, "user": user, "digits": DIGITS}
     bare = len(_TEXT.format(**values, agent="") % (0, 0, 0))
     return Template(_TEXT.format(**values, agent="x" * (SIZE - bare)).encode())

@@ -9,7 +9,6 @@ A request that is not of the load is answered with 200, as a backend answers tho
 """
 
 import json
-import select
 import signal
 import socket
 import struct
@@ -18,6 +17,7 @@ import time
 from array import array
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
 from typing import BinaryIO
 
 from nfqlb.lab.chaos.accounts import Arrivals
@@ -40,6 +40,8 @@ class Job:
     """Where the gateway's internal socket is."""
     record: str
     """Path of a file."""
+    ports: int = 1
+    """That it listens at, from `port` on: as many backends on one address."""
 
 
 @dataclass
@@ -55,51 +57,58 @@ class Receiver:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._stopped = False
-        self._sock = socket.socket(socket.AF_INET6 if ":" in job.address else socket.AF_INET, socket.SOCK_DGRAM)
-        self._sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
-        self._sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        self._sock.setblocking(False)
-        self._sock.bind((job.address, job.port))
+        self._sockets = [self._open(job.port + number) for number in range(job.ports)]
         # A keepalive to the gateway: from now on both know each other's link address, and no message waits for it.
-        self._sock.sendto(b"\r\n\r\n", job.gateway)
+        self._sockets[0].sendto(b"\r\n\r\n", job.gateway)
         self.result = Received()
+
+    def _open(self, port: int) -> socket.socket:
+        sock = socket.socket(socket.AF_INET6 if ":" in self._job.address else socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        sock.setblocking(False)
+        sock.bind((self._job.address, port))
+        return sock
 
     def stop(self) -> None:
         self._stopped = True
 
     def run(self) -> None:
-        with open(self._job.record, "wb") as record:
+        with open(self._job.record, "wb") as record, DefaultSelector() as selector:
+            for sock in self._sockets:
+                selector.register(sock, EVENT_READ, sock)
             while not self._stopped:
-                if select.select([self._sock], [], [], 0.2)[0]:
+                if selector.select(0.2):
                     time.sleep(NAP)
-                    self._drain(record)
-            self._drain(record)
-        info = self._sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 64)
-        self.result.dropped = struct.unpack_from("=I", info, 4 * MEMINFO_DROPS)[0]
+                    self._drain(record, [key.data for key, _ in selector.select(0)])
+            self._drain(record, self._sockets)
+        for sock in self._sockets:
+            info = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 64)
+            self.result.dropped += struct.unpack_from("=I", info, 4 * MEMINFO_DROPS)[0]
 
-    def _drain(self, record: BinaryIO) -> None:
+    def _drain(self, record: BinaryIO, sockets: list[socket.socket]) -> None:
         found: array[int] = array("Q")
-        while True:
-            try:
-                message, extra, _, source = self._sock.recvmsg(65_600, 64)
-            except BlockingIOError:
-                break
-            number = number_of(message)
-            if number is None:
-                self.result.others += 1
-                self._answer(message, source)
-                continue
-            seconds, nanoseconds = struct.unpack("@ll", extra[0][2])
-            found.append(number)
-            found.append(seconds * 1_000_000_000 + nanoseconds)
+        for sock in sockets:
+            self._read(sock, found)
         found.tofile(record)
         record.flush()  # so that a receiver that is killed leaves what it has seen
         self.result.received += len(found) // 2
 
-    def _answer(self, message: bytes, source: tuple[str, int]) -> None:
-        answer = answer_to(message)
-        if answer:
-            self._sock.sendto(answer, source)
+    def _read(self, sock: socket.socket, found: "array[int]") -> None:
+        while True:
+            try:
+                message, extra, _, source = sock.recvmsg(65_600, 64)
+            except BlockingIOError:
+                return
+            number = number_of(message)
+            if number is None:
+                self.result.others += 1
+                if answer := answer_to(message):
+                    sock.sendto(answer, source)
+                continue
+            seconds, nanoseconds = struct.unpack("@ll", extra[0][2])
+            found.append(number)
+            found.append(seconds * 1_000_000_000 + nanoseconds)
 
 
 def answer_to(message: bytes) -> bytes:
@@ -128,7 +137,10 @@ def read_arrivals(record: Path) -> Arrivals:
     content = record.read_bytes() if record.exists() else b""
     size = 2 * pairs.itemsize
     pairs.frombytes(content[: len(content) // size * size])
-    return Arrivals(pairs[::2], pairs[1::2])
+    # Each socket's come in their order, and several sockets' batch by batch.
+    times, numbers = pairs[1::2], pairs[::2]
+    order = sorted(range(len(times)), key=times.__getitem__)
+    return Arrivals(array("Q", map(numbers.__getitem__, order)), array("Q", map(times.__getitem__, order)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,146 @@
+"""What became of each call and each message: read from captures, by an independent reader (dpkt).
+
+Pure, but for the files that are read. Knows which backend a call or a message reached, and whether it came to its good
+end for whoever began it. Does not know what was done to a backend meanwhile.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import dpkt
+
+from nfqlb.lab.chaos.accounts import Arrivals
+from nfqlb.lab.chaos.generator import Answer
+from nfqlb.lab.chaos.messages import number_of
+from nfqlb.lab.chaos.proof import Request, read
+
+NS = 1_000_000_000
+
+_DONE = re.compile(rb"SIP/2\.0 200 ")
+_CALL_ID = re.compile(rb"^Call-ID: *(\S+)", re.MULTILINE | re.IGNORECASE)
+_BYE = re.compile(rb"^CSeq: *\d+ BYE\b", re.MULTILINE | re.IGNORECASE)
+_TO_TAG = re.compile(rb"^To:[^\r]*;tag=", re.MULTILINE | re.IGNORECASE)
+
+
+class Packet(NamedTuple):
+    at: int
+    """Nanoseconds since 1970."""
+    sender: bytes
+    """Its address, packed."""
+    target: bytes
+    text: bytes
+    """What is in the datagram."""
+
+
+def packets(capture: Path) -> Iterator[Packet]:
+    """The UDP datagrams in a capture of Ethernet frames."""
+    with capture.open("rb") as file:
+        for at, frame in dpkt.pcap.Reader(file):
+            ip = dpkt.ethernet.Ethernet(frame).data
+            if isinstance(ip, dpkt.ip.IP | dpkt.ip6.IP6) and isinstance(ip.data, dpkt.udp.UDP):
+                yield Packet(round(at * NS), ip.src, ip.dst, ip.data.data)
+
+
+class Visit(NamedTuple):
+    """A request of a call as it reached a backend."""
+
+    at: int
+    request: Request
+    new: bool
+    """It begins the call."""
+
+
+def visits(capture: Path, backend: str, address: bytes, gateway: bytes) -> tuple[list[Visit], Arrivals]:
+    """What the gateway sent to a backend: requests of calls, and numbered messages."""
+    found: list[Visit] = []
+    numbers: list[int] = []
+    times: list[int] = []
+    for packet in packets(capture):
+        if (packet.sender, packet.target) != (gateway, address):
+            continue
+        number = number_of(packet.text)
+        if number is not None:
+            numbers.append(number)
+            times.append(packet.at)
+        elif request := read(backend, packet.text):
+            found.append(Visit(packet.at, request, request.method == "INVITE" and not _TO_TAG.search(packet.text)))
+    return found, Arrivals(numbers, times)
+
+
+@dataclass
+class Call:
+    """As its caller saw it, and the backends."""
+
+    begun: int
+    """Nanoseconds since 1970: its first INVITE."""
+    done: bool = False
+    """Its BYE was answered with 200."""
+    backends: set[str] = field(default_factory=set)
+    """That any request of it reached."""
+
+
+def calls(callers: Path, reached: Iterable[Visit]) -> dict[str, Call]:
+    """All calls, by Call-ID. `callers`: a capture where they are made, with nobody else's packets in it."""
+    found: dict[str, Call] = {}
+    for packet in packets(callers):
+        if (call_id := _CALL_ID.search(packet.text)) is None:
+            continue
+        name = call_id[1].decode()
+        if packet.text.startswith(b"INVITE "):
+            found.setdefault(name, Call(packet.at))
+        elif name in found and _DONE.match(packet.text) and _BYE.search(packet.text):
+            found[name].done = True
+    for visit in reached:
+        if visit.request.call_id in found:
+            found[visit.request.call_id].backends.add(visit.request.backend)
+    return found
+
+
+@dataclass(frozen=True)
+class CallFates:
+    """Counts of calls, where one backend is special: the victim."""
+
+    made: int
+    done: int
+    on_victim: int
+    """A request of theirs reached it, if only in vain."""
+    failed_on_victim: int
+    failed_elsewhere: int
+
+
+def sort_calls(found: Iterable[Call], victim: str) -> CallFates:
+    listed = list(found)
+    there = [call for call in listed if victim in call.backends]
+    failed = [call for call in listed if not call.done]
+    at_victim = sum(victim in call.backends for call in failed)
+    return CallFates(
+        len(listed), len(listed) - len(failed), len(there), at_victim, failed_elsewhere=len(failed) - at_victim
+    )
+
+
+@dataclass(frozen=True)
+class MessageFates:
+    """Counts of numbered messages."""
+
+    answered: int
+    """With 200."""
+    unanswered_on_victim: int
+    """That reached it, and came to nothing."""
+    unanswered_elsewhere: int
+    refused: dict[int, int]
+    """Status → answers, of all that are not 200."""
+
+
+def sort_messages(sent: int, arrivals: dict[str, Arrivals], answers: Sequence[Answer], victim: str) -> MessageFates:
+    """`sent` messages, numbered from 0."""
+    good = {answer.number for answer in answers if answer.status == 200}
+    refused: dict[int, int] = {}
+    for answer in answers:
+        if answer.status != 200:
+            refused[answer.status] = refused.get(answer.status, 0) + 1
+    at_victim = set(arrivals[victim].numbers)
+    missing = set(range(sent)) - good
+    return MessageFates(len(good), len(missing & at_victim), len(missing - at_victim), refused)
