@@ -42,8 +42,9 @@ def command(config_path: Path, as_json: bool, interval: float | None) -> None:
 
     Reads what the workers count; asks and disturbs nobody. Only root sees the kernel's queues.
 
-    With --json one object: gateway, state, generation, pid, started, time, queues[], workers[], totals, memory, alarms. A
-    worker's `counts` and `totals` have the same keys; `totals` goes on over reloads and upgrades, `counts` begin anew.
+    With --json one object: gateway, state, generation, pid, started, time, queues[], workers[], totals, memory, alarms.
+    A worker's `counts` and `totals` have the same keys; `totals` goes on over reloads and upgrades, `counts` begin
+    anew.
     `reasons` has every reason, also those with 0; the tables leave these out. With --watch one object a line, and
     `per_second` with the keys of `totals` (null in the first).
 

@@ -1,6 +1,7 @@
 """When backends are asked, and how long it takes until one that is dead is down: with a clock that the test turns."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -73,7 +74,7 @@ def test_a_backend_that_answers_is_up_and_asked_once_an_interval() -> None:
     world = World(known=State.UNKNOWN)
     world.run(60)
     assert [state for _, state in world.changes()] == [State.UP]
-    _, *pauses = (later - sooner for sooner, later in zip(world.times(), world.times()[1:], strict=False))
+    _, *pauses = (later - sooner for sooner, later in pairwise(world.times()))
     assert all(4.0 <= pause <= 5.0 for pause in pauses)
     assert len({round(pause, 3) for pause in pauses}) > 5, "no jitter"
     assert 12 <= len(world.asked) <= 16
@@ -194,7 +195,7 @@ def test_probes_never_pile_up() -> None:
     world = World(check=Check(interval=1.0, timeout=1.0, jitter=0.9, fall=1000))
     world.answers[0] = 0
     world.run(100)
-    assert all(later - sooner >= 1.0 for sooner, later in zip(world.times(), world.times()[1:], strict=False))
+    assert all(later - sooner >= 1.0 for sooner, later in pairwise(world.times()))
 
 
 def test_an_answer_to_an_earlier_question_counts_for_nothing() -> None:
@@ -213,7 +214,7 @@ def test_a_thousand_backends_are_asked_without_a_burst(known: State) -> None:
     world = World(1000, known=known)
     world.run(30)
     times = sorted(at for at, _ in world.asked)
-    assert min(later - sooner for sooner, later in zip(times, times[1:], strict=False)) >= GAP * 0.99
+    assert min(later - sooner for sooner, later in pairwise(times)) >= GAP * 0.99
     assert all(5 <= len(world.times(number)) <= 8 for number in (0, 499, 999))
     second = [sum(1 for at in times if START + begin <= at < START + begin + 1) for begin in range(12, 29)]
     assert max(second) < 400, "the rounds of all fall into one second"

@@ -94,7 +94,8 @@ def test_the_keys_of_the_json_form_are_stable(gateway: Gateway) -> None:
     """Scripts of users know these. Adding one is fine; removing or renaming one breaks them."""
     shape = gateway.report().as_dict()
     assert list(shape) == [
-        *("gateway", "state", "generation", "pid", "started", "time", "queues", "workers", "totals", "memory", "alarms"),
+        *("gateway", "state", "generation", "pid", "started", "time"),
+        *("queues", "workers", "totals", "memory", "alarms"),
     ]
     assert list(shape["queues"][0]) == ["queue", "worker", "waiting", "dropped", "user_dropped"]
     assert list(shape["workers"][0]) == ["worker", "pid", "state", "restarts", "heartbeat_age", "counts"]
