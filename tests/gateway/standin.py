@@ -1,7 +1,7 @@
 """A gateway as `nfqlb run` starts it, but with a stand-in for the engine whose mistakes the sender can order.
 
-Run as a program inside a namespace: `standin.py RUN_DIR WORKERS [crash | buffer=BYTES]`. Prints `ready` when the
-workers take packets.
+Run as a program inside a namespace: `standin.py RUN_DIR WORKERS [crash | buffer=BYTES | backend=ADDRESS:PORT]`. Prints
+`ready` when the workers take packets.
 The datagrams that it understands, by their first word: see `process`.
 """
 
@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from nfqlb.balance.recent import Recent
@@ -50,8 +51,10 @@ COMMIT
 """
 
 
-def make_process(first_ident: int, _recent: Recent) -> Process:
+def make_process(first_ident: int, _recent: Recent, backend: str = "") -> Process:
+    """`backend`: where to send all packets of its IP version, instead of BACKEND."""
     ident = first_ident
+    backends = BACKEND if not backend else {**BACKEND, Endpoint.parse(backend).version: Endpoint.parse(backend)}
 
     def process(packet: bytes) -> Verdict:
         nonlocal ident
@@ -80,7 +83,7 @@ def make_process(first_ident: int, _recent: Recent) -> Process:
                 return Verdict(Reason.REQUEST_ENTERING, whole, 0, INTERNAL[6], unreachable)
         ident = ident + 1 & 0xFFFF
         version = found.dst.version
-        src, dst = INTERNAL[version], BACKEND[version]
+        src, dst = INTERNAL[version], backends[version]
         whole = datagram.build(src, dst, found.payload, tos=found.tos, ident=ident)
         return Verdict(Reason.REQUEST_ENTERING, whole, 0, src, dst)
 
@@ -106,6 +109,7 @@ def divert(queues: range) -> int:
 
 def make_plan(run_dir: str, workers: str, how: str = "") -> Plan:
     count = int(workers)
+    elsewhere = how.removeprefix("backend=") if how.startswith("backend=") else ""
     return Plan(
         gateway="lb",
         backends=("reg1",),
@@ -115,7 +119,7 @@ def make_plan(run_dir: str, workers: str, how: str = "") -> Plan:
         queue_length=QUEUE_LENGTH,
         socket_buffer=int(how.removeprefix("buffer=")) if how.startswith("buffer=") else SOCKET_BUFFER,
         run_dir=Path(run_dir),
-        process=crash if how == "crash" else make_process,
+        process=crash if how == "crash" else partial(make_process, backend=elsewhere),
         place=divert,
         displace=lambda: 0,
     )
