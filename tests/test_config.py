@@ -169,9 +169,38 @@ def test_sizes(written: str, size: int) -> None:
 WRONG = [
     # addresses
     (
-        ('"192.168.1.11:5060"', '"reg1.example.org"'),
-        'pool[0].backend[0].address = "reg1.example.org": expected an IP address and a port from 1 to 65535, '
+        ('"203.0.113.5:5060"', '"sbc.example.org"'),
+        'listener[0].external = "sbc.example.org": expected an IP address and a port from 1 to 65535, '
         "such as 192.0.2.1:5060 or [2001:db8::1]:5060; host names are not looked up",
+    ),
+    (
+        ('"192.168.1.11:5060"', '"reg1"'),
+        'pool[0].backend[0].address = "reg1": expected an IP address and a port from 1 to 65535, such as '
+        "192.0.2.1:5060 or [2001:db8::1]:5060, or a full name, such as reg1.example.org:5060: there is no domain to "
+        "search in",
+    ),
+    (
+        ('"192.168.1.11:5060"', '"_sip._tcp.example.org"'),
+        'pool[0].backend[0].address = "_sip._tcp.example.org": expected _sip._udp. and a domain: SRV records are '
+        "looked up for SIP over UDP only",
+    ),
+    (
+        ('"192.168.1.11:5060"', '"_sip._udp.example.org:5060"'),
+        'pool[0].backend[0].address = "_sip._udp.example.org:5060": SRV records tell ports of their own; '
+        'did you mean "_sip._udp.example.org"?',
+    ),
+    (
+        ('"192.168.1.11:5060"', '"reg1.example.org:70000"'),
+        'pool[0].backend[0].address = "reg1.example.org:70000": expected a port from 1 to 65535 behind the name',
+    ),
+    (
+        ("[workers]", '[dns]\nservers = ["dns.example.org"]\n[workers]'),
+        'dns.servers[0] = "dns.example.org": expected the IP address of a DNS server, such as 192.0.2.53 or '
+        "[2001:db8::53]:53",
+    ),
+    (
+        ("[workers]", "[dns]\nmin_ttl = 60\nmax_ttl = 30\n[workers]"),
+        "dns.min_ttl = 60: expected at most max_ttl, 30",
     ),
     (
         ('"192.168.1.11:5060"', '"192.168.1.11:0"'),

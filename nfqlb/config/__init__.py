@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nfqlb.balance.health import Check
+from nfqlb.config.named import Dns, Named, expanded
 from nfqlb.config.pair import Pair
 from nfqlb.config.problems import ConfigError, Problem, Severity, errors_in
 from nfqlb.config.secret import read_keys
+from nfqlb.names.target import Answers
 from nfqlb.proxy.setup import EVERYWHERE, Listener, Network, PathPolicy, Pool, RouteRule, Setup
 
 __all__ = [
@@ -79,12 +81,18 @@ class Config:
     gateway: Gateway
     listeners: tuple[Listener, ...]
     pools: tuple[Pool, ...]
+    """With the backends that have an address; and, once `with_addresses` has been asked, those that names stand for."""
+    names: tuple[Named, ...]
+    """The backends that have a name instead of an address."""
     routes: tuple[RouteRule, ...]
     path_policy: PathPolicy
     accept_unsigned: bool
     workers: Workers
     egress: tuple[Network, ...] | None
     """None: everywhere."""
+    egress_names: bool
+    """Whether names that backends send to are looked up."""
+    dns: Dns
     rules: Rules
     health: Check
     """How the backends of a pool are asked that says nothing else."""
@@ -99,6 +107,10 @@ class Config:
     def check(self, pool: str) -> Check:
         """How the backends of that pool are asked whether they live."""
         return self.pool_health.get(pool, self.health)
+
+    def with_addresses(self, answers: Answers) -> "Config":
+        """The same with what DNS says of `names`; a backend whose name is not in `answers` has no address."""
+        return replace(self, pools=expanded(self.pools, self.names, self.listeners, answers))
 
     def setup(self, keys: tuple[bytes, ...] | None = None) -> Setup:
         """What the engine decides by. Without `keys`, those of the secret file, or ConfigError."""
@@ -181,12 +193,13 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
     if errors_in(problems):
         raise ConfigError(path, problems)
     gateway, path_table, workers, egress = draft.gateway, draft.path, draft.workers, draft.egress
-    rules, health = draft.rules, draft.health
+    rules, health, dns = draft.rules, draft.health, draft.dns
     assert gateway is not None
     assert path_table is not None
     assert workers is not None
     assert egress is not None
     assert rules is not None
+    assert dns is not None
     assert health is not None
     checks = {
         draft.pool_names[f"{place}.name"]: replace(health.value(), **table.told)
@@ -205,7 +218,9 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
         pools=tuple(
             Pool(
                 name=pool.name,
-                backends=tuple(table.value() for table in draft.backends[place].values() if table),
+                backends=tuple(
+                    table.value() for table in draft.backends[place].values() if table and not table.is_named
+                ),
                 hash_on=pool.hash_on,
                 min_up=pool.min_up,
                 panic=pool.panic,
@@ -213,6 +228,13 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
             )
             for place, pool in draft.pools.items()
             if pool
+        ),
+        names=tuple(
+            table.named(pool.name)
+            for place, pool in draft.pools.items()
+            if pool
+            for table in draft.backends[place].values()
+            if table and table.is_named
         ),
         routes=tuple(table.value() for table in draft.routes.values() if table),
         path_policy=path_table.policy,
@@ -225,6 +247,8 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
             pin=workers.pin,
         ),
         egress=egress.networks,
+        egress_names=egress.names,
+        dns=dns.value(),
         rules=Rules(**dict(rules)),
         health=health.value(),
         pool_health=checks,

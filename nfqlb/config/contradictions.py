@@ -6,7 +6,7 @@ not be read, so that nobody is told of a consequence beside its cause.
 
 from collections.abc import Callable, Iterator
 
-from nfqlb.config.pair import groups_of_listeners, two_nodes
+from nfqlb.config.pair import groups_of_listeners, moving_version, two_nodes
 from nfqlb.config.problems import Problem, nearest, shown
 from nfqlb.config.reading import Draft
 from nfqlb.config.routing import (
@@ -19,6 +19,7 @@ from nfqlb.config.routing import (
     volatile_conditions,
 )
 from nfqlb.config.tables import BackendTable, HealthTable
+from nfqlb.names.target import Target
 from nfqlb.net.endpoint import Endpoint
 
 Check = Callable[[Draft], Iterator[Problem]]
@@ -72,6 +73,8 @@ def unreachable_backends(draft: Draft) -> Iterator[Problem]:
     sockets = {socket for listener in listeners for socket in listener.sockets.values()}
     for place, backend in backends_of(draft):
         address = backend.address
+        if isinstance(address, Target):
+            continue
         at, value = f"{place}.address", shown(str(address))
         if address in sockets:
             yield Problem(at, "this is a socket of ours: packets would go round in a circle", value=value)
@@ -84,7 +87,7 @@ def unreachable_backends(draft: Draft) -> Iterator[Problem]:
 
 def repeated_backends(draft: Draft) -> Iterator[Problem]:
     for backends in draft.backends.values():
-        taken: dict[Endpoint, str] = {}
+        taken: dict[Endpoint | Target, str] = {}
         for place, backend in backends.items():
             if backend is None:
                 continue
@@ -129,7 +132,10 @@ def stranded_listeners(draft: Draft) -> Iterator[Problem]:
         backends = pools.get(route.pool, {}).values()
         if None in backends or not backends:
             continue
-        served = {backend.address.version for backend in backends if backend and backend.weight}
+        takers = [each.address for each in backends if each and each.weight]
+        served = {address.version for address in takers if isinstance(address, Endpoint)}
+        if any(isinstance(address, Target) for address in takers):
+            continue  # what a name leads to is known when it is looked up
         for name in route.listeners or listeners:
             if served and name in listeners and (version := listeners[name]) not in served:
                 text = f"its pool {route.pool} has no IPv{version} backend, so listener {name} answers 503 here"
@@ -143,12 +149,20 @@ def queue_range(draft: Draft) -> Iterator[Problem]:
         yield Problem("workers.queue", text, value=shown(workers.queue))
 
 
+def crossed_ttls(draft: Draft) -> Iterator[Problem]:
+    if draft.dns is not None and draft.dns.min_ttl > draft.dns.max_ttl:
+        text = f"expected at most max_ttl, {draft.dns.max_ttl}"
+        yield Problem("dns.min_ttl", text, value=shown(draft.dns.min_ttl))
+
+
 def min_up_out_of_reach(draft: Draft) -> Iterator[Problem]:
     for place, pool in draft.pools.items():
         backends = draft.backends[place].values()
         if pool is None or None in backends:
             continue
         takers = sum(backend is not None and backend.weight > 0 for backend in backends)
+        if any(each is not None and isinstance(each.address, Target) for each in backends):
+            continue  # who knows how many it stands for
         if pool.min_up > takers > 0:
             text = f"the alarm would never end: only {takers} of this pool can take requests"
             yield Problem(f"{place}.min_up", text, value=shown(pool.min_up))
@@ -190,7 +204,9 @@ CHECKS: tuple[Check, ...] = (
     stranded_listeners,
     queue_range,
     two_nodes,
+    moving_version,
     groups_of_listeners,
+    crossed_ttls,
     min_up_out_of_reach,
     piling_probes,
 )

@@ -15,11 +15,12 @@ from nfqlb.balance.rules import conditions
 from nfqlb.config import Config
 from nfqlb.config.codes import written_codes
 from nfqlb.config.pair import Pair
+from nfqlb.names.target import Target
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import RouteRule, Setup
 
 NOTHING = "nothing"
-PLAIN = str | int | float | Path | Endpoint | IPv4Address | IPv6Address | IPv4Network | IPv6Network
+PLAIN = str | int | float | Path | Endpoint | Target | IPv4Address | IPv6Address | IPv4Network | IPv6Network
 
 
 def differences(old: Config, new: Config) -> Iterator[str]:
@@ -27,6 +28,7 @@ def differences(old: Config, new: Config) -> Iterator[str]:
     yield from _fields("gateway", old.gateway, new.gateway)
     yield from _named("listener", _by_name(old.listeners), _by_name(new.listeners))
     yield from _pools(_by_name(old.pools), _by_name(new.pools))
+    yield from _names(old, new)
     for name in dict.fromkeys((*old.pool_health, *new.pool_health)):
         if name in _by_name(new.pools):
             yield from _fields(f"pool {name}: health", old.check(name), new.check(name))
@@ -36,6 +38,8 @@ def differences(old: Config, new: Config) -> Iterator[str]:
     yield from _fields("workers", old.workers, new.workers)
     yield from _fields("health", old.health, new.health)
     yield from _value("egress.networks", old.egress, new.egress)
+    yield from _value("egress.names", old.egress_names, new.egress_names)
+    yield from _fields("dns", old.dns, new.dns)
     yield from _fields("rules", old.rules, new.rules)
     yield from _pair(old.ha, new.ha)
 
@@ -67,6 +71,13 @@ def _pools(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
         yield from _named(f"pool {name}: backend", before, _by_name(pool.backends))
         if list(before) != [each.name for each in pool.backends] and set(before) == {b.name for b in pool.backends}:
             yield f"pool {name}: its backends stand in another order, which changes nothing"
+
+
+def _names(old: Config, new: Config) -> Iterator[str]:
+    """Backends that have a name for an address; the addresses it stands for are told of as backends of their own."""
+    for pool in dict.fromkeys(each.pool for each in (*old.names, *new.names)):
+        before, after = ([each for each in config.names if each.pool == pool] for config in (old, new))
+        yield from _named(f"pool {pool}: backend", _by_name(tuple(before)), _by_name(tuple(after)), skip="pool")
 
 
 def _routes(old: Config, new: Config) -> Iterator[str]:
@@ -107,7 +118,7 @@ def _how(added: Any) -> str:
 def _settings(added: Any) -> Iterator[str]:
     for field in fields(added):
         value = getattr(added, field.name)
-        if field.name not in ("name", "backends") and value != field.default:
+        if field.name not in ("name", "pool", "backends") and value != field.default:
             yield f"{field.name} {_shown(value)}"
 
 
@@ -131,7 +142,7 @@ def _shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, frozenset) and all(isinstance(each, int) for each in value):
         return ", ".join(written_codes(value))
-    if isinstance(value, tuple | frozenset) and not isinstance(value, Endpoint):
+    if isinstance(value, tuple | frozenset) and not isinstance(value, Endpoint | Target):
         texts = [_shown(each) for each in value]
         return ", ".join(sorted(texts) if isinstance(value, frozenset) else texts)
     assert isinstance(value, PLAIN), type(value)

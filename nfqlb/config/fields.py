@@ -13,6 +13,7 @@ from pydantic import PlainValidator
 from nfqlb.balance.pattern import Pattern, PatternError
 from nfqlb.config.codes import read_codes
 from nfqlb.config.problems import listed, nearest
+from nfqlb.names.target import SERVICE, Target
 from nfqlb.net.endpoint import SIP_PORT, Endpoint, pack_host
 from nfqlb.proxy.setup import HashOn, Network
 from nfqlb.sip import uri
@@ -40,6 +41,8 @@ INTERFACE = re.compile(r"[^\s/:]{1,15}")
 KEYS: tuple[HashOn, ...] = get_args(HashOn)
 ALWAYS_THERE: tuple[HashOn, ...] = ("call-id", "source-ip")
 """Keys that every request has."""
+
+DNS_PORT = 53
 
 UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -72,6 +75,37 @@ def read_socket(value: object) -> Endpoint:
     if wrong := unusable(endpoint):
         raise Expected(wrong, meant_address(endpoint))
     return endpoint
+
+
+def read_backend(value: object) -> Endpoint | Target:
+    """An address and a port; or a name to look up, of a host (port 5060 when absent) or of SRV records."""
+    text = text_of(value, f"{SOCKET}, or a name that DNS knows, in quotes").lower()
+    host, colon, port = text.partition(":")
+    if ":" in port or not HOST.fullmatch(host) or re.fullmatch(r"[\d.]+", host):
+        return read_socket(value)
+    if "." not in host:
+        raise Expected(f"{SOCKET}, or a full name, such as reg1.example.org:5060: there is no domain to search in")
+    if host.startswith("_"):
+        if not host.startswith(SERVICE):
+            raise Expected(f"expected {SERVICE} and a domain: SRV records are looked up for SIP over UDP only")
+        if colon:
+            raise Expected("SRV records tell ports of their own", host)
+        return Target(host)
+    if colon and not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
+        raise Expected("expected a port from 1 to 65535 behind the name")
+    return Target(host, int(port) if colon else SIP_PORT)
+
+
+def read_server(value: object) -> Endpoint:
+    """A DNS server; often one on this very host."""
+    expected = "expected the IP address of a DNS server, such as 192.0.2.53 or [2001:db8::53]:53"
+    text = text_of(value, f"{expected}, in quotes")
+    if ":" in text and not text.startswith("[") and pack_host(text.encode()) is not None:
+        text = f"[{text}]"
+    try:
+        return Endpoint.parse(text, DNS_PORT)
+    except ValueError:
+        raise Expected(expected) from None
 
 
 def unusable(endpoint: Endpoint) -> str | None:
@@ -288,6 +322,8 @@ def read_directory(value: object) -> str:
 
 
 Socket = Annotated[Endpoint, PlainValidator(read_socket)]
+BackendAddress = Annotated[Endpoint | Target, PlainValidator(read_backend)]
+Server = Annotated[Endpoint, PlainValidator(read_server)]
 NetworkField = Annotated[IPv4Network | IPv6Network, PlainValidator(read_network)]
 Address = Annotated[IPv4Address | IPv6Address, PlainValidator(read_address)]
 Host = Annotated[str, PlainValidator(read_host)]

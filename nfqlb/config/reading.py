@@ -20,6 +20,7 @@ from nfqlb.config.tables import (
     REPEATED,
     SINGLE,
     BackendTable,
+    DnsTable,
     EgressTable,
     GatewayTable,
     HaGroupTable,
@@ -60,6 +61,7 @@ class Draft:
     workers: WorkersTable | None
     health: HealthTable | None
     egress: EgressTable | None
+    dns: DnsTable | None
     rules: RulesTable | None
     ha: HaTable | None
     """Also when there is none in the file."""
@@ -111,6 +113,7 @@ def read_draft(raw: dict[str, Any], problems: list[Problem]) -> Draft:
         workers=read_table(WorkersTable, raw.get("workers", {}), "workers", problems),
         health=read_table(HealthTable, raw.get("health", {}), "health", problems),
         egress=read_table(EgressTable, raw.get("egress", {}), "egress", problems),
+        dns=read_table(DnsTable, raw.get("dns", {}), "dns", problems),
         rules=read_table(RulesTable, raw.get("rules", {}), "rules", problems),
         ha=None if ha is None else read_table(HaTable, without(ha, "group"), "ha", problems, more=("group",)),
         ha_groups=read_tables(HaGroupTable, ha_groups, problems),

@@ -13,6 +13,7 @@ from nfqlb.balance.rules import ALL
 from nfqlb.config import RulesBackend
 from nfqlb.config.fields import (
     Address,
+    BackendAddress,
     Codes,
     Directory,
     Domain,
@@ -28,11 +29,14 @@ from nfqlb.config.fields import (
     ProbeMethod,
     ProbeUri,
     Regex,
+    Server,
     Size,
     Socket,
     UserPrefix,
 )
+from nfqlb.config.named import Dns, Named
 from nfqlb.config.pair import PRIORITY, ROUTER_ID
+from nfqlb.names.target import Target
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import Backend, ForceRport, Listener, Panic, PathPolicy, RouteRule
 
@@ -89,14 +93,24 @@ class ListenerTable(Table):
 
 class BackendTable(Table):
     name: Name
-    address: Socket
+    address: BackendAddress
+    """An address and a port, or a name that DNS knows: then each address that it says is a backend."""
     weight: Annotated[int, Field(ge=0, le=1000)] = 1
     """Share of the pool's new transactions, relative to the others; 0 takes none."""
     priority: Annotated[int, Field(ge=1, le=100)] = 1
     """Higher numbers are used only when no lower one is up."""
 
+    @property
+    def is_named(self) -> bool:
+        return isinstance(self.address, Target)
+
     def value(self) -> Backend:
+        """Of one that has an address."""
         return Backend(**dict(self))
+
+    def named(self, pool: str) -> Named:
+        """Of one that has a name."""
+        return Named(pool=pool, **dict(self))
 
 
 class PoolTable(Table):
@@ -206,6 +220,24 @@ class WorkersTable(Table):
 class EgressTable(Table):
     networks: Annotated[tuple[NetworkField, ...], Listed] | None = None
     """Networks that backends may reach without a signed flow; all of them unless given."""
+    names: bool = True
+    """Whether they may say where to by a name, which is then looked up; without it such a request gets 503."""
+
+
+class DnsTable(Table):
+    """How names are looked up: of backends, and those that backends send to."""
+
+    servers: Annotated[tuple[Server, ...], Listed, Field(min_length=1, max_length=8)] | None = None
+    """Those of /etc/resolv.conf unless given."""
+    timeout: Annotated[float, Field(ge=0.1, le=5, allow_inf_nan=False)] = 2.0
+    """Seconds that an answer may take."""
+    min_ttl: Annotated[int, Field(ge=1, le=3600)] = 5
+    """Seconds that an answer is used at least, whatever it says itself."""
+    max_ttl: Annotated[int, Field(ge=1, le=86400)] = 3600
+    """And at most, before DNS is asked again."""
+
+    def value(self) -> Dns:
+        return Dns(self.servers or (), self.timeout, self.min_ttl, self.max_ttl)
 
 
 class RulesTable(Table):
@@ -262,6 +294,7 @@ SINGLE: dict[str, type[Table]] = {
     "workers": WorkersTable,
     "health": HealthTable,
     "egress": EgressTable,
+    "dns": DnsTable,
     "rules": RulesTable,
     "ha": HaTable,
 }
