@@ -205,6 +205,7 @@ CHECKS: tuple[Check, ...] = (
     queue_range,
     two_nodes,
     moving_version,
+    moving_version,
     groups_of_listeners,
     crossed_ttls,
     min_up_out_of_reach,

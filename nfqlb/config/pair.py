@@ -102,6 +102,17 @@ def two_nodes(draft: "Draft") -> Iterator[Problem]:
                 break
 
 
+def moving_version(draft: "Draft") -> Iterator[Problem]:
+    """VRRP speaks by one IP version, and has to advertise an address of it; groups are looked at one by one."""
+    listeners = draft.listeners.values()
+    if draft.ha is None or draft.ha_groups or not listeners or None in listeners:
+        return
+    version = draft.ha.address.version
+    if all(each.external.version != version for each in listeners if each):
+        text = f"no listener has IPv{version}: expected own addresses of a version that moves"
+        yield Problem("ha.address", text, value=shown(str(draft.ha.address)))
+
+
 def groups_of_listeners(draft: "Draft") -> Iterator[Problem]:
     """Every listener moves with one group, and every address, too."""
     names = draft.listener_names.values()
@@ -120,6 +131,7 @@ def groups_of_listeners(draft: "Draft") -> Iterator[Problem]:
         if other != place:
             text = f"{other} has this number already; on one network each group needs its own"
             yield Problem(f"{place}.router_id", text, value=shown(group.router_id))
+        advertised = False
         for index, name in enumerate(group.listeners):
             at = f"{place}.listeners[{index}]"
             if name not in names:
@@ -131,6 +143,11 @@ def groups_of_listeners(draft: "Draft") -> Iterator[Problem]:
                     if (other := holder.setdefault(socket.addr, place)) != place:
                         text = f"its address {socket.host} moves with {other}: listeners of one address need one group"
                         yield Problem(at, text, value=shown(name))
+            if (listener := listeners.get(name)) and draft.ha and listener.external.version == draft.ha.address.version:
+                advertised = True
+        if draft.ha and not advertised and set(group.listeners) <= set(listeners):
+            text = f"expected a listener of IPv{draft.ha.address.version}, as [ha] address, which VRRP speaks by"
+            yield Problem(f"{place}.listeners", text)
     if draft.ha_groups and None not in draft.ha_groups.values():
         for place, listener in draft.listeners.items():
             if listener and listener.name not in group_of:

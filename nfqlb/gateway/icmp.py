@@ -21,6 +21,8 @@ from nfqlb.net.endpoint import Endpoint
 # linux/in.h, linux/in6.h, linux/errqueue.h: names that Python's socket module lacks.
 _IP_RECVERR = 11
 _IPV6_RECVERR = 25
+_IP_FREEBIND = 15
+_IPV6_FREEBIND = 78
 _EXTENDED_ERROR = struct.Struct("@IBBBxII")
 _FROM_ICMP = (2, 3)
 """SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6: not what the local stack says of its own sends."""
@@ -53,6 +55,11 @@ def open_ear(endpoint: Endpoint) -> socket.socket:
     ear = _socket(endpoint)
     try:
         ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # On the other node of a pair the address is not here yet: then it hears as soon as it comes.
+        level, option = (
+            (socket.IPPROTO_IP, _IP_FREEBIND) if endpoint.version == 4 else (socket.IPPROTO_IPV6, _IPV6_FREEBIND)
+        )
+        ear.setsockopt(level, option, 1)
         let_nothing_in(ear)
         ear.bind((endpoint.host, endpoint.port))
     except BaseException:

@@ -46,6 +46,9 @@ REPLACED_WITHIN = 1.0
 YIELD_WITHIN = 3.0
 """Seconds that the other node has to take over."""
 
+MOVE_WITHIN = 0.5
+"""Seconds for which a group may be here in part: its addresses come and go one after the other."""
+
 STEP_DOWN_WITHIN = 0.5
 """The same when the service stops."""
 
@@ -81,6 +84,8 @@ class Keeper:
         self._alive_at = 0.0
         """Times of time.monotonic()."""
         self._yielding = False
+        self._moving: dict[str, float] = {}
+        """Groups of which a part is here, and since when (time.monotonic())."""
         self._roles: dict[str, tuple[str, float]] = {}
         """Group → role, and since when (seconds since 1970)."""
         self._transitions: deque[dict[str, Any]] = deque(maxlen=TRANSITIONS)
@@ -112,6 +117,9 @@ class Keeper:
             self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
             self._news.bind((0, _NEWS_OF_ADDRESSES))
             self._loop.selector.register(self._news, EVENT_READ, self._addresses_change)
+        self._roles = {name: role for name, role in self._roles.items() if name in duties.groups}
+        for name in duties.groups:
+            self._roles.setdefault(name, ("standby", time.time()))
         self._open_port(duties)
         self._next_look = 0.0
         self._look_at_addresses()
@@ -121,6 +129,8 @@ class Keeper:
         duties = self._duties
         if duties is None:
             return 60.0
+        if self._moving:
+            self._look_at_addresses()
         alarms = ask_alarms()
         if now >= self._next_look and not self._looking and not changing:
             self._looking = True
@@ -146,7 +156,7 @@ class Keeper:
                 f"unwell ({'; '.join(reasons)})" if reasons else "well",
             )
         self._write((UNWELL if reasons else 0) + (YIELDING if self._yielding else 0))
-        return 0.2 if not alive else max(0.05, self._next_look - now)
+        return 0.2 if not alive or self._moving else max(0.05, self._next_look - now)
 
     @property
     def active(self) -> bool:
@@ -262,16 +272,17 @@ class Keeper:
         for name, addresses in self._duties.groups.items():
             here = sum(map(is_here, addresses))
             role = "active" if here == len(addresses) else "partly" if here else "standby"
-            if name in self._roles and self._roles[name][0] == role:
+            if role != "partly":
+                self._moving.pop(name, None)
+            elif time.monotonic() - self._moving.setdefault(name, time.monotonic()) < MOVE_WITHIN:
+                continue
+            if self._roles[name][0] == role:
                 continue
             now = time.time()
-            if name in self._roles:
-                self._transitions.append({"at": now, "group": name, "role": role})
-                logger.warning("the pair: group %s is %s here", name, role)
+            self._transitions.append({"at": now, "group": name, "role": role})
+            logger.warning("the pair: group %s is %s here", name, role)
             self._roles[name] = role, now
             changed = True
-        for name in set(self._roles) - set(self._duties.groups):
-            del self._roles[name]
         if changed:
             self._save()
 

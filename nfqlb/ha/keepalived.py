@@ -66,12 +66,16 @@ vrrp_instance nfqlb_{name} {{
         nfqlb
     }}
     track_interface {{
-        # Without a cable on one side this node is of no use.
-{tracked}
-        # The gateway's lifeline: gone when its last process is, however that ended.
+{tracked}        # The gateway's lifeline: gone when its last process is, however that ended.
         {lifeline} weight {dead}
     }}
 {addresses}}}
+"""
+
+
+TRACKED = """\
+        # Without a cable on one side this node is of no use; that of `interface` counts in any case.
+        {}
 """
 
 
@@ -105,7 +109,7 @@ def instance(config: Config, pair: Pair, group: Group) -> str:
         interval=pair.interval,
         address=pair.address,
         peer=pair.peer,
-        tracked="".join(f"        {each}\n" for each in pair.interfaces).rstrip("\n"),
+        tracked="".join(TRACKED.format(each) for each in pair.interfaces if each != pair.interface),
         lifeline=lifeline.NAME,
         dead=DEAD,
         addresses=blocks,

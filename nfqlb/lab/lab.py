@@ -169,12 +169,13 @@ class Lab:
 
     def _gateway_host(self) -> None:
         """What the administrator of a gateway may have set up before us."""
-        gw, iptables = self.plan.namespace("gw"), topology.iptables(self.plan.family)
-        if self.forward_drop:
-            namespaces.run(gw, [iptables, "-w", "-P", "FORWARD", "DROP"])
-        if self.masquerade:
-            rule = ["-w", "-t", "nat", "-A", "POSTROUTING", "-o", OUTSIDE, "-j", "MASQUERADE"]
-            namespaces.run(gw, [iptables, *rule])
+        iptables = topology.iptables(self.plan.family)
+        for gw in map(self.plan.namespace, self.plan.gateways):
+            if self.forward_drop:
+                namespaces.run(gw, [iptables, "-w", "-P", "FORWARD", "DROP"])
+            if self.masquerade:
+                rule = ["-w", "-t", "nat", "-A", "POSTROUTING", "-o", OUTSIDE, "-j", "MASQUERADE"]
+                namespaces.run(gw, [iptables, *rule])
 
     def start_gateway(self) -> None:
         """`nfqlb rules apply` and `nfqlb run`; ready when it answers OPTIONS at E."""
@@ -191,7 +192,7 @@ class Lab:
         self.config.write_text(gateway_config(self.plan, gateway, self.workers))
 
     def run_gateway(self) -> None:
-        argv = [*_nfqlb(), "run", "-c", str(self.config)]
+        argv = [*nfqlb_command(), "run", "-c", str(self.config)]
         self._processes["gw"] = namespaces.spawn(self.plan.namespace("gw"), argv, self.dir / "gateway.log")
 
     def restart_gateway(self) -> None:
@@ -209,7 +210,7 @@ class Lab:
     def nfqlb(self, *argv: str) -> str:
         """Run an nfqlb command in the gateway's namespace; its output. LabError when it fails."""
         try:
-            return namespaces.run(self.plan.namespace("gw"), [*_nfqlb(), *argv], timeout=30)
+            return namespaces.run(self.plan.namespace("gw"), [*nfqlb_command(), *argv], timeout=30)
         except subprocess.CalledProcessError as error:
             words = " ".join((error.stderr or error.stdout).split())
             raise LabError(f"'nfqlb {' '.join(argv)}' failed with status {error.returncode}: {words}") from None
@@ -265,5 +266,5 @@ def tail(log: Path, limit: int = 800) -> str:
     return "Its log ends: " + " ".join(text[-limit:].split()) if text.strip() else "Its log is empty."
 
 
-def _nfqlb() -> list[str]:
+def nfqlb_command() -> list[str]:
     return [sys.executable, "-m", "nfqlb"]

@@ -5,6 +5,11 @@
     phones ───────┘                            └── …
     (one-armed: net and gw are both ports of lan)
 
+A pair has gw2 beside gw. Then E and I belong to neither, each has addresses of its own, and both sides are switched:
+
+    net ──┬── gw ───┬── lan
+          └── gw2 ──┘
+
 `home` holds phones with private addresses behind the NAT router `nat` (a real MASQUERADE), `phones` holds phones with
 public ones, `net` is the internet (a router), `gw` the gateway, `lan` a switch. Knows links, addresses and routes; does
 not know what runs where. All of it comes from a Plan, so two labs with the same Plan have the same addresses.
@@ -22,6 +27,9 @@ from pyroute2.ethtool.ioctl import IoctlEthtool
 from nfqlb.lab import namespaces
 
 Interface = IPv4Interface | IPv6Interface
+
+SWITCH, OUTSIDE_SWITCH = "br0", "br1"
+"""In `lan`: the inside's, and that of the outside of a pair."""
 
 OUTSIDE, INSIDE = "outside", "inside"
 """Names of the gateway's interfaces. A one-armed gateway has the first only."""
@@ -53,6 +61,8 @@ class Plan:
     one_armed: bool = False
     registrars: int = 2
     proxies: int = 1
+    pair: bool = False
+    """Two gateways, which share `external` and `internal`."""
 
     def namespace(self, role: str) -> str:
         """The name under /run/netns; neither part may hold a dash, so labs cannot be mistaken for each other."""
@@ -70,6 +80,21 @@ class Plan:
     def internal(self) -> Node:
         """The gateway's I; E itself on one arm."""
         return self.external if self.one_armed else self._node("gw", "192.168.1.5/24", "2001:db8:1::5/64")
+
+    @property
+    def gateways(self) -> tuple[str, ...]:
+        """Roles of the nodes."""
+        return ("gw", "gw2") if self.pair else ("gw",)
+
+    def own(self, role: str) -> tuple[Node, Node]:
+        """The addresses of a node of the pair that do not move, outside and inside; on one arm one and the same."""
+        last = 2 + self.gateways.index(role)
+
+        def beside(node: Node) -> Node:
+            network = node.interface.network
+            return Node(role, ip_interface(f"{network[last]}/{network.prefixlen}"))
+
+        return beside(self.external), beside(self.internal)
 
     def _backends(self, word: str, count: int, first: int) -> tuple[Node, ...]:
         v4, v6 = ("203.0.113", "2001:db8:5") if self.one_armed else ("192.168.1", "2001:db8:1")
@@ -106,7 +131,7 @@ class Plan:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        return ("net", "nat", "home", "phones", "lan", "gw", *(node.role for node in self.backends))
+        return ("net", "nat", "home", "phones", "lan", *self.gateways, *(node.role for node in self.backends))
 
     @property
     def namespaces(self) -> tuple[str, ...]:
@@ -128,21 +153,29 @@ def build(plan: Plan) -> None:
         namespaces.sysctl(plan.namespace(role), quiet | routes)
 
     _switch(plan)
-    far_end = ("lan", "gw") if plan.one_armed else ("gw", OUTSIDE)
     if plan.one_armed:
         _link(plan, "net", "core", "lan", "net")
-        _link(plan, "gw", OUTSIDE, "lan", "gw")
+        for gateway in plan.gateways:
+            _link(plan, gateway, OUTSIDE, "lan", gateway)
     else:
-        _link(plan, "net", "core", *far_end)
-        _link(plan, "gw", INSIDE, "lan", "gw")
+        if plan.pair:
+            _link(plan, "net", "core", "lan", "net", OUTSIDE_SWITCH)
+            for gateway in plan.gateways:
+                _link(plan, gateway, OUTSIDE, "lan", outside_port(gateway), OUTSIDE_SWITCH)
+        else:
+            _link(plan, "net", "core", "gw", OUTSIDE)
+        for gateway in plan.gateways:
+            _link(plan, gateway, INSIDE, "lan", gateway)
     _link(plan, "net", "nat", "nat", "wan")
     _link(plan, "net", "phones", "phones", "eth0")
     _link(plan, "nat", "home", "home", "eth0")
     for backend in plan.backends:
         _link(plan, backend.role, "eth0", "lan", backend.role)
 
-    gateways = [plan.external.interface] if plan.one_armed else [plan.external.interface, plan.internal.interface]
-    _address(plan, "gw", {OUTSIDE: gateways[:1], INSIDE: gateways[1:]}, plan.router(plan.external))
+    for gateway in plan.gateways:
+        outside, inside = plan.own(gateway) if plan.pair else (plan.external, plan.internal)
+        own = {OUTSIDE: [outside.interface], INSIDE: [] if plan.one_armed else [inside.interface]}
+        _address(plan, gateway, own, plan.router(plan.external))
     _address(
         plan,
         "net",
@@ -168,6 +201,23 @@ def build(plan: Plan) -> None:
     )
 
 
+def plug(switch: str, port: str) -> None:
+    """In `lan`: make the port one of the switch; with "" as the switch, pull it out, without the other end noticing."""
+    with IPRoute() as ip:
+        ip.link("set", ifname=port, master=ip.link_lookup(ifname=switch)[0] if switch else 0)
+
+
+def ports(plan: Plan, gateway: str) -> dict[str, str]:
+    """The gateway's ports in `lan`, and which switch each belongs to."""
+    if plan.one_armed:
+        return {gateway: SWITCH}
+    return {gateway: SWITCH, outside_port(gateway): OUTSIDE_SWITCH}
+
+
+def outside_port(gateway: str) -> str:
+    return f"{gateway}-out"
+
+
 def iptables(family: int) -> str:
     return "iptables" if family == 4 else "ip6tables"
 
@@ -181,14 +231,17 @@ def _first(node: Node) -> Interface:
 def _switch(plan: Plan) -> None:
     def work() -> None:
         with IPRoute() as ip:
-            ip.link("add", ifname="br0", kind="bridge")
-            ip.link("set", ifname="br0", state="up")
+            for name in (SWITCH, OUTSIDE_SWITCH):
+                ip.link("add", ifname=name, kind="bridge")
+                ip.link("set", ifname=name, state="up")
 
     namespaces.inside(plan.namespace("lan"), work)
 
 
-def _link(plan: Plan, role: str, ifname: str, peer_role: str, peer: str) -> None:
-    """A cable: a veth pair between two namespaces, up on both ends; an end in `lan` becomes a port of the switch."""
+def _link(plan: Plan, role: str, ifname: str, peer_role: str, peer: str, switch: str = SWITCH) -> None:
+    """A cable: a veth pair between two namespaces, up on both ends; an end in `lan` becomes a port of
+    `switch`.
+    """
 
     def here() -> None:
         with IPRoute() as ip:
@@ -203,8 +256,7 @@ def _link(plan: Plan, role: str, ifname: str, peer_role: str, peer: str) -> None
     def there() -> None:
         ready(peer)
         if peer_role == "lan":
-            with IPRoute() as ip:
-                ip.link("set", ifname=peer, master=ip.link_lookup(ifname="br0")[0])
+            plug(switch, peer)
 
     def ready(name: str) -> None:
         # A veth leaves the checksum to hardware that it does not have. Switched off, what a capture sees is what

@@ -74,6 +74,8 @@ def test_groups_and_interfaces() -> None:
         (HA + LEFT + RIGHT.replace('["b"]', '["b", "a"]'), "ha.group[1].listeners[1]", "has this listener already"),
         (HA + LEFT + RIGHT.replace('["b"]', '["c"]'), "ha.group[1].listeners[0]", "no listener has this name"),
         (HA + LEFT + RIGHT + "weight = 1\n", "ha.group[1].weight", "unknown key"),
+        (HA.replace("192.168.1.", "2001:db8::"), "ha.address", "no listener has IPv6"),
+        (HA.replace("192.168.1.", "2001:db8::") + LEFT + RIGHT, "ha.group[0].listeners", "expected a listener of IPv6"),
         ("ha = 3\n", "ha", "expected one table, [ha]"),
     ],
 )
