@@ -13,7 +13,7 @@ import click
 
 from nfqlb.cli.common import UserError
 from nfqlb.lab import LabError
-from nfqlb.lab.chaos import calls, run, soak
+from nfqlb.lab.chaos import calls, outages, run, soak
 from nfqlb.lab.chaos.scenarios import SCENARIOS, Scenario
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -163,6 +163,45 @@ def calls_(compact: bool, name: str, **options: Any) -> None:
     end([result])
 
 
+def add_outage(kind: type[outages.Outage]) -> None:
+    """A command for one kind of outage."""
+    default = kind.defaults
+
+    def command(compact: bool, name: str, ipv6: bool, **options: Any) -> None:
+        wanted = outages.Options(family=6 if ipv6 else 4, **options)
+        with told():
+            result = outages.run(name or own_name(), kind, wanted, say)
+        show(result.as_dict(), compact)
+        end([result])
+
+    def number(name: str, least: float, most: float, text: str) -> Callable[[F], F]:
+        value = getattr(default, name)
+        span = click.IntRange(int(least), int(most)) if isinstance(value, int) else click.FloatRange(least, most)
+        return click.option(f"--{name}", default=value, show_default=True, type=span, help=text)
+
+    text = (
+        f"{kind.about[0].upper()}{kind.about[1:]}.\n\n"
+        "Real Kamailio, registrations and SIPp calls. Shows when the gateway noticed, when all that is new had moved, "
+        "when the backend was back; no call or message elsewhere may fail.\n\n\b\n"
+        f"Example:\n  sudo tools/chaos {kind.name} --rate {default.rate}\n"
+    )
+    main.command(kind.name, help=text)(
+        with_options(
+            number("rate", 10, 100_000, "Messages per s."),
+            number("calls", 2, 1000, "Calls per s."),
+            number("hold", 0.1, 600, "Seconds that a call lasts."),
+            number("lead", 1, 600, "Seconds of load before, and after."),
+            number("out", 0.5, 600, "Seconds that it stays out."),
+            number("backends", 2, 8, "Kamailios."),
+            number("interval", 0.2, 60, "[health] interval."),
+            number("timeout", 0.1, 60, "[health] timeout."),
+            number("rise", 1, 20, "[health] rise."),
+            number("fall", 1, 20, "[health] fall."),
+            *LAB_OPTIONS,
+        )(command)
+    )
+
+
 def run_options(options: dict[str, Any]) -> run.Options:
     family = 6 if options.pop("ipv6") else 4
     return run.Options(family=family, **options)
@@ -176,7 +215,7 @@ def show(value: object, compact: bool) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=None if compact else 2))
 
 
-def end(results: Sequence[run.Result | soak.Result | calls.Result]) -> NoReturn:
+def end(results: Sequence[run.Result | soak.Result | calls.Result | outages.Result]) -> NoReturn:
     """Exit as the results say; what is wrong goes to stderr, too."""
     for result in results:
         say(f"{result.scenario}: {'all bounds kept' if result.ok else 'BROKEN'}")
@@ -210,6 +249,8 @@ def told() -> Iterator[None]:
 
 for _kind in SCENARIOS.values():
     add_scenario(_kind)
+for _outage in outages.OUTAGES.values():
+    add_outage(_outage)
 
 if __name__ == "__main__":
     main(prog_name="tools/chaos")
