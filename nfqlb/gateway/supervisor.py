@@ -462,6 +462,8 @@ class Supervisor:
         return f"{self.plan.workers} workers on queues {span(self.queues)}"
 
     def _forget_in_child(self) -> None:
-        """In the child of a job: the lock is ours alone."""
+        """In the child of a job: the lock is ours alone, and the child is no reason to think that we live."""
+        if self._keeper is not None:
+            self._keeper.lifeline.let_go()
         if self._instance is not None:
             self._instance.forget()

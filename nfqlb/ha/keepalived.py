@@ -30,11 +30,11 @@ global_defs {{
     dynamic_interfaces allow_if_changes
     # Advertisements go out on time also when the host is busy.
     vrrp_priority -20
-    # Neighbours are told where an address is when it comes, a second later, and every minute: a switch or a host that
-    # missed it, or heard another one while the two nodes did not see each other, learns it soon.
+    # Neighbours are told where an address is when it comes, and every second: a switch or a host that missed it, or that
+    # heard of another place while the two nodes did not see each other, learns it soon.
     vrrp_garp_master_repeat 5
-    vrrp_garp_master_delay 1
-    vrrp_garp_master_refresh 60
+    vrrp_garp_master_refresh 1
+    vrrp_garp_extra_if all 1
     vrrp_garp_lower_prio_repeat 5
     vrrp_garp_lower_prio_delay 1
 }}

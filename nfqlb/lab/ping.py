@@ -27,7 +27,7 @@ def wait_answer(namespace: str, target: tuple[str, int], source: str, what: str,
             number = 0
             while time.monotonic() < deadline:
                 number += 1
-                sock.sendto(_options(peer, f"{host}:{port}", number), target)
+                sock.sendto(options(peer, f"{host}:{port}", number), target)
                 try:
                     if sock.recv(4096).startswith(b"SIP/2.0 200"):
                         return True
@@ -39,7 +39,7 @@ def wait_answer(namespace: str, target: tuple[str, int], source: str, what: str,
         raise LabError(f"{what} did not answer within {timeout:.0f} s.")
 
 
-def _options(peer: str, here: str, number: int) -> bytes:
+def options(peer: str, here: str, number: int) -> bytes:
     return (
         f"OPTIONS sip:{peer} SIP/2.0\r\n"
         f"Via: SIP/2.0/UDP {here};rport;branch=z9hG4bKping{number}\r\n"

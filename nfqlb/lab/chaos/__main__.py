@@ -13,7 +13,7 @@ import click
 
 from nfqlb.cli.common import UserError
 from nfqlb.lab import LabError
-from nfqlb.lab.chaos import calls, outages, run, soak
+from nfqlb.lab.chaos import calls, nodes, outages, run, soak
 from nfqlb.lab.chaos.scenarios import SCENARIOS, Scenario
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -202,6 +202,34 @@ def add_outage(kind: type[outages.Outage]) -> None:
     )
 
 
+def add_fault(fault: nodes.Fault) -> None:
+    """A command for one way in which a node of a pair fails."""
+
+    def command(compact: bool, name: str, **options: Any) -> None:
+        family = 6 if options.pop("ipv6") else 4
+        with told():
+            result = nodes.run(name or own_name(), fault, nodes.Options(family=family, **options), say)
+        show(result.as_dict(), compact)
+        end([result])
+
+    text = (
+        f"A pair of gateways: {fault.about}.\n\n"
+        f"Its addresses may be away for {fault.max_ms:g} ms (the median, with --moves). No established call and no "
+        "registration may be lost, no new call may fail.\n\n\b\n"
+        f"Example:\n  sudo tools/chaos {fault.name} --moves 19\n"
+    )
+    main.command(fault.name, help=text)(
+        with_options(
+            click.option("--calls", default=300, show_default=True, type=click.IntRange(2, 5000), help="Established."),
+            click.option("--registrations", default=1000, show_default=True, type=click.IntRange(2, 20_000)),
+            click.option("--new", default=50, show_default=True, type=click.IntRange(0, 500), help="New calls per s."),
+            click.option("--pulse", default=1000, show_default=True, type=click.IntRange(10, 5000), help="OPTIONS/s."),
+            click.option("--moves", default=0, show_default=True, type=click.IntRange(0, 1000), help="More failures."),
+            *LAB_OPTIONS,
+        )(command)
+    )
+
+
 def run_options(options: dict[str, Any]) -> run.Options:
     family = 6 if options.pop("ipv6") else 4
     return run.Options(family=family, **options)
@@ -215,7 +243,7 @@ def show(value: object, compact: bool) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=None if compact else 2))
 
 
-def end(results: Sequence[run.Result | soak.Result | calls.Result | outages.Result]) -> NoReturn:
+def end(results: Sequence[run.Result | soak.Result | calls.Result | outages.Result | nodes.Result]) -> NoReturn:
     """Exit as the results say; what is wrong goes to stderr, too."""
     for result in results:
         say(f"{result.scenario}: {'all bounds kept' if result.ok else 'BROKEN'}")
@@ -249,6 +277,8 @@ def told() -> Iterator[None]:
 
 for _kind in SCENARIOS.values():
     add_scenario(_kind)
+for _fault in nodes.FAULTS.values():
+    add_fault(_fault)
 for _outage in outages.OUTAGES.values():
     add_outage(_outage)
 
