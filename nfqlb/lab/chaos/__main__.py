@@ -13,7 +13,7 @@ import click
 
 from nfqlb.cli.common import UserError
 from nfqlb.lab import LabError
-from nfqlb.lab.chaos import calls, nodes, outages, run, soak
+from nfqlb.lab.chaos import calls, large, nodes, outages, run, soak
 from nfqlb.lab.chaos.scenarios import SCENARIOS, Scenario
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -163,6 +163,35 @@ def calls_(compact: bool, name: str, **options: Any) -> None:
     end([result])
 
 
+@main.command("large")
+@click.option("--backends", default=1000, show_default=True, type=click.IntRange(8, 4000), help="In all.")
+@click.option("--pools", default=50, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--rate", default=2500, show_default=True, type=click.IntRange(10, 100_000), help="Messages per s.")
+@click.option(
+    "--changes", default=10, show_default=True, type=click.IntRange(1, 1000), help="Times that one table is changed."
+)
+@click.option(
+    "--reloads", default=3, show_default=True, type=click.IntRange(1, 1000), help="Of every pool, and of one."
+)
+@with_options(*LAB_OPTIONS)
+def large_(compact: bool, name: str, ipv6: bool, **options: Any) -> None:
+    """Many backends: how long a reload takes, how long packets wait for it and for other tables, how much memory.
+
+    A reload must take less than 2 s, and no packet wait for a table more than 20 ms. What packets wait when nothing
+    is changed is shown beside: on a busy machine that is more.
+
+    \b
+    Example:
+      sudo tools/chaos large --backends 1000 --pools 50
+    """
+    if options["backends"] < 2 * options["pools"]:
+        raise click.UsageError("Each pool needs two backends at least.")
+    with told():
+        result = large.run(name or own_name(), large.Options(family=6 if ipv6 else 4, **options), say)
+    show(result.as_dict(), compact)
+    end([result])
+
+
 def add_outage(kind: type[outages.Outage]) -> None:
     """A command for one kind of outage."""
     default = kind.defaults
@@ -243,7 +272,9 @@ def show(value: object, compact: bool) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=None if compact else 2))
 
 
-def end(results: Sequence[run.Result | soak.Result | calls.Result | outages.Result | nodes.Result]) -> NoReturn:
+def end(
+    results: Sequence[run.Result | soak.Result | calls.Result | outages.Result | large.Result | nodes.Result],
+) -> NoReturn:
     """Exit as the results say; what is wrong goes to stderr, too."""
     for result in results:
         say(f"{result.scenario}: {'all bounds kept' if result.ok else 'BROKEN'}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, ClassVar
+from typing import IO
 
 from pyroute2 import IPRoute
 
@@ -36,13 +36,20 @@ FIRST_ADDRESS = 64
 
 
 class CountedArena(Arena):
-    ports: ClassVar[int] = 1
-    """Backends on each address, at ports from PORT on."""
-
     def __init__(
-        self, name: str, *, family: int, workers: int, say: Callable[[str], None], plan: Plan | None = None
+        self,
+        name: str,
+        *,
+        family: int,
+        workers: int,
+        say: Callable[[str], None],
+        plan: Plan | None = None,
+        ports: int = 1,
     ) -> None:
-        """`plan`: another than that of BACKENDS, all but one of which are in the configuration."""
+        """`plan`: another than that of BACKENDS, all but one of which are in the configuration. `ports`: that each
+        receiver has, from PORT on: as many backends.
+        """
+        self.ports = ports
         weights = (1,) * (BACKENDS - 1 if plan is None else plan.registrars)
         plan = plan or Plan(name, family=family, registrars=BACKENDS, proxies=0)
         super().__init__(plan, Settings(weights, workers), say)
