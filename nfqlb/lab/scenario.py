@@ -94,6 +94,8 @@ class Manner:
     lost: int = 0
     """Percent of our final responses (but to CANCEL) and our ACKs to a refusal that never leave, so that somebody
     repeats. Without the ACK of an answered call its BYE may come first, and the callee cannot make sense of it."""
+    patchy: bool = False
+    """The network loses messages: a provisional response, which nobody repeats, may be missing."""
     linger_ms: int = 0
     """After the end, still answering what is repeated."""
 
@@ -195,7 +197,8 @@ class _Side:
             if step.method == "INVITE" and not (step.status >= 300 and self.lines[-1].startswith("  <recv")):
                 self.lines.append('  <recv response="100" optional="true"/>')
             routes = ' rrs="true"' if first and 200 <= step.status < 300 else ""
-            self.lines.append(f'  <recv response="{step.status}"{routes}/>')
+            optional = ' optional="true"' if self.manner.patchy and step.status < 200 else ""
+            self.lines.append(f'  <recv response="{step.status}"{routes}{optional}/>')
             return
         if self.caller or not first:
             self.lines.append(f'  <recv request="{step.method}"/>')

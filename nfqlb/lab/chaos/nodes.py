@@ -23,7 +23,8 @@ HOLD = 8.0
 """Seconds between answer and BYE of the calls that are established when the node fails."""
 NEW_FOR = 7.0
 """Seconds for which new calls come, the failure in their middle."""
-NEW_HOLD = 0.3
+NEW_HOLD = 1.5
+"""Longer than it takes to repeat a 200 whose ACK was lost: a BYE before that ACK is more than SIPp understands."""
 REST = 2.0
 """Seconds after a healed pair until the next failure: neighbours have learnt by then who has the addresses."""
 
@@ -226,7 +227,7 @@ def pair_of_phones(lab: PairLab, number: int, ladder: str, calls: int, *, rate: 
     callee = lab.phone(f"callee{number}", lab.plan.home[0], port=5060 + number)
     caller = lab.phone(f"caller{number}", lab.plan.phones[0], port=5060 + number)
     callee.register()
-    manner = Manner(hold_ms=round(hold * 1000), linger_ms=1000)
+    manner = Manner(hold_ms=round(hold * 1000), linger_ms=1000, patchy=True)
     started: Sides = []
     for phone, calling in ((callee, False), (caller, True)):
         name = f"{phone.user}-pair"
