@@ -23,6 +23,7 @@ from typing import NoReturn
 from nfqlb.balance.recent import Recent
 from nfqlb.gateway import privileges
 from nfqlb.gateway.board import STUCK_AFTER, Board, Cell, Header, State
+from nfqlb.gateway.desk import Desk
 from nfqlb.gateway.lifeline import Lifeline
 from nfqlb.gateway.plan import Plan
 from nfqlb.gateway.queue import Queue
@@ -108,10 +109,11 @@ class Crew:
         memory: memoryview,
         selector: BaseSelector,
         lifeline: Lifeline,
+        desk: Desk,
     ) -> None:
-        """`memory` is that of recent choices, shared by all crews; so is `lifeline`, as far as it is held."""
+        """`memory`, of recent choices, is shared by all crews; so are `lifeline`, as far as it is held, and `desk`."""
         self.plan, self.queues, self.sender, self.board = plan, queues, sender, board
-        self.memory, self._selector, self._lifeline = memory, selector, lifeline
+        self.memory, self._selector, self._lifeline, self._desk = memory, selector, lifeline, desk
         self._supervisor = os.getpid()
         self.seats = [Seat(index, queue, board.slot(index)) for index, queue in enumerate(queues)]
         self.failed = ""
@@ -306,7 +308,9 @@ class Crew:
             seat.slot[Cell.PID] = os.getpid()  # who looks for us finds us, also if the supervisor dies at this moment
             self._become_worker(seat, gate)
             recent = Recent(self.memory)
-            process = self.plan.process(first_ident, recent)
+            naming = self.plan.naming
+            names = self._desk.names() if naming is not None and naming.egress else None
+            process = self.plan.process(first_ident, recent, names)
             worker = Worker(
                 process, self.sender, seat.slot, self.board.header, recent, lambda: seat.queue.stop(RELIEF_DRAIN)
             )
@@ -314,7 +318,8 @@ class Crew:
                 privileges.pin(seat.index, len(self.seats))
             privileges.drop()
             self._lifeline.let_go_when_orphaned(self._supervisor)
-            os.write(self._ready_write, bytes([seat.index]))
+            with suppress(BrokenPipeError):  # the supervisor has died; packets want to be served all the same
+                os.write(self._ready_write, bytes([seat.index]))
             if gate >= 0:
                 # Without a word it ends when the supervisor dies. Whom to serve for is then on the board: as long as
                 # that has not come to its place, others do.
@@ -341,7 +346,8 @@ class Crew:
         for number, drain in ((signal.SIGTERM, STOP_DRAIN), (RELIEVE, RELIEF_DRAIN), (HAND_ON, 0.0)):
             signal.signal(number, lambda *_, drain=drain: seat.queue.stop(drain))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
-        kept = [0, 1, 2, *seat.queue.filenos, *self.sender.filenos, *self._lifeline.filenos, self._ready_write]
+        kept = [0, 1, 2, *seat.queue.filenos, *self.sender.filenos, *self._lifeline.filenos]
+        kept += [*self._desk.filenos, self._ready_write]
         close_all_but([*kept, gate] if gate >= 0 else kept)
         with open("/proc/self/comm", "w") as comm:
             comm.write(WORKER_NAME.format(seat.index))

@@ -70,7 +70,7 @@ if handover.VARIABLE in os.environ and "run" in sys.orig_argv and order:
         plans.make = make
     elif order == "worker":
         import nfqlb.gateway.plans as plans
-        plans.worker_process.__code__ = (lambda engine, first_ident, recent: 1 / 0).__code__
+        plans.worker_process.__code__ = (lambda engine, first_ident, recent, names: 1 / 0).__code__
     elif order == "hang":
         time.sleep(600)
     elif order == "rules":
@@ -228,15 +228,17 @@ def test_killed_at_any_moment_of_a_change_the_next_one_puts_all_right(host: Host
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        where = f"seed {seed}: {what}; {host.net.log}"
-        if not gateway.start():
-            assert until(lambda: answers(gateway), 10), where
-        assert until(lambda: gateway.status()["changing"] == "", 15), where
-        count = len(gateway.workers())
-        assert until(lambda: gateway.settled(count), 15), where  # noqa: B023
-        assert gateway.led_to() == set(gateway.status()["queues"]) == set(host.net.queues()), where
-        assert gateway.serves(), where
-        assert "Traceback" not in host.net.log, where
+        started = gateway.start()
+        if not started:
+            assert until(lambda: answers(gateway), 10), host.net.log
+        told = f"seed {seed}: {what}, killed {victims}, started {started}"
+        right = until(lambda: gateway.status()["changing"] == "", 15)
+        right = right and until(lambda: gateway.settled(len(gateway.workers())), 15)
+        members = [f"{process_name(pid)} {pid}" for pid in namespaces.members([host.net.gateway])]
+        assert right, f"{told}; {gateway.status()}; {members}; {host.net.log}"
+        assert gateway.led_to() == set(gateway.status()["queues"]) == set(host.net.queues()), (told, host.net.log)
+        assert gateway.serves(), (told, host.net.log)
+        assert "Traceback" not in host.net.log, (told, host.net.log)
     gateway.stop()
 
 
