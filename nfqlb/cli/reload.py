@@ -36,8 +36,10 @@ def command(config_path: Path, as_json: bool) -> None:
     if as_json:
         echo_json(answer)
     elif answer["ok"]:
-        for change in answer["changes"] or ["nothing has changed"]:
-            click.echo(change)
+        if all(line.startswith("warning: ") for line in answer["changes"]):
+            click.echo("nothing has changed")
+        for line in answer["changes"]:
+            click.echo(line)
     if not answer["ok"]:
         if as_json:
             raise SystemExit(1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -81,7 +82,8 @@ def run(plan: Plan, config_path: Path, apply_rules: bool, predecessor: Predecess
     def ready() -> None:
         workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
         where = "queue" if plan.workers == 1 else "queues"
-        click.echo(f"nfqlb is ready: {workers} on {where} {span(supervisor.queues)}; {plan.summary}")
+        with suppress(OSError):  # nobody reads it any more, which is no reason to end
+            click.echo(f"nfqlb is ready: {workers} on {where} {span(supervisor.queues)}; {plan.summary}")
 
     if predecessor is not None:
         predecessor.take_stderr()

@@ -291,7 +291,10 @@ class Crew:
                 os.close(seat.gate)
                 seat.gate = -1
             logger.error("worker %d cannot be forked: %s", seat.index, error.strerror)
-            self._start_failed(seat, "fork failed")
+            if seat.forks == 1:
+                self._start_failed(seat, "fork failed")
+            else:  # memory or process numbers are short for a while: no reason to end those that work
+                seat.fill_at = time.monotonic() + BOOT_DELAY
             return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
