@@ -9,6 +9,7 @@ from nfqlb.net import datagram
 from nfqlb.net.datagram import DatagramError, Fault
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.identity import NEVER_SOURCES
+from nfqlb.proxy.names import Names
 from nfqlb.proxy.proxy import Proxy
 from nfqlb.proxy.request import Arrival, Outcome
 from nfqlb.proxy.setup import Listener, Setup, Standings
@@ -53,11 +54,14 @@ class Engine:
         self._verify = verify_checksums
         self._ident = first_ident
 
-    def sibling(self, first_ident: int, recent: Recent | None = None) -> "Engine":
-        """An engine of the same rules and tables, shared with this one, with a counter and a memory of its own."""
+    def sibling(self, first_ident: int, recent: Recent | None = None, names: Names | None = None) -> "Engine":
+        """An engine of the same rules and tables, shared with this one, with a counter and a memory of its own.
+
+        `names`: who knows the addresses of hosts that backends send to; without, only addresses will do (P20).
+        """
         other = copy(self)
         other._ident = first_ident
-        other._proxy = self._proxy.sibling(recent)
+        other._proxy = self._proxy.sibling(recent, names)
         return other
 
     def share(self, memory: memoryview) -> None:

@@ -71,12 +71,13 @@ def list_(config_path: Path, as_json: bool) -> None:
 
     'Share' is the part of the pool's new requests that goes there. 'Probe' is the round trip of the last answer to a
     probe. Responses are counted by class since the gateway started, over reloads and upgrades. Backends without a pool
-    were removed by a reload, and finish what they have begun.
+    were removed by a reload, and finish what they have begun. Where the configuration has a name for an address, each
+    address that DNS knows for it is a backend, NAME@ADDRESS; drain, disable and enable take NAME for all of them.
 
     With --json one object: ok, alarms (pool → text) and backends[], each with pool, name, address, state, since,
     until, health, warming (the part of its weight that it has got back), share (0..1), requests_per_second (null right
     after a change), counts, probe (round_trip in seconds, status, at; null before the first answer), error, error_at
-    and leaving. Times are seconds since 1970.
+    and leaving. Times are seconds since 1970; of a backend whose name has no address, since and error_at are null.
 
     Exit status: 0 when every pool is well, 1 when one is in alarm or no gateway runs.
 
@@ -123,12 +124,14 @@ def cells(row: dict[str, Any], now: float) -> list[str]:
         state += " (down)"
     if row["warming"] < 1 and row["state"] in ("up", "unknown"):
         state += f" (at {row['warming']:.0%})"
-    error = "" if row["error"] is None else f"{row['error']} ({span(now - row['error_at'])} ago)"
+    error = row["error"] or ""
+    if row["error_at"] is not None:
+        error += f" ({span(now - row['error_at'])} ago)"
     return [
         row["name"] if row["leaving"] else f"{row['pool']}/{row['name']}",
         row["address"],
         f"{state} (leaving)" if row["leaving"] else state,
-        moment(row["since"], now),
+        "-" if row["since"] is None else moment(row["since"], now),
         f"{row['share']:.1%}",
         number(row["requests_per_second"]),
         *(number(row["counts"][f"responses_{each}xx"]) for each in range(1, 7)),

@@ -14,12 +14,19 @@ import click
 from nfqlb.cli.common import config_option, console, echo_json, json_option
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from nfqlb.config import Config, Problem
+    from nfqlb.config.named import Named
+    from nfqlb.names.target import Answers
+    from nfqlb.proxy.setup import Backend, Pool
 
 
 @click.command()
 @config_option
-@click.option("--live", is_flag=True, help="Also check this host: addresses, sysctls, kernel, privileges, rules.")
+@click.option(
+    "--live", is_flag=True, help="Also check this host: addresses, sysctls, kernel, privileges, rules, names in DNS."
+)
 @json_option
 def command(config_path: Path, live: bool, as_json: bool) -> None:
     """Check the configuration; with --live also this host.
@@ -62,9 +69,29 @@ def examine(path: Path, live: bool) -> tuple[Config | None, list[Problem]]:
     problems = [*config.notes, *config.warnings, *read_keys(config.gateway.secret_file)[1]]
     if live:
         from nfqlb.gateway import host
+        from nfqlb.names.settle import answers_for
 
-        problems += host.problems(config)
+        answers = answers_for(config)
+        problems += names(config, answers)
+        problems += host.problems(config.with_addresses(answers))
     return config, problems
+
+
+def names(config: Config, answers: Answers) -> Iterator[Problem]:
+    """What DNS says of the backends that have names."""
+    from nfqlb.config import Problem
+    from nfqlb.config.named import dismissed
+
+    for named in config.names:
+        place, known = f"pool {named.pool}, backend {named.name}", answers[named.address]
+        if known.addresses:
+            found = ", ".join(str(each.endpoint) for each in known.addresses)
+            yield Problem(place, f"{named.address} is {found}", "note")
+        if known.error:
+            stands = "the last good answer stands" if known.addresses else "without an address nothing is sent there"
+            yield Problem(place, f"{known.error}; {stands}", "warning", value=str(named.address))
+    for name, why in dismissed(config.names, config.listeners, answers):
+        yield Problem(f"backend {name}", why, "warning")
 
 
 def report(path: Path, problems: list[Problem]) -> None:
@@ -109,7 +136,7 @@ def summary(config: Config) -> dict[str, Any]:
                         "weight": backend.weight,
                         "priority": backend.priority,
                     }
-                    for backend in pool.backends
+                    for backend in backends_of(config, pool)
                 ],
             }
             for pool in config.pools
@@ -145,8 +172,20 @@ def summary(config: Config) -> dict[str, Any]:
             "interfaces": None if config.rules.interfaces is None else list(config.rules.interfaces),
             "forward": config.rules.forward,
         },
+        "dns": {
+            "servers": [str(each) for each in config.dns.servers],
+            "timeout": config.dns.timeout,
+            "min_ttl": config.dns.min_ttl,
+            "max_ttl": config.dns.max_ttl,
+        },
+        "egress_names": config.egress_names,
         "egress": None if config.egress is None else [str(network) for network in config.egress],
     }
+
+
+def backends_of(config: Config, pool: Pool) -> list[Backend | Named]:
+    """Those with an address, then those with a name."""
+    return [*pool.backends, *(each for each in config.names if each.pool == pool.name)]
 
 
 def show(config: Config) -> None:
@@ -170,7 +209,7 @@ def show(config: Config) -> None:
         )
     pools = table("pool", "backend", "address", "weight", "priority", "hash on")
     for pool in config.pools:
-        for index, backend in enumerate(pool.backends):
+        for index, backend in enumerate(backends_of(config, pool)):
             pools.add_row(
                 *("" if index else pool.name, backend.name, str(backend.address)),
                 *(str(backend.weight), str(backend.priority), "" if index else ", ".join(pool.hash_on)),

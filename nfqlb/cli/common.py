@@ -64,6 +64,13 @@ def load_config(path: Path) -> Config:
         raise UserError(str(error)) from None
 
 
+def load_settled(path: Path) -> Config:
+    """`load_config`, with addresses for the names in it: those that the gateway here has, or else what DNS says now."""
+    from nfqlb.names.settle import at_hand
+
+    return at_hand(load_config(path))
+
+
 def echo_json(value: object) -> None:
     """Print `value` as one line of JSON."""
     click.echo(json.dumps(value, ensure_ascii=False))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nfqlb.cli.common import UserError, config_option, echo_json, json_option, load_config
+from nfqlb.cli.common import UserError, config_option, echo_json, json_option, load_settled
 
 if TYPE_CHECKING:
     from nfqlb.balance.states import Standings
@@ -66,12 +66,13 @@ def command(new_path: Path, config_path: Path, pcap: str | None, limit: float | 
       nfqlb plan new.toml --pcap yesterday.pcap --fail-if-moves 5%
     """
     from nfqlb.config import ConfigError, load
+    from nfqlb.names.settle import at_hand
 
     if new_path.exists() and config_path.exists() and new_path.samefile(config_path):
         raise UserError(f"{new_path} is the configuration in force itself: change a copy, and plan with that.")
-    old = load_config(config_path)
+    old = load_settled(config_path)
     try:
-        new = load(new_path)
+        new = at_hand(load(new_path))
         setups = old.setup(), new.setup()
     except ConfigError as error:
         if as_json:

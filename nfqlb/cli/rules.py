@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nfqlb.cli.common import UserError, config_option, echo_json, json_option, load_config
+from nfqlb.cli.common import UserError, config_option, echo_json, json_option, load_settled
 
 if TYPE_CHECKING:
     from nfqlb.gateway.rules import Difference
@@ -48,7 +48,7 @@ def show(config_path: Path, families: str | None, as_json: bool) -> None:
     from nfqlb.gateway import rules
 
     with told():
-        config = load_config(config_path)
+        config = load_settled(config_path)
         rendered = rules.render(config, rules.live_queues(config))
     texts = {str(family): text for family, text in rendered.items() if families in (None, str(family))}
     if as_json:
@@ -73,7 +73,7 @@ def apply(config_path: Path, as_json: bool) -> None:
     from nfqlb.gateway import rules
 
     with told():
-        changes = rules.apply_live(load_config(config_path))
+        changes = rules.apply_live(load_settled(config_path))
     report(changes, as_json, "Rules and sysctls were in place already.", "put right")
 
 
@@ -124,7 +124,7 @@ def diff(config_path: Path, as_json: bool) -> None:
     from nfqlb.gateway import rules
 
     with told():
-        config = load_config(config_path)
+        config = load_settled(config_path)
         found = rules.differences(config, rules.live_queues(config))
     if as_json:
         echo_json([difference._asdict() for difference in found])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nfqlb.cli.common import UserError, load_config
+from nfqlb.cli.common import UserError, load_settled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ def load_setup(config_path: Path) -> Setup:
     from nfqlb.config import ConfigError
 
     try:
-        return load_config(config_path).setup()
+        return load_settled(config_path).setup()
     except ConfigError as error:
         raise UserError(str(error)) from None
 

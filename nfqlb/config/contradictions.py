@@ -205,7 +205,6 @@ CHECKS: tuple[Check, ...] = (
     queue_range,
     two_nodes,
     moving_version,
-    moving_version,
     groups_of_listeners,
     crossed_ttls,
     min_up_out_of_reach,

@@ -11,14 +11,14 @@ A gateway whose plan has no Charge (a stand-in) has no backends to care for.
 import logging
 import mmap
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nfqlb.balance.states import Place, Standings, State
 from nfqlb.balance.tables import Built, Draft, build
+from nfqlb.gateway import listing, standing
 from nfqlb.gateway import orders as order_file
-from nfqlb.gateway import standing
 from nfqlb.gateway.board import Board, Header, Traffic
 from nfqlb.gateway.charge import Charge
 from nfqlb.gateway.checkup import Checkup
@@ -26,7 +26,7 @@ from nfqlb.gateway.control import Conversation
 from nfqlb.gateway.job import Refused
 from nfqlb.gateway.loop import Flow, Loop
 from nfqlb.gateway.orders import WORDS, Order, OrdersError
-from nfqlb.gateway.standing import Roll
+from nfqlb.gateway.standing import Roll, whole
 from nfqlb.gateway.stats import traffic
 
 DIRECT_SLOTS = 8192
@@ -60,10 +60,19 @@ class Unknown(Exception):
 class Care:
     """For the backends of one gateway over all its configurations."""
 
-    def __init__(self, loop: Loop, charge: Charge | None, run_dir: Path, *, past: bool) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        charge: Charge | None,
+        run_dir: Path,
+        *,
+        past: bool,
+        nameless: Callable[[], Mapping[Place, tuple[str, str]]] = dict,
+    ) -> None:
         """Ready for the first crew to be forked. `past`: workers of another supervisor are to be relieved, and what
-        that one knew of health goes on.
+        that one knew of health goes on. `nameless`: the backends with a name that has no address, their names, and why.
         """
+        self._nameless = nameless
         self._loop, self._charge, self._run_dir = loop, charge, run_dir
         self._live: list[Charge] = []
         """Those whose tables workers may look into."""
@@ -254,6 +263,8 @@ class Care:
         """
         places, now = self._find(name), time.time()
         state = WORDS.get(word)
+        if state is None and any(whole(place) != place and whole(place) in self._roll.orders for place in places):
+            raise Unknown(f"All addresses of that backend are out: say 'enable {whole(places[0])[1]}'.")
         for place in places:
             order = None if state is None else Order(state, now, None if seconds is None else now + seconds)
             self._roll.say(place, order, now)
@@ -276,6 +287,7 @@ class Care:
 
     def _find(self, name: str) -> list[Place]:
         places = [] if self._charge is None else [place for place in self._charge.places if place[0]]
+        places = list(dict.fromkeys([*places, *map(whole, places), *self._nameless()]))
         pool, slash, backend = name.rpartition("/")
         found = [place for place in places if place[1] == backend and (not slash or place[0] == pool)]
         if len(found) == 1:
@@ -316,36 +328,22 @@ class Care:
         charge, board = self._charge, self._board
         if charge is None or board is None:
             return []
-        snapshot = board.snapshot()
+        snapshot, now = board.snapshot(), time.time()
         slots = (*snapshot.slots, snapshot.retired)
         shares, rates, vitals = charge.tables.shares(), self._rates(board), self._vitals()
-        now = time.time()
-        rows = []
-        for number, (place, address) in enumerate(zip(charge.places, charge.addresses, strict=True)):
-            order, record = self._roll.order(place, now), self._roll.records[place]
-            vital = vitals.get(place)
-            rows.append(
-                {
-                    "pool": place[0],
-                    "name": place[1],
-                    "address": address,
-                    "state": (record.state if order is None else order.state).name.lower(),
-                    "since": record.since if order is None else order.since,
-                    "until": None if order is None else order.until,
-                    "health": record.state.name.lower(),
-                    "warming": self._roll.share(place, now) / 10,
-                    "share": shares.get(place, 0.0),
-                    "requests_per_second": rates[number] if rates else None,
-                    "counts": traffic(slots, number),
-                    "probe": None
-                    if vital is None or not vital.answered
-                    else {"round_trip": vital.round_trip, "status": vital.status, "at": vital.answered},
-                    "error": record.error or None,
-                    "error_at": record.error_at or None,
-                    "leaving": not place[0],
-                }
+        return [
+            listing.row(
+                place,
+                address,
+                self._roll,
+                now,
+                share=shares.get(place, 0.0),
+                rate=rates[number] if rates else None,
+                counts=traffic(slots, number),
+                vital=vitals.get(place),
             )
-        return rows
+            for number, (place, address) in enumerate(zip(charge.places, charge.addresses, strict=True))
+        ] + [listing.without_address(place, *why) for place, why in self._nameless().items()]
 
     def _vitals(self) -> dict[Place, Any]:
         checkup = self._checkup

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from nfqlb.config import Config, ConfigError, Problem
+from nfqlb.config.named import base
 from nfqlb.config.problems import shown
 from nfqlb.gateway import foreign, rules
 from nfqlb.gateway.arrivals import UNCABLED, towards
@@ -86,10 +87,13 @@ def backends(config: Config, network: Network) -> Iterator[Problem]:
     for pool_index, pool in enumerate(config.pools):
         for index, backend in enumerate(pool.backends):
             place, value = f"pool[{pool_index}].backend[{index}].address", shown(str(backend.address))
+            if named := base(backend.name) != backend.name:
+                place = f"backend {backend.name}"
             for listener in config.listeners:
                 if listener.internal.version == backend.address.version:
                     for text, severe in way(network, listener, backend.address):
-                        yield Problem(place, text, "error" if severe else "warning", value)
+                        # What DNS says is no mistake in the configuration, and may be another tomorrow.
+                        yield Problem(place, text, "error" if severe and not named else "warning", value)
 
 
 def way(network: Network, listener: Listener, backend: Endpoint) -> Iterator[tuple[str, bool]]:

@@ -10,8 +10,13 @@ from pathlib import Path
 from nfqlb.balance.recent import Recent
 from nfqlb.gateway.charge import Charge
 from nfqlb.gateway.duties import Duties
+from nfqlb.gateway.naming import Naming
 from nfqlb.gateway.worker import Process
 from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy.names import Names
+
+LINGER = 180.0
+"""Seconds that a backend which has been removed goes on with what it has begun: as long as an INVITE may ring (P31)."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,11 @@ class Plan:
     socket_buffer: int
     """Bytes."""
     run_dir: Path
-    process: Callable[[int, Recent], Process]
-    """Given its first IP identification and the memory of recent choices, the function that a worker asks about each
-    packet. Called in the worker, and again in each replacement: what takes long or much memory belongs before."""
+    process: Callable[[int, Recent, Names | None], Process]
+    """Given its first IP identification, the memory of recent choices and who knows names of hosts (if anybody may),
+    the function that a worker asks about each packet. Called in the worker, and again in each replacement: what takes
+    long or much memory belongs before.
+    """
     place: Callable[[range], int]
     """Puts rules and sysctls in place for these queues, and returns the number of changes. Called in a child; raises
     Refused."""
@@ -58,6 +65,8 @@ class Plan:
     """What there is to do about the backends' health; None: nothing."""
     pair: Duties | None = None
     """What there is to do for the pair; None when this node stands alone."""
+    naming: Naming | None = None
+    """What there is to do about names; None: nothing."""
     pin: bool = False
     """Each worker to a core of its own, when there are enough."""
 

@@ -7,9 +7,10 @@ What takes long is done in children of the supervisor. They import the libraries
 them: what the supervisor has in memory, each worker has.
 """
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +18,15 @@ from nfqlb.balance.pool import Backend
 from nfqlb.balance.recent import Recent
 from nfqlb.config import Config, ConfigError, load
 from nfqlb.engine import Engine
-from nfqlb.gateway import board, charge, duties
+from nfqlb.gateway import board, charge, duties, naming
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.job import Refused
-from nfqlb.gateway.plan import Plan
+from nfqlb.gateway.plan import LINGER, Plan
 from nfqlb.gateway.worker import Process
+from nfqlb.names.settle import answers_for, unanswered
+from nfqlb.names.target import Answers
 from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy.names import Names
 from nfqlb.proxy.setup import Setup
 
 NOT_IN_PLACE = ("rules", "sysctls")
@@ -39,7 +43,12 @@ class Source:
     """What a plan was made from."""
 
     config: Config
+    """With addresses for its names."""
     setup: Setup
+    answers: Answers
+    """What DNS has said of the names."""
+    left: Mapping[Endpoint, float] = field(default_factory=dict)
+    """When (CLOCK_MONOTONIC) the names ceased to stand for addresses that `setup` still knows as leaving."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,8 @@ def make(path: Path, *, place: bool, current: Plan | None = None) -> Made:
 
     config = read(path)
     try:
+        answers = answers_for(config, known=None if current is None else _source(current).answers)
+        config = config.with_addresses(answers)
         setup = staying(config.setup(), config.gateway.run_dir)
         problems = host.problems(config)
         placed = rules.queues_in_place(config)
@@ -72,12 +83,13 @@ def make(path: Path, *, place: bool, current: Plan | None = None) -> Made:
     if placed is not None and placed != config.workers.queues and ranges[0] != placed:
         place = True  # rules that lead to other queues are always put right
     warnings = [str(each) for each in (*config.warnings, *problems) if not (place and each in to_place)]
+    warnings += unanswered(answers)
     if to_place and not place:
         warnings.append(
             "THE RULES ARE NOT IN PLACE: packets do not reach the workers, or do not pass. "
             f"Put that right with: nfqlb rules apply -c {path}"
         )
-    return Made(build(config, setup, ranges, placed, current), tuple(warnings))
+    return Made(build(Source(config, setup, answers), ranges, placed, current), tuple(warnings))
 
 
 def candidates(config: Config, placed: range | None) -> tuple[range, ...]:
@@ -95,14 +107,13 @@ def read(path: Path) -> Config:
         raise Refused(*str(error).splitlines()) from None
 
 
-def build(
-    config: Config, setup: Setup, ranges: tuple[range, ...], placed: range | None, current: Plan | None = None
-) -> Plan:
+def build(source: Source, ranges: tuple[range, ...], placed: range | None, current: Plan | None = None) -> Plan:
     """The plan, with an engine that all workers share; `current`: the one in force, whose tables need not be built
     again where nothing has changed. Raises Refused.
     """
     from nfqlb.gateway import rules
 
+    config, setup = source.config, source.setup
     try:
         fingerprint, reach = rules.fingerprint(replace(config, pools=())), rules.fingerprint(config)
     except ConfigError as error:
@@ -124,20 +135,21 @@ def build(
         displace=partial(take_rules_out, config),
         summary=", ".join(f"{each.name} {each.external} / {each.internal}" for each in config.listeners),
         path=str(config.path),
-        source=Source(config, setup),
+        source=source,
         fingerprint=fingerprint,
         reach=reach,
         placed=placed,
         leaving=len(setup.leaving),
         charge=charge.make(setup, engine.tables, checks, config.gateway.state_dir, duties.own_sources(config)),
         pair=duties.make(config, setup),
+        naming=naming.make(config, source.answers),
         pin=config.workers.pin,
     )
 
 
-def worker_process(engine: Engine, first_ident: int, recent: Recent) -> Process:
+def worker_process(engine: Engine, first_ident: int, recent: Recent, names: Names | None) -> Process:
     """What a worker asks about each packet: an engine of its own, with the tables of all."""
-    return engine.sibling(first_ident, recent).process
+    return engine.sibling(first_ident, recent, names).process
 
 
 def place_rules(config: Config, queues: range) -> int:
@@ -203,12 +215,26 @@ class FromFile:
             names = ", ".join(each.name for each in setup.leaving)
             changes.append(f"removed backends finish what they have begun: {names}")
         changes += [f"warning: {text}" for text in made.warnings]
-        return build(new.config, setup, made.plan.ranges, made.plan.placed, made.plan), changes
+        return build(replace(new, setup=setup), made.plan.ranges, made.plan.placed, made.plan), changes
 
     def let_go(self, current: Plan) -> Plan:
         """`current` without the backends that an earlier reload removed. Reads no file."""
         source = _source(current)
-        return build(source.config, replace(source.setup, leaving=()), current.ranges, current.placed, current)
+        lighter = replace(source, setup=replace(source.setup, leaving=()), left={})
+        return build(lighter, current.ranges, current.placed, current)
+
+    def rename(self, current: Plan, answers: Answers) -> Plan:
+        """`current` with other addresses for its names. Those that they had finish what they have begun, for LINGER
+        each: however often DNS changes its mind, they do not pile up. Reads no file.
+        """
+        source = _source(current)
+        config, now = source.config.with_addresses(answers), time.monotonic()
+        setup = replace(source.setup, pools=config.pools, leaving=())
+        leaving = tuple(gone(source.setup.known, setup))
+        left = {each.address: source.left.get(each.address, now) for each in leaving}
+        recent = tuple(each for each in leaving if now - left[each.address] < LINGER)
+        renamed = Source(config, replace(setup, leaving=recent), answers, left)
+        return build(renamed, current.ranges, current.placed, current)
 
 
 def gone(known: Iterable[Backend], new: Setup) -> Iterator[Backend]:

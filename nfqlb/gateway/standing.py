@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from nfqlb.balance.states import WHOLE, Place, Standing, State
+from nfqlb.config.named import base
 from nfqlb.gateway.orders import Order, Orders
 
 FILE_NAME = "health"
@@ -96,15 +97,20 @@ class Roll:
 
     def _back(self, place: Place, order: Order | None, now: float) -> None:
         """One that was disabled comes back cold, one that was draining is warm."""
-        record = self._records.get(place)
-        if order is not None and order.state is State.DISABLED and record is not None:
-            self._records[place] = replace(record, warm_from=now)
+        if order is not None and order.state is State.DISABLED:
+            for each, record in self._records.items():
+                if place in (each, whole(each)):
+                    self._records[each] = replace(record, warm_from=now)
 
     # -- what follows
 
     def order(self, place: Place, now: float) -> Order | None:
-        order = self.orders.get(place)
-        return order if order is not None and order.holds(now) else None
+        """What was said of that backend, or else of the name that it is one of the addresses of."""
+        for said_of in (place, whole(place)):
+            order = self.orders.get(said_of)
+            if order is not None and order.holds(now):
+                return order
+        return None
 
     def standings(self, places: Iterable[Place], now: float) -> dict[Place, Standing]:
         return {place: self._standing(place, now) for place in places}
@@ -130,6 +136,11 @@ class Roll:
             if record.warm_from is not None and (share := self.share(place, now)) < WHOLE:
                 times.append(record.warm_from + self._warmups[place] * share / WHOLE)
         return min(times, default=float("inf"))
+
+
+def whole(place: Place) -> Place:
+    """The backend as the configuration has it: where that has a name for an address, each address is a backend."""
+    return place[0], base(place[1])
 
 
 # -- from one supervisor to the next

@@ -19,6 +19,7 @@ from nfqlb.gateway import board as board_file
 from nfqlb.gateway import memory
 from nfqlb.gateway.board import About, Board, Header, State
 from nfqlb.gateway.crew import HAND_ON, RELIEF_DRAIN, RELIEVE, Crew
+from nfqlb.gateway.desk import Desk
 from nfqlb.gateway.job import Refused
 from nfqlb.gateway.lifeline import Lifeline
 from nfqlb.gateway.loop import Flow, Loop
@@ -48,11 +49,11 @@ class CannotRun(Exception):
 class Succession:
     """The crew in force, the one that comes, and those that leave."""
 
-    def __init__(self, loop: Loop, plan: Plan, lifeline: Lifeline, *, beside_others: bool) -> None:
+    def __init__(self, loop: Loop, plan: Plan, lifeline: Lifeline, desk: Desk, *, beside_others: bool) -> None:
         """The first crew, before any worker runs. `beside_others`: the queues may be another gateway's, which is to be
         relieved. Raises QueueError, CannotRun.
         """
-        self._loop, self._lifeline = loop, lifeline
+        self._loop, self._lifeline, self._desk = loop, lifeline, desk
         self._coming: Crew | None = None
         self._leaving: list[Crew] = []
         try:
@@ -117,7 +118,7 @@ class Succession:
         old = self.crew
         board = self._board(plan, self.queues)
         self._coming = new = Crew(
-            plan, old.queues, old.sender, board, self._memory, self._loop.selector, self._lifeline
+            plan, old.queues, old.sender, board, self._memory, self._loop.selector, self._lifeline, self._desk
         )
         try:
             new.fill(gated=True)
@@ -175,6 +176,7 @@ class Succession:
                 self._memory,
                 self._loop.selector,
                 self._lifeline,
+                self._desk,
             )
         except BaseException:
             for queue in queues:

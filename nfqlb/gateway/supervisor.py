@@ -22,6 +22,7 @@ from nfqlb.gateway.board import Header, State
 from nfqlb.gateway.care import Care
 from nfqlb.gateway.control import Control, Conversation
 from nfqlb.gateway.crew import RELIEF_DRAIN, RELIEVE, STOP_DRAIN, hurry
+from nfqlb.gateway.directory import Directory
 from nfqlb.gateway.elders import Elders
 from nfqlb.gateway.handover import Predecessor, hand_over
 from nfqlb.gateway.instance import Instance
@@ -29,12 +30,10 @@ from nfqlb.gateway.job import Refused
 from nfqlb.gateway.keeper import Keeper
 from nfqlb.gateway.loop import Flow, Loop
 from nfqlb.gateway.notify import Notifier
-from nfqlb.gateway.plan import Plan
+from nfqlb.gateway.plan import LINGER, Plan
 from nfqlb.gateway.queue import QueueError
 from nfqlb.gateway.succession import PATIENCE, READY_WITHIN, SETTLE, WORK_WITHIN, CannotRun, Succession, span
-
-LINGER = 180.0
-"""Seconds that a backend which a reload removed goes on with what it has begun: as long as an INVITE may ring (P31)."""
+from nfqlb.names.target import Answers
 
 REQUESTS = "status, backends, drain, disable, enable, ha-status, ha-yield, ha-resume, reload or upgrade"
 
@@ -47,13 +46,16 @@ logger = logging.getLogger("nfqlb")
 
 
 class Operator(Protocol):
-    """Where plans come from. Both are called in a child, may take seconds, and raise Refused."""
+    """Where plans come from. All are called in a child, may take seconds, and raise Refused."""
 
     def read(self, current: Plan) -> tuple[Plan, list[str]]:
         """The configuration as it is now, as a plan, and what is other than in `current`, a line each."""
 
     def let_go(self, current: Plan) -> Plan:
         """`current` without the backends that an earlier reload removed."""
+
+    def rename(self, current: Plan, answers: Answers) -> Plan:
+        """`current` with what DNS has come to say of names."""
 
 
 class Supervisor:
@@ -83,6 +85,7 @@ class Supervisor:
         self._succession: Succession | None = None
         self._care: Care | None = None
         self._keeper: Keeper | None = None
+        self._directory: Directory | None = None
         self._changing = ""
         """What change is under way: one at a time."""
         self._in_force = predecessor is None
@@ -91,6 +94,8 @@ class Supervisor:
         self._stopping = False
         self._committed = False
         """A successor changes rules at this moment: stopping has to wait for the outcome."""
+        self._renaming = False
+        """Names have other addresses, and a plan with these is to come."""
         self._reload_waits = False
         """A signal asked for a reload, which has not begun yet: no need for a second one."""
         self.handed_over = 0
@@ -138,6 +143,11 @@ class Supervisor:
         assert self._keeper is not None
         return self._keeper
 
+    @property
+    def _names(self) -> Directory:
+        assert self._directory is not None
+        return self._directory
+
     def run(self, on_ready: Callable[[], None]) -> None:
         """Keep the workers alive until a signal says stop, or a successor has taken over. `on_ready` is called once,
         when packets are led to workers that take them.
@@ -165,8 +175,13 @@ class Supervisor:
             self._elders = None
         self._keeper = Keeper(self._loop, plan.run_dir, lambda: self._backends.digest)
         self._keeper.prepare(plan.pair, fresh=self._elders is None)
-        self._succession = Succession(self._loop, plan, self._keeper.lifeline, beside_others=self._elders is not None)
-        self._care = Care(self._loop, plan.charge, plan.run_dir, past=self._elders is not None)
+        self._directory = Directory(self._loop)
+        self._succession = Succession(
+            self._loop, plan, self._keeper.lifeline, self._directory.desk, beside_others=self._elders is not None
+        )
+        self._care = Care(
+            self._loop, plan.charge, plan.run_dir, past=self._elders is not None, nameless=self._directory.unresolved
+        )
         try:
             self._control = Control(plan.run_dir, self._loop.selector, self._asked)
         except OSError as error:
@@ -209,6 +224,7 @@ class Supervisor:
         self._in_force = True
         self._backends.follow(crew.plan.charge, crew.board)
         self._pair.follow(crew.plan.pair)
+        self._names.follow(crew.plan.naming)
         if self._predecessor is not None:
             self._notifier.main_pid(os.getpid())
             self._predecessor.lines.say(f"done {os.getpid()}")
@@ -251,6 +267,8 @@ class Supervisor:
             self._keeper.end(others_go_on=bool(others_go_on))
         if self._care is not None:
             self._care.end(others_go_on=bool(others_go_on))
+        if self._directory is not None:
+            self._directory.end()
         if crews is not None:
             if self.handed_over:
                 crews.end(RELIEVE, RELIEF_DRAIN + PATIENCE)
@@ -327,6 +345,29 @@ class Supervisor:
         finally:
             self._backends.follow(self.plan.charge, self._crews.crew.board)
             self._pair.follow(self.plan.pair)
+            self._names.follow(self.plan.naming)
+
+    def _rename(self) -> Flow[None]:
+        """Put in force what DNS has come to say of the backends' names."""
+        yield lambda: not self._changing
+        self._renaming = False
+        now = time.monotonic()
+        if self._operator is None or not self._names.due(now):  # a reload has asked DNS meanwhile
+            return
+        operator, current, answers = self._operator, self.plan, self._names.take(now)
+        self._changing = "addresses of names"
+        try:
+            plan = yield from self._loop.work(lambda: operator.rename(current, answers), WORK_WITHIN)
+            yield from self._put_in_force(plan)
+        except (Refused, QueueError, CannotRun, OSError) as error:
+            logger.error("names have other addresses now, but those of before stay: %s", error)
+        else:
+            come, gone = set(plan.addresses) - set(current.addresses), set(current.backends) - set(plan.backends)
+            logger.info("names have other addresses: %d new, %d not named any more", len(come), len(gone))
+            if plan.leaving:
+                self._loop.begin(self._let_go(plan))
+        finally:
+            self._changing = ""
 
     def _let_go(self, plan: Plan) -> Flow[None]:
         """After LINGER, forget the backends that the reload of `plan` removed, unless another reload came since."""
@@ -393,7 +434,15 @@ class Supervisor:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        pause = min(self._crews.look_after(now), self._backends.look_after(now), self._look_after_pair(now))
+        pause = min(
+            self._crews.look_after(now),
+            self._backends.look_after(now),
+            self._look_after_pair(now),
+            self._names.look_after(now),
+        )
+        if not self._renaming and self._names.due(now):
+            self._renaming = True
+            self._loop.begin(self._rename())
         if self._notifier.interval is not None:
             if now >= self._next_feeding and self._crews.crew.alive():
                 self._notifier.alive()
@@ -456,6 +505,7 @@ class Supervisor:
             "leaving": self.plan.leaving,
             "prober": self._backends.prober,
             "alarms": self._backends.alarms(),
+            "names": self._names.status(),
         }
 
     def _summary(self) -> str:

@@ -5,7 +5,7 @@ Knows how SRV records become groups and weights of a pool. Does not know DNS mes
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nfqlb.net.endpoint import Endpoint
 
@@ -107,3 +107,30 @@ def ranked(records: Iterable[Service]) -> list[tuple[Service, int, int]]:
         )
         for each in given
     ]
+
+
+def merged(before: Known | None, now: Known) -> Known:
+    """`now`, but an answer without addresses takes none away: a zone that somebody has broken shall not stop the
+    gateway. To take a backend out is for its health, or for an operator.
+    """
+    if now.addresses or before is None or not before.addresses:
+        return now
+    return Known(before.addresses, now.error)
+
+
+# -- as JSON has it
+
+
+def as_plain(target: Target, known: Known) -> dict[str, Any]:
+    return {
+        "host": target.host,
+        "port": target.port,
+        "addresses": [[str(each.endpoint), each.rank, each.weight] for each in known.addresses],
+        "error": known.error,
+    }
+
+
+def from_plain(row: Mapping[str, Any]) -> tuple[Target, Known]:
+    """Raises ValueError, KeyError or TypeError when it is not what `as_plain` has made."""
+    addresses = tuple(Address(Endpoint.parse(each), int(rank), int(weight)) for each, rank, weight in row["addresses"])
+    return Target(str(row["host"]), int(row["port"])), Known(addresses, str(row["error"]))

@@ -108,6 +108,11 @@ class Identity:
             return None if addr is None else Endpoint(addr, SIP_PORT if uri.port is None else uri.port)
         return uri.endpoint
 
+    def named(self, uri: Uri) -> bytes:
+        """The host that `target` is None for: maddr, unless that is us, else host; in lower case."""
+        maddr = uri.params.get(b"maddr")
+        return maddr.lower() if maddr and self.find_host(maddr.lower(), uri.port) is None else uri.host
+
     def may_be_peer(self, endpoint: Endpoint) -> bool:
         """Can somebody outside have this address (P18)?"""
         return endpoint.addr not in NEVER_PEERS and endpoint.addr not in self._addresses

@@ -11,6 +11,7 @@ from nfqlb.proxy.choice import Note
 from nfqlb.proxy.facts import Reject
 from nfqlb.proxy.identity import Identity
 from nfqlb.proxy.keys import Keyring
+from nfqlb.proxy.names import Names
 from nfqlb.proxy.request import Arrival, Outcome, RequestRules
 from nfqlb.proxy.response import ResponseRules
 from nfqlb.proxy.setup import Setup
@@ -32,10 +33,10 @@ class Proxy:
         self._requests = RequestRules(setup, self.identity, self._keys, tables, recent)
         self._responses = ResponseRules(self.identity, self._keys)
 
-    def sibling(self, recent: Recent | None) -> "Proxy":
-        """The same rules and tables, shared with this one, and another view of what was chosen."""
+    def sibling(self, recent: Recent | None, names: Names | None) -> "Proxy":
+        """The same rules and tables, shared with this one, and another view of what was chosen and what names mean."""
         other = copy(self)
-        other._requests = self._requests.sibling(recent)
+        other._requests = self._requests.sibling(recent, names)
         return other
 
     def decide(self, payload: bytes, arrival: Arrival, note: Note | None = None) -> Outcome:

@@ -13,6 +13,7 @@ from nfqlb.proxy.choice import Choice, Note
 from nfqlb.proxy.facts import Facts, Reject
 from nfqlb.proxy.identity import Identity, Own
 from nfqlb.proxy.keys import Keyring
+from nfqlb.proxy.names import Missing, Names
 from nfqlb.proxy.route import Passage, Way
 from nfqlb.proxy.setup import Listener, Setup
 from nfqlb.proxy.verdict import Reason, Side
@@ -54,10 +55,12 @@ class RequestRules:
         self._name = setup.name.encode()
         self._path_policy = setup.path_policy
         self._accept_unsigned = setup.accept_unsigned
+        self._names: Names | None = None
 
-    def sibling(self, recent: Recent | None) -> "RequestRules":
+    def sibling(self, recent: Recent | None, names: Names | None) -> "RequestRules":
         other = copy(self)
         other._choice = self._choice.sibling(recent)
+        other._names = names
         return other
 
     def forward(self, message: Message, arrival: Arrival, note: Note | None) -> Outcome:
@@ -83,7 +86,8 @@ class RequestRules:
             dst, backend = self._enter(message, facts, passage, arrival, note)
             reason, out, face = Reason.REQUEST_ENTERING, listener.internal, listener.internal
         else:
-            dst, backend = flow or self._leave(passage, spare, note), identity.backend_from(arrival.src)
+            dst = flow or self._leave(passage, spare, arrival.src.version, note)
+            backend = identity.backend_from(arrival.src)
             out, face = listener.external, listener.visible
             reason = Reason.REQUEST_LEAVING if passage.way is Way.LEAVING else Reason.REQUEST_HAIRPIN
         if not dst.version == out.version == arrival.src.version:
@@ -212,8 +216,8 @@ class RequestRules:
             note("P19", f"next Route is backend {identity.backends[index].name}")
         return target, index
 
-    def _leave(self, passage: Passage, spare: Endpoint | None, note: Note | None) -> Endpoint:
-        """The destination of a request from a backend that no flow decides (P20). Raises Reject.
+    def _leave(self, passage: Passage, spare: Endpoint | None, version: int, note: Note | None) -> Endpoint:
+        """The destination of a request from a backend that no flow decides (P20). Raises Reject. `version` of IP.
 
         A peer with a name in its Contact is reached by the dialog's signed flow: better than to lose its calls.
         """
@@ -226,8 +230,7 @@ class RequestRules:
                 note("P18", f"{parsed.host.decode('ascii')} is a name; the dialog's signed received is {spare}")
             return spare
         if target is None:
-            host = parsed.host.decode("ascii")
-            raise Reject(Reason.NO_EGRESS, self.warning(f"{host} is a name, not an address"))
+            target = self._look_up(parsed, version, note)
         # A peer at the very address that the dialog's signed flow names has been let in already.
         permitted = target.addr in self._egress or (spare is not None and spare.addr == target.addr)
         if not permitted or not self._identity.may_be_peer(target):
@@ -235,6 +238,21 @@ class RequestRules:
         if note:
             note("P20", f"no received: to {target} of the {'next Route' if passage.next else 'Request-URI'}")
         return target
+
+    def _look_up(self, parsed: uri.Uri, version: int, note: Note | None) -> Endpoint:
+        """The address of a name (P20). Raises Reject."""
+        host = self._identity.named(parsed)
+        text = host.replace(b"\\", b"?").decode("latin-1")  # a Warning holds none
+        if self._names is None:
+            raise Reject(Reason.NO_EGRESS, self.warning(f"{text} is a name, not an address"))
+        found = self._names.find(host, parsed.port, version)
+        if found is Missing.YET:
+            raise Reject(Reason.NAME_PENDING, detail=f"{text} is being looked up")
+        if not isinstance(found, Endpoint):
+            raise Reject(Reason.NO_EGRESS, self.warning(f"{text} has no IPv{version} address"))
+        if note:
+            note("P20", f"{text} is {found}")
+        return found
 
     # -- what is written --------------------------------------------------------------------------------------------
 

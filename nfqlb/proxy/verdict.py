@@ -86,7 +86,7 @@ class Reason(IntEnum):
         403,
     )
     NOT_A_BACKEND = 34, Action.REPLY, "P19", "next hop of a request from outside is no backend", 403
-    NO_EGRESS = 35, Action.REPLY, "P20", "destination is a name or outside the permitted egress networks", 503
+    NO_EGRESS = 35, Action.REPLY, "P20", "destination is an unknown name, or outside the permitted egress networks", 503
     PATH_REQUIRED = 36, Action.REPLY, "P25", "[path] policy require, and the phone does not support Path", 421
     NO_BACKEND = 37, Action.REPLY, "P32", "nothing to choose from", 503
     MESSAGE_TOO_LARGE = 38, Action.REPLY, "P7", "request would exceed 65,535 bytes with our additions", 513
@@ -113,6 +113,7 @@ class Reason(IntEnum):
     TOO_LARGE = 77, Action.DROP, "P7", "our reply would exceed 65,535 bytes"
     SEND_FAILED = 78, Action.DROP, "P38", "the kernel refused the packet on the IPv6 socket path"
     BAD_SOURCE = 80, Action.DROP, "P14", "source that nobody can be answered at: port 0, multicast, one of our sockets"
+    NAME_PENDING = 81, Action.DROP, "P20", "destination is a name that is being looked up; its retransmission goes out"
     INTERNAL_ERROR = 79, Action.DROP, "", "our bug: an exception in the engine; the log has the packet"
 
     # ignore

@@ -51,7 +51,7 @@ COMMIT
 """
 
 
-def make_process(first_ident: int, _recent: Recent, backend: str = "") -> Process:
+def make_process(first_ident: int, _recent: Recent, _names: object, backend: str = "") -> Process:
     """`backend`: where to send all packets of its IP version, instead of BACKEND."""
     ident = first_ident
     backends = BACKEND if not backend else {**BACKEND, Endpoint.parse(backend).version: Endpoint.parse(backend)}
@@ -90,7 +90,7 @@ def make_process(first_ident: int, _recent: Recent, backend: str = "") -> Proces
     return process
 
 
-def crash(_first_ident: int, _recent: Recent) -> Process:
+def crash(_first_ident: int, _recent: Recent, _names: object) -> Process:
     raise OSError("ordered by the test")
 
 
