@@ -3,14 +3,14 @@
 Asks the kernel through netlink and changes nothing. Does not know what a gateway needs of it.
 """
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from nfqlb.net.endpoint import host_text, pack_host
+from nfqlb.gateway.routes import Routes
+from nfqlb.net.endpoint import pack_host
 
 # linux/if_addr.h, linux/if.h, linux/if_arp.h, linux/rtnetlink.h
 IFA_F_DADFAILED = 0x08
@@ -19,8 +19,6 @@ IFF_UP = 0x1
 ARPHRD_LOOPBACK = 772
 RTN_UNICAST = 1
 RTN_LOCAL = 2
-
-FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +70,8 @@ class NoRoute(Exception):
 class Network:
     """A look at the network of the calling thread's namespace. Addresses and links are read once."""
 
-    def __init__(self, netlink: Any) -> None:
-        self._netlink = netlink
+    def __init__(self, netlink: Any, routes: Routes) -> None:
+        self._netlink, self._routes = netlink, routes
 
     @cached_property
     def links(self) -> dict[str, Link]:
@@ -89,8 +87,7 @@ class Network:
 
     @cached_property
     def addresses(self) -> list[Address]:
-        names = {link.index: link.name for link in self.links.values()}
-        found = []
+        names, found = self._names, []
         for each in self._netlink.get_addr():
             # A point-to-point interface's IFA_ADDRESS is its peer's; IFA_LOCAL, where there is one, is its own.
             packed = pack_host((each.get_attr("IFA_LOCAL") or each.get_attr("IFA_ADDRESS")).encode())
@@ -110,25 +107,21 @@ class Network:
         """The kernel's answer to `ip route get`. With `came_in_by`: as if the packet had come from the wire, with all
         the checks of a source address that this brings. Raises NoRoute.
         """
-        from pyroute2.netlink.exceptions import NetlinkError
-
-        question: dict[str, Any] = {"family": FAMILY[4 if len(dst) == 4 else 6], "dst": host_text(dst).decode()}
-        if src is not None:
-            question["src"] = host_text(src).decode()
-        if came_in_by is not None:
-            question["iif"] = self.links[came_in_by].index
         try:
-            (answer, *_) = self._netlink.route("get", **question)
-        except NetlinkError as error:
-            raise NoRoute(str(error.args[-1])) from None
-        names = {link.index: link.name for link in self.links.values()}
-        return Route(names.get(answer.get_attr("RTA_OIF"), ""), answer["type"])
+            link, kind = self._routes.ask(dst, src, None if came_in_by is None else self.links[came_in_by].index)
+        except OSError as error:
+            raise NoRoute(str(error.strerror)) from None
+        return Route(self._names.get(link, ""), kind)
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        return {link.index: link.name for link in self.links.values()}
 
 
 @contextmanager
 def look() -> Iterator[Network]:
-    """A Network to ask, for as long as the netlink socket is open."""
+    """A Network to ask, for as long as the netlink sockets are open."""
     from pyroute2 import IPRoute
 
-    with IPRoute() as netlink:
-        yield Network(netlink)
+    with IPRoute() as netlink, Routes() as routes:
+        yield Network(netlink, routes)
