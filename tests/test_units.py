@@ -199,6 +199,17 @@ def test_the_configuration_tells_the_rest(tmp_path: Path) -> None:
     assert (wrong.exit_code, 'did you mean "gateway"?' in wrong.output) == (1, True)
 
 
+def test_a_pair_may_open_the_device_of_its_lifeline_and_no_other(tmp_path: Path) -> None:
+    config = tmp_path / "lb.toml"
+    example = (DOCS / "nfqlb.example.toml").read_text()
+    for text, wanted in ((example, ([], ["yes"])), (re.sub(r"(?m)^# (?=\[ha\]|address|peer|interface =)", "", example),
+                                                   (["/dev/net/tun rw"], []))):  # fmt: skip
+        config.write_text(text)
+        assert call("-c", str(config), "--root", str(tmp_path / "root")).exit_code == 0
+        unit = (tmp_path / "root" / PLACES["nfqlb.service"]).read_text()
+        assert (settings(unit, "DeviceAllow"), settings(unit, "PrivateDevices")) == wanted
+
+
 def test_the_command_is_called_as_it_was_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By the link, which may soon lead to a newer version."""
     program = tmp_path / "opt" / "nfqlb"

@@ -75,12 +75,14 @@ def this_host(config_path: Path, as_root: bool) -> Service:
     config_path = Path(os.path.abspath(config_path))
     default = GatewayTable()
     run_dir, state_dir, secret_file = Path(default.run_dir), Path(default.state_dir), Path(default.secret_file)
+    pair = False
     if config_path.exists():
-        gateway = load_config(config_path).gateway
+        config = load_config(config_path)
+        gateway, pair = config.gateway, config.ha is not None
         run_dir, state_dir, secret_file = gateway.run_dir, gateway.state_dir, gateway.secret_file
     command = own_command()
     needed = tuple({Path(place) for place in (sys.prefix, sys.base_prefix)})
-    return Service(command, config_path, run_dir, state_dir, secret_file, needed, as_root)
+    return Service(command, config_path, run_dir, state_dir, secret_file, needed, as_root, pair)
 
 
 def own_command() -> list[str]:

@@ -46,6 +46,7 @@ def lab_options(function: F) -> F:
         (
             click.option("-6", "--ipv6", is_flag=True, help="IPv6 instead of IPv4."),
             click.option("--one-armed", is_flag=True, help="A gateway with one address instead of two."),
+            click.option("--pair", is_flag=True, help="Two gateways, whose addresses move (keepalived)."),
             click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Of the gateway."),
             click.option("--forward-drop", is_flag=True, help="FORWARD policy DROP on the gateway, as Docker or ufw."),
             click.option("--masquerade", is_flag=True, help="A MASQUERADE on the gateway, for everything else."),
@@ -97,13 +98,24 @@ def demo(no_headers: bool, **options: Any) -> None:
     each side, prints the ladder of messages with what was rewritten in each, and the statistics. Removes the lab at the
     end, whatever happens. Exit status 0: all of it worked.
 
+    With --pair the active one of two gateways is cut off in the middle of a call, which goes on through the other.
+
     \b
     Example:
       sudo nfqlb lab demo
     """
     from nfqlb.lab import demo as module
+    from nfqlb.lab.pair import PairLab
 
     with told(), make(options) as lab:
+        if isinstance(lab, PairLab):
+            from nfqlb.lab import pairdemo
+
+            story = pairdemo.play(lab, say)
+            show_demo(story.shown, headers=not no_headers)
+            for line in story.timeline:
+                click.echo(line)
+            return
         shown = module.play(lab, say)
         show_demo(shown, headers=not no_headers)
     say("Everything worked; the lab is removed.")
@@ -140,10 +152,12 @@ def load(rate: int, seconds: int, as_json: bool, **options: Any) -> None:
 
 def make(options: dict[str, Any]) -> Lab:
     from nfqlb.lab.lab import Lab
+    from nfqlb.lab.pair import PairLab
     from nfqlb.lab.topology import Plan
 
-    plan = Plan(options["name"], family=6 if options["ipv6"] else 4, one_armed=options["one_armed"])
-    return Lab(
+    family = 6 if options["ipv6"] else 4
+    plan = Plan(options["name"], family=family, one_armed=options["one_armed"], pair=options["pair"])
+    return (PairLab if plan.pair else Lab)(
         plan,
         workers=options["workers"],
         forward_drop=options["forward_drop"],
@@ -177,7 +191,10 @@ def show_lab(lab: Lab) -> None:
     where = [
         ("home", f"phones behind NAT: {', '.join(node.ip for node in plan.home)}, seen as {plan.nat.ip}"),
         ("phones", f"phones with public addresses: {', '.join(node.ip for node in plan.phones)}"),
-        ("gw", f"the gateway: {' and '.join(dict.fromkeys((plan.external.ip, plan.internal.ip)))}"),
+        *(
+            (role, f"the gateway: {' and '.join(dict.fromkeys((plan.external.ip, plan.internal.ip)))}")
+            for role in plan.gateways
+        ),
         *((node.role, f"Kamailio: {node.ip}") for node in plan.backends),
     ]
     click.echo(f"Lab {plan.name!r} is up. Its files are in {lab.dir}. Namespaces:")

@@ -76,9 +76,8 @@ class Half:
         deadline = time.monotonic() + SETTLED_WITHIN
         while time.monotonic() < deadline:
             assert self.gateway is not None
-            if self.gateway.poll() is None and (self.run_dir / "control").exists():
+            if self.gateway.poll() is None and self.command("status").returncode == 0:
                 return
-            time.sleep(0.02)
         raise LabError(f"The gateway {self.role} does not come up. {tail(self.log)}")
 
     def start_keepalived(self) -> None:

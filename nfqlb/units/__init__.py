@@ -43,6 +43,12 @@ AS_ROOT = ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_CHOWN", "CAP_KILL", "CAP_SETGID"
 workers become somebody else, and are still told to stop."""
 
 
+LIFELINE = """\
+# The lifeline of a pair is a TUN device; no other device is open to it.
+DevicePolicy=closed
+DeviceAllow=/dev/net/tun rw"""
+
+
 class UnitError(Exception):
     """The units cannot be made or written as they should; the text says why and what to do."""
 
@@ -60,6 +66,8 @@ class Service:
     needed: Sequence[Path] = ()
     """Directories that the program is installed in."""
     as_root: bool = False
+    pair: bool = False
+    """The gateway is one half of a pair, and has a lifeline."""
 
 
 class Change(NamedTuple):
@@ -86,6 +94,7 @@ def render(service: Service) -> dict[str, str]:
         "state": f"StateDirectory={state}" if below else f"ReadWritePaths={state}",
         "secret": quoted(str(service.secret_file), expanded=False),
         "home": "read-only" if at_home else "yes",
+        "devices": LIFELINE if service.pair else "PrivateDevices=yes",
     }
 
     def value(found: re.Match[str]) -> str:

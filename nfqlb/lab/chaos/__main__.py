@@ -252,7 +252,7 @@ def add_fault(fault: nodes.Fault) -> None:
             click.option("--calls", default=300, show_default=True, type=click.IntRange(2, 5000), help="Established."),
             click.option("--registrations", default=1000, show_default=True, type=click.IntRange(2, 20_000)),
             click.option("--new", default=50, show_default=True, type=click.IntRange(0, 500), help="New calls per s."),
-            click.option("--pulse", default=1000, show_default=True, type=click.IntRange(10, 5000), help="OPTIONS/s."),
+            click.option("--pulse", default=200, show_default=True, type=click.IntRange(10, 5000), help="OPTIONS/s."),
             click.option("--moves", default=0, show_default=True, type=click.IntRange(0, 1000), help="More failures."),
             *LAB_OPTIONS,
         )(command)

@@ -1,7 +1,7 @@
 """A pair of gateways, one of which fails: with calls that are established, phones that are registered, and new calls.
 
 Real keepalived, real Kamailio, SIPp on both sides of the calls. Judged by SIPp (every call is hung up in the end, half
-of them by either side), by phones (each can be called afterwards) and by answers to OPTIONS, 1,000 a second.
+of them by either side), by phones (each can be called afterwards) and by answers to OPTIONS to both addresses.
 """
 
 import statistics
@@ -36,7 +36,7 @@ class Options:
     registrations: int = 1000
     new: int = 50
     """New calls per second."""
-    pulse: int = 1000
+    pulse: int = 200
     """OPTIONS per second, to each address."""
     moves: int = 0
     """More failures afterwards, without calls, for the median."""

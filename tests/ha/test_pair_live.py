@@ -1,0 +1,229 @@
+"""The pair with the real keepalived: what moves the addresses, what does not, and what becomes of calls."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from livepair import heard, running, until
+
+from nfqlb.gateway import lifeline
+from nfqlb.lab import namespaces
+from nfqlb.lab.pair import Half, PairLab
+from nfqlb.lab.scenario import Manner
+
+pytestmark = pytest.mark.root
+
+
+def supervisor(half: Half) -> int:
+    answer = json.loads(half.nfqlb("status", "--json"))
+    return int(answer["pid"])
+
+
+def well(half: Half) -> bool:
+    done = half.command("ha", "status")
+    return done.returncode == 0
+
+
+def checked(half: Half) -> list[str]:
+    done = half.command("ha", "check", "--json", "--keepalived", str(half.keepalived_conf))
+    return list(json.loads(done.stdout)["problems"])
+
+
+def test_one_is_active_the_other_hot_and_both_are_fit_for_each_other(pair: PairLab) -> None:
+    active, standby = pair.active, pair.standby
+    assert active.status()["groups"][0]["role"] == "active"
+    report = standby.status()
+    assert report["groups"][0]["role"] == "standby"
+    assert (report["weight"], report["unwell"], report["lifeline"]) == (0, [], True)
+    rows = json.loads(standby.nfqlb("backends", "list", "--json"))["backends"]
+    assert all(row["state"] == "up" for row in rows), "it asks backends from its own address"
+    assert until(lambda: not checked(active) and not checked(standby)), (checked(active), checked(standby))
+
+
+def test_a_node_cut_off_is_replaced(pair: PairLab) -> None:
+    first = pair.active
+    _, silence = heard(pair, first.unplug)
+    try:
+        assert silence < 1500, "no figure: tools/chaos measures"
+        assert any(half.active for half in pair.halves if half is not first)
+    finally:
+        first.replug()
+        pair.wait_settled()
+
+
+def test_yield_hands_over_without_loss_and_nothing_goes_back(pair: PairLab) -> None:
+    first = pair.active
+    found, _ = heard(pair, lambda: first.nfqlb("ha", "yield"))
+    assert pair.active is not first
+    assert found.lost <= 10
+    assert first.status()["yielding"]
+    first.nfqlb("ha", "resume")
+    time.sleep(1)
+    assert pair.active is not first
+    assert [each["role"] for each in first.status()["transitions"]][-1] == "standby"
+
+
+def test_yield_is_refused_when_nobody_takes_over(pair: PairLab) -> None:
+    active, standby = pair.active, pair.standby
+    os.kill(supervisor(standby), signal.SIGTERM)
+    assert standby.gateway is not None
+    standby.gateway.wait(20)
+    done = active.command("ha", "yield")
+    assert done.returncode == 1
+    assert "has not taken over" in done.stderr
+    assert pair.active is active
+    assert not active.status()["yielding"]
+    standby.start_gateway()
+    standby.wait_gateway()
+    assert until(lambda: well(standby))
+
+
+def test_every_process_of_the_gateway_is_killed(pair: PairLab) -> None:
+    first = pair.active
+    _, silence = heard(pair, first.kill_gateway)
+    assert silence < 1500
+    assert pair.active is not first
+    assert lifeline.NAME not in namespaces.run(first.namespace, ["ip", "-o", "link"])
+    first.start_gateway()
+    first.wait_gateway()
+    assert until(lambda: well(first))
+    assert pair.active is not first
+
+
+def test_a_killed_supervisor_that_comes_back_moves_nothing_one_that_does_not_gives_way(pair: PairLab) -> None:
+    first = pair.active
+    assert first.gateway is not None
+    os.kill(supervisor(first), signal.SIGKILL)
+    first.gateway.wait(10)
+    time.sleep(1.0)
+    first.start_gateway()
+    assert until(lambda: well(first))
+    time.sleep(lifeline.ORPHANED_FOR)
+    assert pair.active is first
+    os.kill(supervisor(first), signal.SIGKILL)
+    first.gateway.wait(10)
+    found, _ = heard(pair, lambda: until(lambda: first.standby, lifeline.ORPHANED_FOR + 3))
+    assert first.standby
+    assert found.lost <= 20, "its workers serve to the last"
+    first.start_gateway()
+    assert until(lambda: well(first))
+    pair.wait_settled()
+
+
+def test_workers_are_replaced_and_rules_watched(pair: PairLab) -> None:
+    first = pair.active
+    worker = json.loads(first.nfqlb("status", "--json"))["workers"][0]["pid"]
+    os.kill(worker, signal.SIGKILL)
+    time.sleep(1.5)
+    assert pair.active is first
+    first.nfqlb("rules", "remove")
+    assert until(lambda: pair.standby is first), "packets do not reach its workers any more"
+    assert "do not lead to the workers" in first.command("ha", "status").stderr
+    first.nfqlb("rules", "apply")
+    assert until(lambda: well(first))
+
+
+def test_a_backend_that_stops_moves_nothing(pair: PairLab) -> None:
+    first, node = pair.active, pair.plan.proxy_nodes[0]
+    os.kill(pair._processes[node.role].pid, signal.SIGKILL)
+    time.sleep(2.0)
+    assert pair.active is first
+    pair.restart_backend(node)
+    pair.wait_backend(node)
+
+
+def test_a_call_and_a_registration_outlive_their_node(pair: PairLab) -> None:
+    alice = pair.phone("alice", pair.plan.home[0])
+    bob = pair.phone("bob", pair.plan.phones[0])
+    alice.register()
+    for number, ladder in enumerate(("call", "call-ended-by-callee")):
+        manner = Manner(hold_ms=2500, patchy=True)
+        callee = alice.start(ladder, caller=False, peer="bob", name=f"a{number}", manner=manner)
+        caller = bob.start(ladder, caller=True, peer="alice", name=f"b{number}", manner=manner)
+        time.sleep(1.0)  # it is up
+        first = pair.active
+        first.unplug()
+        assert until(lambda first=first: any(half.active for half in pair.halves if half is not first), 3)
+        caller.finish()
+        callee.finish()
+        first.replug()
+        pair.wait_settled()
+
+
+def test_a_partition_makes_two_and_heals_to_one() -> None:
+    with running() as lab:
+        first, second = lab.active, lab.standby
+        first.unplug()
+        assert until(lambda: first.active and second.active)
+        first.replug()
+        lab.wait_settled()
+        assert lab.active.role == "gw2", "the higher own address"
+        lab.active.kill_keepalived()
+        assert until(lambda: all(half.active for half in lab.halves)), "keepalived had no time to take them away"
+        assert any("BOTH nodes" in each for each in checked(lab.halves[0]))
+        found, _ = heard(lab, lambda: time.sleep(0.5))
+        assert found.lost <= 5, "either node serves"
+        killed = lab.halves[1]
+        killed.start_keepalived()
+        lab.wait_settled()
+
+
+def test_unequal_nodes_are_told() -> None:
+    with running() as lab:
+        one, other = lab.halves
+        text = other.config.read_text()
+        other.config.write_text(text.replace('hash_on = "call-id"', 'hash_on = "from-uri"', 1))
+        other.nfqlb("reload")
+        assert any("pools differ" in each for each in checked(one))
+        file = lab.dir / "other.json"
+        file.write_text(other.nfqlb("ha", "digest"))
+        done = one.command("ha", "check", "--json", "--peer", str(file), "--keepalived", str(one.keepalived_conf))
+        assert done.returncode == 1
+        assert any("pools differ" in each for each in json.loads(done.stdout)["problems"])
+        other.config.write_text(text)
+        other.nfqlb("reload")
+        assert until(lambda: not checked(one)), checked(one)
+        one.keepalived_conf.write_text("")
+        assert any("is not what" in each for each in checked(one))
+
+
+class TwoGroups(PairLab):
+    """Two listeners, each preferred on one node."""
+
+    def write_config(self) -> None:
+        super().write_config()
+        for half in self.halves:
+            plan = self.plan
+            left, right = (254, 250) if half is self.halves[0] else (250, 254)
+            text = half.config.read_text()
+            second = (
+                '[[listener]]\nname = "second"\n'
+                f'external = "{plan.external.interface.network[6]}:5060"\n'
+                f'internal = "{plan.internal.interface.network[6]}:5060"\n\n[[pool]]'
+            )
+            half.config.write_text(
+                text.replace("[[pool]]", second, 1)
+                + f'[[ha.group]]\nname = "left"\nlisteners = ["main"]\nrouter_id = 61\npriority = {left}\n'
+                + f'[[ha.group]]\nname = "right"\nlisteners = ["second"]\nrouter_id = 62\npriority = {right}\n'
+            )
+
+    def wait_settled(self, timeout: float = 10.0) -> None:
+        assert until(lambda: roles(self.halves[0]) == ["active", "standby"], timeout), roles(self.halves[0])
+        assert until(lambda: roles(self.halves[1]) == ["standby", "active"], timeout), roles(self.halves[1])
+
+
+def roles(half: Half) -> list[str]:
+    answer = json.loads(half.command("ha", "status", "--json").stdout)
+    return [group["role"] for group in answer["groups"]]
+
+
+def test_both_are_active_and_either_serves_both() -> None:
+    with running(lab=TwoGroups) as lab:
+        one, other = lab.halves
+        one.kill_gateway()
+        assert until(lambda: roles(other) == ["active", "active"])
+        one.start_gateway()
+        one.wait_gateway()
+        lab.wait_settled()

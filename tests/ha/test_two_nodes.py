@@ -1,0 +1,99 @@
+"""P39: two nodes of one configuration and one set of keys treat every packet alike, so that each can go on with what
+the other has begun.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nfqlb.capture.packets import PacketReader
+from nfqlb.capture.source import Source
+from nfqlb.config import Config, load
+from nfqlb.engine import Engine
+from nfqlb.ha.digest import digests, written
+
+PCAPS = Path(__file__).parent.parent.parent / "pcaps"
+CAPTURES = sorted(path for path in PCAPS.glob("*/*.pcap") if not path.name.endswith(".out.pcap"))
+ROOT = PCAPS.parent
+
+
+def packets(capture: Path) -> list[bytes]:
+    with Source(capture) as source:
+        return [packet.data for packet in PacketReader(source) if not packet.skipped]
+
+
+def node(config: Config, first_ident: int) -> Callable[[bytes], bytes]:
+    """What an engine of its own, made from the file, sends for a packet; the IP identification and what depends on it
+    (the header's checksum) are taken out.
+    """
+    engine = Engine(config.setup(), verify_checksums=False, first_ident=first_ident)
+
+    def sent(packet: bytes) -> bytes:
+        content = bytearray(engine.process(packet).packet)
+        if content and content[0] >> 4 == 4:
+            content[4:6] = content[10:12] = bytes(2)
+        return bytes(content)
+
+    return sent
+
+
+@pytest.mark.parametrize("capture", CAPTURES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_two_nodes_give_the_same_bytes_and_go_on_for_each_other(capture: Path) -> None:
+    config = load(capture.with_name("nfqlb.toml"))
+    one, other, both = node(config, 1), node(load(config.path), 40_000), (node(config, 7), node(config, 9_000))
+    for number, packet in enumerate(packets(capture)):
+        expected = one(packet)
+        assert other(packet) == expected
+        # Request here, response there: each node has seen only every other packet.
+        assert both[number % 2](packet) == expected
+
+
+def test_the_nodes_differ_where_they_may() -> None:
+    capture = PCAPS / "two-armed" / "call.pcap"
+    config = load(capture.with_name("nfqlb.toml"))
+    one, other = (Engine(config.setup(), verify_checksums=False, first_ident=each) for each in (1, 40_000))
+    assert any(one.process(each).packet != other.process(each).packet for each in packets(capture))
+
+
+def test_digests_are_the_same_in_every_process() -> None:
+    """Sets have another order in each: the hash of text is seeded by chance."""
+    path = PCAPS / "two-armed" / "nfqlb.toml"
+    program = (
+        "import sys; from nfqlb.config import load; from nfqlb.ha.digest import digests; "
+        "c = load(sys.argv[1]); print(sorted(digests(c, c.setup()).items()))"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", program, str(path)],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+        ).stdout
+        for seed in (1, 2)
+    }
+    assert len(told) == 1
+
+
+def test_digests_tell_what_differs_and_nothing_of_a_key(tmp_path: Path) -> None:
+    path = PCAPS / "two-armed" / "nfqlb.toml"
+    config = load(path)
+    here = digests(config, config.setup())
+    other_keys = digests(config, config.setup((b"another key, for this test only",)))
+    assert {name for name in here if here[name] != other_keys[name]} == {"keys"}
+    assert not any(key.decode() in str(here) for key in config.setup().keys)
+    text = path.read_text().replace('secret_file = "', f'secret_file = "{path.parent}/')
+    changed = tmp_path / "nfqlb.toml"
+    changed.write_text(text.replace('hash_on = "call-id"', 'hash_on = "from-uri"'))
+    there = digests(load(changed), config.setup(()))
+    assert {name for name in here if here[name] != there[name]} >= {"keys"}
+
+
+def test_values_are_written_in_one_way() -> None:
+    assert written(frozenset("abc")) == written(frozenset("cba")) == "{'a','b','c'}"
+    assert written({"b": (1, 2), "a": None}) == "{'a':None,'b':[1,2]}"
