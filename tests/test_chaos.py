@@ -12,15 +12,22 @@ import pytest
 from click.testing import CliRunner
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
+from scapy.packet import Packet
 from scapy.utils import wrpcap
 
 from nfqlb.config import build
-from nfqlb.lab.chaos import calls, messages, receiver, soak
+from nfqlb.lab.chaos import calls, large, messages, receiver, soak
 from nfqlb.lab.chaos.__main__ import main
 from nfqlb.lab.chaos.accounts import Account, Arrivals, account
 from nfqlb.lab.chaos.arena import Arena, PoolPlan, Settings, render
 from nfqlb.lab.chaos.calls import CallArena
 from nfqlb.lab.chaos.counted import CountedArena
+from nfqlb.lab.chaos.fates import Call, CallFates, MessageFates, sort_calls, sort_messages, visits
+from nfqlb.lab.chaos.fates import calls as calls_in
+from nfqlb.lab.chaos.generator import Answer
+from nfqlb.lab.chaos.large import LargeArena
+from nfqlb.lab.chaos.outages import OUTAGES
+from nfqlb.lab.chaos.pauses import Window, pauses, ways
 from nfqlb.lab.chaos.proof import Request, prove, requests_in
 from nfqlb.lab.chaos.scenarios import SCENARIOS, BadReload, Reload, ReloadRules
 from nfqlb.lab.chaos.watch import Sample, Watched
@@ -205,6 +212,86 @@ def test_captures_are_read(tmp_path: Path) -> None:
     assert found == [Request("reg1", "INVITE", "abc", 7, "z9hG4bKone")]
 
 
+# -- fates and pauses
+
+
+def test_calls_and_messages_are_told_by_whether_they_met_the_victim() -> None:
+    found = [
+        Call(START, done=True, backends={"a"}),
+        Call(START, done=False, backends={"a", "b"}),
+        Call(START, done=False, backends={"b"}),
+        Call(START, done=False),
+    ]
+    assert sort_calls(found, "a") == CallFates(4, 1, 2, failed_on_victim=1, failed_elsewhere=2)
+    arrivals = {"a": Arrivals([0, 1], [START, START]), "b": Arrivals([2, 3], [START, START])}
+    answers = [Answer(0, 200, START), Answer(2, 200, START), Answer(3, 503, START)]
+    assert sort_messages(5, arrivals, answers, "a") == MessageFates(2, 1, 2, {503: 1})
+
+
+def test_captures_tell_new_calls_from_old_ones(tmp_path: Path) -> None:
+    gateway, backend, phone = "192.168.1.5", "192.168.1.11", "198.51.100.20"
+
+    def message(start: str, method: str, to: str = "<sip:b@c>", call: str = "one") -> bytes:
+        return (
+            f"{start}\r\nVia: SIP/2.0/UDP 1.2.3.4;branch=z9hG4bK{method}\r\nTo: {to}\r\n"
+            f"Call-ID: {call}\r\nCSeq: 1 {method}\r\n\r\n"
+        ).encode()
+
+    def packet(src: str, dst: str, text: bytes) -> Packet:
+        made: Packet = Ether() / IP(src=src, dst=dst) / UDP(sport=5060, dport=5060) / text
+        return made
+
+    load = messages.template("REGISTER", 0, "198.51.100.64:5060").fill(17)
+    inside = [
+        packet(gateway, backend, message("INVITE sip:b@c SIP/2.0", "INVITE")),
+        packet(gateway, backend, message("INVITE sip:b@c SIP/2.0", "INVITE", "<sip:b@c>;tag=x")),
+        packet(gateway, backend, load),
+        packet("192.168.1.21", backend, message("BYE sip:b@c SIP/2.0", "BYE")),
+    ]
+    outside = [
+        packet(phone, "203.0.113.5", message("INVITE sip:b@c SIP/2.0", "INVITE")),
+        packet(phone, "203.0.113.5", message("INVITE sip:b@c SIP/2.0", "INVITE", call="two")),
+        packet("203.0.113.5", phone, message("SIP/2.0 200 OK", "INVITE", call="two")),
+        packet("203.0.113.5", phone, message("SIP/2.0 200 OK", "BYE")),
+    ]
+    for name, seen in (("inside", inside), ("outside", outside)):
+        wrpcap(str(tmp_path / name), seen)
+    found, arrivals = visits(tmp_path / "inside", "a", ip_address(backend).packed, ip_address(gateway).packed)
+    assert [visit.new for visit in found] == [True, False]
+    assert list(arrivals.numbers) == [17]
+    told = calls_in(tmp_path / "outside", found)
+    assert {name: (call.done, call.backends) for name, call in told.items()} == {
+        "one": (True, {"a"}),
+        "two": (False, set()),
+    }
+
+
+def test_a_pause_is_the_longest_way_in_its_window_and_of_its_worker() -> None:
+    """Flows 1 and 3 are the second worker's; it stands for 30 ms at message 101."""
+    late = {number: 30 - (number - 101) for number in range(101, 131, 2)}
+    times = sent(400)
+    arrived = {"b": Arrivals(range(400), [at + MS + late.get(n, 0) * MS for n, at in enumerate(times)])}
+    windows = [Window("quiet", times[0], times[90]), Window("change", times[95], times[200])]
+    found = pauses(times, ways(times, arrived), [0, 1, 0, 1], 2, windows)
+    assert found["quiet"].longest_ms == (1.0, 1.0)
+    assert found["change"].longest_ms == (1.0, 31.0)
+    assert found["change"].messages == 105
+
+
+def test_every_edition_of_a_large_farm_is_right(tmp_path: Path) -> None:
+    arena = LargeArena("x", large.Options(pools=3, backends=24), print)
+    arena.dir = tmp_path
+    arena.config = tmp_path / "nfqlb.toml"
+    texts = []
+    for edition in range(3):
+        arena.editions = [edition] * 3
+        arena.write_config()
+        texts.append(arena.config.read_text())
+        config = build(arena.config, tomllib.loads(texts[-1]))
+        assert [len(pool.backends) for pool in config.pools] == [7, 7, 7]
+    assert len(set(texts)) == 3
+
+
 # -- growth
 
 
@@ -344,7 +431,7 @@ def test_events_of_a_run_of_calls_are_mixed() -> None:
 # -- the command line
 
 
-@pytest.mark.parametrize("name", [*SCENARIOS, "all", "soak", "calls"])
+@pytest.mark.parametrize("name", [*SCENARIOS, *OUTAGES, "all", "soak", "calls", "large"])
 def test_every_scenario_has_help_and_an_example_that_parses(name: str) -> None:
     shown = CliRunner().invoke(main, [name, "--help"])
     assert shown.exit_code == 0, shown.output

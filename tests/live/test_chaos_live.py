@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ import pytest
 from livelab import fresh_name
 
 from nfqlb.lab import lab
-from nfqlb.lab.chaos import calls
+from nfqlb.lab.chaos import calls, large, outages
 from nfqlb.lab.chaos.counted import CountedArena
 from nfqlb.lab.chaos.run import Options, measure
 from nfqlb.lab.chaos.scenarios import SCENARIOS, BadReload, Happened, Scenario
@@ -89,6 +90,42 @@ def test_calls() -> None:
     assert told["proof"]["requests"]["ACK (non-2xx)"] > 40
     assert told["proof"]["repeated"]["INVITE"] > 20
     assert [event["status"] for event in told["events"] if event["what"].startswith("nfqlb")] == [0, 0, 0]
+
+
+QUICK = outages.Options(rate=200, calls=20, hold=1.5, lead=1.5, out=1.0, interval=0.6, timeout=0.4, fall=2)
+
+
+@pytest.mark.parametrize(("name", "family"), [("backend-kill", 4), ("backend-freeze", 6), ("drain", 4)])
+def test_a_backend_out_costs_nobody_else(name: str, family: int) -> None:
+    result = outages.run(fresh_name(), outages.OUTAGES[name], replace(QUICK, family=family), print)
+    assert [each for each in result.problems if "later than" not in each] == []
+    told = json.loads(json.dumps(result.as_dict()))
+    assert told["calls"]["failed_elsewhere"] == told["messages"]["unanswered_elsewhere"] == 0
+    assert 0 < told["calls"]["on_victim"] < told["calls"]["made"]
+    assert told["sent"] == told["received"] > 400
+    assert told["serving_after_ms"] is not None
+
+
+class NoWord(outages.Drain):
+    """Somebody restarts a backend without a word to the gateway."""
+
+    def command(self, *words: str) -> None:
+        pass
+
+
+def test_a_restart_without_a_drain_is_found() -> None:
+    result = outages.run(fresh_name(), NoWord, QUICK, print)
+    assert any("later than 1000 ms" in each for each in result.problems)
+
+
+def test_a_large_farm() -> None:
+    result = large.run(fresh_name(), large.Options(pools=5, backends=100, rate=500, changes=2, reloads=1), print)
+    assert [each for each in result.problems if not each.startswith(("A packet waited", "A reload of"))] == []
+    assert sum(result.flows_of_workers) == 10
+    assert {each.pools for each in result.reloaded} == {1, 5}
+    assert result.pauses["one table"].windows == 4
+    assert result.pauses["every table at once"].messages > 1000
+    assert {each.name for each in result.memory_after} >= {"nfqlb-0", "nfqlb-1"}
 
 
 def test_an_interrupted_soak_has_a_result_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ PAUSE_MS = 20.0
 """That a table change may make a packet wait, at most."""
 SETTLE = 0.3
 """Seconds for which a window goes on after what it is for has ended."""
+LEAD = 4.0
+"""Seconds of load before anything is measured: first packets wait for more than tables."""
 WITHOUT = "without"
 """Kind of the windows in which nothing happens: this and the kind of the twin."""
 ORDERS_HOLD = 6.0
@@ -247,7 +249,7 @@ class Course:
         self.arena.write_config()
         done = self.arena.command("reload", timeout=120)
         self.reloads.append(Reloaded(len(pools), done.seconds))
-        self.say(f"reload of {len(pools)} pool(s): {done.seconds:.2f} s")
+        self.say(f"reload of {len(pools)} pool(s): {done.seconds:.2f} s {done.failure}".rstrip())
         if done.failure:
             self.problems.append(done.failure)
 
@@ -280,7 +282,7 @@ def run(name: str, options: Options, say: Callable[[str], None]) -> Result:
             ) as watch,
             arena.load(options.rate, 86_400, domains=domains) as load,
         ):
-            time.sleep(1.0)
+            time.sleep(LEAD)
             course.run()
             load.stop()
             sent = load.finish(30)
