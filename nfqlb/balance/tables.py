@@ -148,6 +148,11 @@ class Tables:
     # -- for who writes
 
     @property
+    def pools(self) -> tuple[str, ...]:
+        """Their names; also of those without a backend."""
+        return tuple(self._pools)
+
+    @property
     def standings(self) -> Standings:
         """Of all backends, as last put."""
         return {place: self._standings.get(place, HEARD_NOTHING) for place in self._places}

@@ -277,7 +277,7 @@ class Care:
         """Which pools these leave without anybody who takes requests."""
         assert self._charge is not None
         standings = self._roll.standings(self._charge.places, now)
-        pools = dict.fromkeys(pool for pool, name in places if standings[pool, name].state.by_operator)
+        pools = dict.fromkeys(place[0] for place in places if self._roll.order(place, now) is not None)
         empty = [
             pool
             for pool in pools

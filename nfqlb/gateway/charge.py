@@ -31,7 +31,7 @@ class Charge:
 
     @property
     def pools(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(pool for pool, _ in self.places if pool))
+        return self.tables.pools
 
 
 def make(

@@ -53,6 +53,8 @@ class Directory:
         self._selector = loop.selector
         self._naming: Naming | None = None
         self._known: dict[Target, Known] = {}
+        self._taken: dict[Target, Known] = {}
+        """What the plan is made of that is to come."""
         self._counts = dict.fromkeys(("looked_up", "failed", "asked", "refused"), 0)
         self._pipe = -1
         self._rest = b""
@@ -68,7 +70,14 @@ class Directory:
         before, self._naming = self._naming, naming
         if naming is None:
             return
-        self._known = {target: self._known.get(target, known) for target, known in naming.answers.items()}
+        if before is not naming:
+            # A plan that was made of what we knew may be behind what has come since; one that asked DNS itself is not.
+            stale = [self._taken, {} if before is None else before.answers]
+            self._known = {
+                target: self._known[target] if any(each.get(target) == known for each in stale) else known
+                for target, known in naming.answers.items()
+            }
+            self._taken = {}
         if before is None or before.orders != naming.orders:
             self._kill()
             self._listen(self._start_if_asked)
@@ -86,7 +95,8 @@ class Directory:
     def take(self, now: float) -> Mapping[Target, Known]:
         """What to make that plan with; the next one is due some time later."""
         self._next_change = now + CHANGE_INTERVAL
-        return dict(self._known)
+        self._taken = dict(self._known)
+        return self._taken
 
     def end(self) -> None:
         if not self._closed:

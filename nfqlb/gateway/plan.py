@@ -75,6 +75,11 @@ class Plan:
         return len(self.ranges[0])
 
     @property
+    def named(self) -> set[str]:
+        """The backends that have not been removed."""
+        return set(self.backends[: len(self.backends) - self.leaving])
+
+    @property
     def queue_key(self) -> tuple[object, ...]:
         """Two plans of one key can serve the same queues, one after the other, without a change of the rules."""
         return self.fingerprint, self.workers, self.queue_length, self.socket_buffer, tuple(self.sources)

@@ -362,8 +362,9 @@ class Supervisor:
         except (Refused, QueueError, CannotRun, OSError) as error:
             logger.error("names have other addresses now, but those of before stay: %s", error)
         else:
-            come, gone = set(plan.addresses) - set(current.addresses), set(current.backends) - set(plan.backends)
-            logger.info("names have other addresses: %d new, %d not named any more", len(come), len(gone))
+            old, new = current.named, plan.named
+            come, gone = [", ".join(sorted(each)) or "none" for each in (new - old, old - new)]
+            logger.info("names have other addresses: new are %s; gone are %s", come, gone)
             if plan.leaving:
                 self._loop.begin(self._let_go(plan))
         finally:
