@@ -149,6 +149,7 @@ def test_without_root_the_queues_are_unknown_and_the_rest_is_told(
         (DEAD_PID, 0.0, "dead"),
         (0, 0.0, "dead"),
     ],
+    ids=["up", "stuck", "starting", "dead", "none"],
 )
 def test_the_state_of_a_worker(gateway: Gateway, pid: int, age: float | None, state: str) -> None:
     gateway.slots[1][Cell.PID] = pid
