@@ -68,6 +68,11 @@ class FarmArena(CountedArena):
         self.more = "\n[health]\n" + "".join(f"{key} = {value:g}\n" for key, value in health.items())
         self.callers: list[Dialogue] = []
 
+    def down(self) -> None:
+        super().down()
+        for dialogue in self.callers:
+            dialogue.process.wait(10)
+
     # inside
 
     def start_backend(self, node: Node) -> None:
@@ -91,10 +96,10 @@ class FarmArena(CountedArena):
         self._processes[node.role] = namespaces.spawn(self.plan.namespace(node.role), argv, directory / "log")
 
     def _start_callee(self, node: Node) -> None:
-        phone = self.phone("callee", node)
         name = "callee"
+        phone = self.phone(name, node)
         waits = str(round((self.hold + 30) * 1000))
-        phone.start(
+        started = phone.start(
             "call",
             caller=False,
             calls=NO_END,
@@ -103,6 +108,7 @@ class FarmArena(CountedArena):
             manner=Manner(linger_ms=round(LINGER * 1000)),
             extra=(*statistics(phone.run_dir / name), "-recv_timeout", waits),
         )
+        self._processes[node.role] = started.process
 
     def wait_backend(self, node: Node) -> None:
         if node.role == CALLEE:
