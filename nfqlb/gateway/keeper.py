@@ -49,8 +49,8 @@ YIELD_WITHIN = 3.0
 MOVE_WITHIN = 0.5
 """Seconds for which a group may be here in part: its addresses come and go one after the other."""
 
-STEP_DOWN_WITHIN = 0.5
-"""The same when the service stops."""
+STEP_DOWN_WITHIN = 2.0
+"""The same when the service stops: until then its workers go on."""
 
 TRANSITIONS = 20
 

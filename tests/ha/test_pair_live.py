@@ -227,3 +227,23 @@ def test_both_are_active_and_either_serves_both() -> None:
         one.start_gateway()
         one.wait_gateway()
         lab.wait_settled()
+
+
+def test_reload_and_upgrade_move_nothing_and_a_stop_hands_over(pair: PairLab) -> None:
+    first = pair.active
+    for word in ("reload", "upgrade", "reload"):
+        found, _ = heard(pair, lambda word=word: first.nfqlb(word), after=1.0)
+        assert found.lost == 0, word
+        assert pair.active is first
+        assert first.status()["lifeline"]
+    pid = supervisor(first)
+    found, _ = heard(pair, lambda: os.kill(pid, signal.SIGTERM))
+    assert pair.active is not first
+    assert found.lost <= 20
+    assert until(lambda: not first.gateway_pids)
+    assert first.gateway is not None
+    first.gateway.wait(10)
+    first.start_gateway()
+    first.wait_gateway()
+    assert until(lambda: well(first))
+    assert pair.active is not first
