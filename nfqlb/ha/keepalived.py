@@ -30,8 +30,8 @@ global_defs {{
     dynamic_interfaces allow_if_changes
     # Advertisements go out on time also when the host is busy.
     vrrp_priority -20
-    # Neighbours are told where an address is when it comes, and every second: a switch or a host that missed it, or that
-    # heard of another place while the two nodes did not see each other, learns it soon.
+    # Neighbours are told where an address is when it comes, and every second: a switch or a host that missed it, or
+    # that heard of another place while the two nodes did not see each other, learns it soon.
     vrrp_garp_master_repeat 5
     vrrp_garp_master_refresh 1
     vrrp_garp_extra_if all 1
