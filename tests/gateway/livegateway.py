@@ -91,7 +91,8 @@ class Gateway:
     def settled(self, workers: int = 2) -> bool:
         """Only who is in force is left of all there were: supervisor, workers, and where there is one, who asks others."""
         status = self.status()
-        now = [pid for pid in (status["pid"], status["prober"], status["names"]["resolver"], *self.workers()) if pid]
+        others = status["prober"], status["names"]["resolver"]
+        now = [pid for pid in (status["pid"], *others, *self.workers()) if pid]
         return len(self.workers()) == workers and sorted(now) == sorted(namespaces.members([self.net.gateway]))
 
     def stop(self, *, traceback: bool = False) -> None:
