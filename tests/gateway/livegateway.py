@@ -89,7 +89,7 @@ class Gateway:
             farm.close()
 
     def settled(self, workers: int = 2) -> bool:
-        """Only who is in force is left of all there were: supervisor, workers, and who asks others where there is need."""
+        """Only who is in force is left of all there were: supervisor, workers, and who asks others, if any."""
         status = self.status()
         others = status["prober"], status["names"]["resolver"]
         now = [pid for pid in (status["pid"], *others, *self.workers()) if pid]
