@@ -13,13 +13,13 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-from nfqlb import __version__
 from nfqlb.gateway import board as board_file
 from nfqlb.gateway import memory
 from nfqlb.gateway.board import Header, State
 from nfqlb.gateway.care import Care
+from nfqlb.gateway.changes import Changes, Operator, Parts
 from nfqlb.gateway.control import Control, Conversation
 from nfqlb.gateway.crew import RELIEF_DRAIN, RELIEVE, STOP_DRAIN, hurry
 from nfqlb.gateway.directory import Directory
@@ -30,10 +30,8 @@ from nfqlb.gateway.job import Refused
 from nfqlb.gateway.keeper import Keeper
 from nfqlb.gateway.loop import Flow, Loop
 from nfqlb.gateway.notify import Notifier
-from nfqlb.gateway.plan import LINGER, Plan
-from nfqlb.gateway.queue import QueueError
-from nfqlb.gateway.succession import PATIENCE, READY_WITHIN, SETTLE, WORK_WITHIN, CannotRun, Succession, span
-from nfqlb.names.target import Answers
+from nfqlb.gateway.plan import Plan
+from nfqlb.gateway.succession import PATIENCE, READY_WITHIN, SETTLE, CannotRun, Succession
 
 REQUESTS = "status, backends, drain, disable, enable, ha-status, ha-yield, ha-resume, reload or upgrade"
 
@@ -43,19 +41,6 @@ LOOK_INTERVAL = 5.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 logger = logging.getLogger("nfqlb")
-
-
-class Operator(Protocol):
-    """Where plans come from. All are called in a child, may take seconds, and raise Refused."""
-
-    def read(self, current: Plan) -> tuple[Plan, list[str]]:
-        """The configuration as it is now, as a plan, and what is other than in `current`, a line each."""
-
-    def let_go(self, current: Plan) -> Plan:
-        """`current` without the backends that an earlier reload removed."""
-
-    def rename(self, current: Plan, answers: Answers) -> Plan:
-        """`current` with what DNS has come to say of names."""
 
 
 class Supervisor:
@@ -86,18 +71,14 @@ class Supervisor:
         self._care: Care | None = None
         self._keeper: Keeper | None = None
         self._directory: Directory | None = None
-        self._changing = ""
-        """What change is under way: one at a time."""
+        self._made: Parts | None = None
+        self._changing: Changes | None = None
         self._in_force = predecessor is None
         """Packets are led to us, and the files in the run directory are ours."""
         self._next_feeding = self._next_look = 0.0
         self._stopping = False
         self._committed = False
         """A successor changes rules at this moment: stopping has to wait for the outcome."""
-        self._renaming = False
-        """Names have other addresses, and a plan with these is to come."""
-        self._reload_waits = False
-        """A signal asked for a reload, which has not begun yet: no need for a second one."""
         self.handed_over = 0
         """Pid of the supervisor that has taken over from this one."""
 
@@ -129,24 +110,18 @@ class Supervisor:
         return self._in_force and not self.handed_over
 
     @property
+    def _parts(self) -> Parts:
+        assert self._made is not None
+        return self._made
+
+    @property
     def _crews(self) -> Succession:
-        assert self._succession is not None
-        return self._succession
+        return self._parts.crews
 
     @property
-    def _backends(self) -> Care:
-        assert self._care is not None
-        return self._care
-
-    @property
-    def _pair(self) -> Keeper:
-        assert self._keeper is not None
-        return self._keeper
-
-    @property
-    def _names(self) -> Directory:
-        assert self._directory is not None
-        return self._directory
+    def _changes(self) -> Changes:
+        assert self._changing is not None
+        return self._changing
 
     def run(self, on_ready: Callable[[], None]) -> None:
         """Keep the workers alive until a signal says stop, or a successor has taken over. `on_ready` is called once,
@@ -173,7 +148,7 @@ class Supervisor:
         if self._elders is not None and self._elders.gone():
             self._elders.close()
             self._elders = None
-        self._keeper = Keeper(self._loop, plan.run_dir, lambda: self._backends.digest)
+        self._keeper = Keeper(self._loop, plan.run_dir, lambda: self._parts.backends.digest)
         self._keeper.prepare(plan.pair, fresh=self._elders is None)
         self._directory = Directory(self._loop)
         self._succession = Succession(
@@ -186,6 +161,8 @@ class Supervisor:
             self._control = Control(plan.run_dir, self._loop.selector, self._asked)
         except OSError as error:
             raise CannotRun(f"{plan.run_dir} can have no control socket: {error.strerror or error}.") from error
+        self._made = Parts(self._succession, self._care, self._keeper, self._directory)
+        self._changing = Changes(self._loop, self._operator, self._made, self._notifier)
         board = self._crews.crew.board
         board.set(Header.STARTED, time.time_ns())
         if self._elders is None:
@@ -203,7 +180,7 @@ class Supervisor:
 
     def _come_up(self, on_ready: Callable[[], None]) -> Flow[None]:
         """From the workers' start until packets are led to them, and those before them have left."""
-        self._changing = "start"
+        self._changes.under_way = "start"
         crew = self._crews.crew
         assert self._control is not None
         assert self._instance is not None
@@ -222,21 +199,19 @@ class Supervisor:
         self._instance.tell()
         self._control.publish()
         self._in_force = True
-        self._backends.follow(crew.plan.charge, crew.board)
-        self._pair.follow(crew.plan.pair)
-        self._names.follow(crew.plan.naming)
+        self._parts.follow()
         if self._predecessor is not None:
             self._notifier.main_pid(os.getpid())
             self._predecessor.lines.say(f"done {os.getpid()}")
             self._predecessor.lines.close()
         crew.board.settle()
         on_ready()
-        self._notifier.ready(self._summary())
+        self._notifier.ready(self._parts.summary)
         if self._elders is not None:
             yield from self._see_off(self._elders)
-        self._changing = ""
+        self._changes.under_way = ""
         if crew.plan.leaving:
-            self._loop.begin(self._let_go(crew.plan))
+            self._loop.begin(self._changes.let_go(crew.plan))
 
     def _see_off(self, elders: Elders) -> Flow[None]:
         """Have the workers of another supervisor leave, and go on with what they counted."""
@@ -307,93 +282,12 @@ class Supervisor:
             (self._run_dir / board_file.FILE_NAME).unlink(missing_ok=True)
         memory.remove(self._run_dir)
 
-    # -- reload
-
-    def _reload(self, tell: Conversation | None) -> Flow[None]:
-        """Read the configuration and put it in force, or leave everything as it is."""
-        yield lambda: not self._changing
-        if tell is None:
-            self._reload_waits = False
-        self._changing = "reload"
-        self._notifier.reloading()
-        assert self._operator is not None
-        operator, current = self._operator, self.plan
-        try:
-            plan, changes = yield from self._loop.work(lambda: operator.read(current), WORK_WITHIN)
-            yield from self._put_in_force(plan)
-        except (Refused, QueueError, CannotRun, OSError) as error:
-            lines = error.lines if isinstance(error, Refused) else (str(error),)
-            logger.error("reload refused, everything goes on as it was: %s", " ".join(line.strip() for line in lines))
-            if tell is not None:
-                tell.refuse(*lines)
-        else:
-            logger.info("reload: %s", "; ".join(changes) or "nothing has changed")
-            if tell is not None:
-                tell.end(True, changes=changes, **self._status())
-            if plan.leaving:
-                self._loop.begin(self._let_go(plan))
-        finally:
-            self._changing = ""
-            self._notifier.ready(self._summary())
-
-    def _put_in_force(self, plan: Plan) -> Flow[None]:
-        """Raises Refused, QueueError, CannotRun: then everything is as it was."""
-        try:
-            self._pair.prepare(plan.pair)
-            yield from self._backends.prepare(plan.charge)
-            yield from self._crews.put_in_force(plan)
-        finally:
-            self._backends.follow(self.plan.charge, self._crews.crew.board)
-            self._pair.follow(self.plan.pair)
-            self._names.follow(self.plan.naming)
-
-    def _rename(self) -> Flow[None]:
-        """Put in force what DNS has come to say of the backends' names."""
-        yield lambda: not self._changing
-        self._renaming = False
-        now = time.monotonic()
-        if self._operator is None or not self._names.due(now):  # a reload has asked DNS meanwhile
-            return
-        operator, current, answers = self._operator, self.plan, self._names.take(now)
-        self._changing = "addresses of names"
-        try:
-            plan = yield from self._loop.work(lambda: operator.rename(current, answers), WORK_WITHIN)
-            yield from self._put_in_force(plan)
-        except (Refused, QueueError, CannotRun, OSError) as error:
-            logger.error("names have other addresses now, but those of before stay: %s", error)
-        else:
-            old, new = current.named, plan.named
-            come, gone = [", ".join(sorted(each)) or "none" for each in (new - old, old - new)]
-            logger.info("names have other addresses: new are %s; gone are %s", come, gone)
-            if plan.leaving:
-                self._loop.begin(self._let_go(plan))
-        finally:
-            self._changing = ""
-
-    def _let_go(self, plan: Plan) -> Flow[None]:
-        """After LINGER, forget the backends that the reload of `plan` removed, unless another reload came since."""
-        yield from self._loop.pause(LINGER)
-        yield lambda: not self._changing
-        if self.plan is not plan:
-            return
-        assert self._operator is not None
-        operator = self._operator
-        self._changing = "letting go of removed backends"
-        try:
-            lighter = yield from self._loop.work(lambda: operator.let_go(plan), WORK_WITHIN)
-            yield from self._put_in_force(lighter)
-            logger.info("backends let go, which a reload removed: %d", plan.leaving)
-        except (Refused, CannotRun, OSError) as error:
-            logger.error("removed backends stay known: %s", error)
-        finally:
-            self._changing = ""
-
     # -- upgrade
 
     def _upgrade(self, tell: Conversation) -> Flow[None]:
         """Start the code that is installed now beside this one, and hand over to it when it is ready."""
-        yield lambda: not self._changing
-        self._changing = "upgrade"
+        yield lambda: not self._changes.under_way
+        self._changes.under_way = "upgrade"
         assert self._instance is not None
         try:
             self.handed_over = yield from hand_over(self._loop, self._instance.fileno(), tell.event, self._commit)
@@ -405,7 +299,7 @@ class Supervisor:
             logger.info("handed over to pid %d", self.handed_over)
             tell.end(True, pid=self.handed_over)
         finally:
-            self._changing = ""
+            self._changes.under_way = ""
             self._committed = False
 
     def _commit(self) -> None:
@@ -437,13 +331,11 @@ class Supervisor:
         now = time.monotonic()
         pause = min(
             self._crews.look_after(now),
-            self._backends.look_after(now),
+            self._parts.backends.look_after(now),
             self._look_after_pair(now),
-            self._names.look_after(now),
+            self._parts.names.look_after(now),
         )
-        if not self._renaming and self._names.due(now):
-            self._renaming = True
-            self._loop.begin(self._rename())
+        self._changes.look_after_names(now)
         if self._notifier.interval is not None:
             if now >= self._next_feeding and self._crews.crew.alive():
                 self._notifier.alive()
@@ -456,18 +348,18 @@ class Supervisor:
         if any(number in caught for number in _STOP_SIGNALS):
             logger.info("stopping")
             self._stopping = True
-        elif signal.SIGHUP in caught and self._operator is not None and not self._reload_waits:
-            self._reload_waits = True
-            self._loop.begin(self._reload(None))
+        elif signal.SIGHUP in caught and self._operator is not None and not self._changes.reload_waits:
+            self._changes.reload_waits = True
+            self._loop.begin(self._changes.reload(None))
         self._crews.bury()
 
     def _look_after_pair(self, now: float) -> float:
-        return self._pair.look_after(
+        return self._parts.pair.look_after(
             now,
             alive=self._crews.crew.alive(),
-            ask_alarms=self._backends.alarms,
+            ask_alarms=self._parts.backends.alarms,
             queues=self.queues,
-            changing=bool(self._changing),
+            changing=bool(self._changes.under_way),
         )
 
     def _asked(self, request: dict[str, Any], conversation: Conversation) -> None:
@@ -477,40 +369,15 @@ class Supervisor:
         if path is not None and path != self.plan.path:
             conversation.refuse(f"This gateway runs with {self.plan.path}, not with {path}.")
         elif what == "status":
-            conversation.end(True, **self._status())
-        elif self._backends.asked(request, conversation) or self._pair.asked(request, conversation):
+            conversation.end(True, **self._changes.status())
+        elif self._parts.backends.asked(request, conversation) or self._parts.pair.asked(request, conversation):
             pass
         elif what == "reload" and self._operator is not None:
-            self._loop.begin(self._reload(conversation))
+            self._loop.begin(self._changes.reload(conversation))
         elif what == "upgrade":
             self._loop.begin(self._upgrade(conversation))
         else:
             conversation.refuse(f"{what!r} is no request; expected {REQUESTS}")
-
-    def _status(self) -> dict[str, Any]:
-        crew = self._crews.crew
-        snapshot = crew.board.snapshot()
-        return {
-            "version": __version__,
-            "pid": os.getpid(),
-            "state": snapshot.state.name.lower(),
-            "generation": snapshot.generation,
-            "started": snapshot.started / 1e9,
-            "config": self.plan.path,
-            "changing": self._changing,
-            "queues": list(snapshot.about.queues),
-            "workers": [
-                {"worker": seat.index, "pid": seat.pid, "ready": seat.ready} for seat in self._crews.crew.seats
-            ],
-            "backends": list(snapshot.about.backends),
-            "leaving": self.plan.leaving,
-            "prober": self._backends.prober,
-            "alarms": self._backends.alarms(),
-            "names": self._names.status(),
-        }
-
-    def _summary(self) -> str:
-        return f"{self.plan.workers} workers on queues {span(self.queues)}"
 
     def _forget_in_child(self) -> None:
         """In the child of a job: the lock is ours alone, and the child is no reason to think that we live."""

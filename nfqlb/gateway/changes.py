@@ -1,0 +1,190 @@
+"""Changes of what runs, one at a time: a reload, other addresses of names, the end of backends that were removed.
+
+Knows where plans come from, and which parts of the gateway follow a plan. Does not know what starts a change, nor
+packets, the configuration file or iptables. How the workers of a plan take the place of others is in `succession`.
+"""
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from nfqlb import __version__
+from nfqlb.gateway.care import Care
+from nfqlb.gateway.control import Conversation
+from nfqlb.gateway.directory import Directory
+from nfqlb.gateway.job import Refused
+from nfqlb.gateway.keeper import Keeper
+from nfqlb.gateway.loop import Flow, Loop
+from nfqlb.gateway.notify import Notifier
+from nfqlb.gateway.plan import LINGER, Plan
+from nfqlb.gateway.queue import QueueError
+from nfqlb.gateway.succession import WORK_WITHIN, CannotRun, Succession, span
+from nfqlb.names.target import Answers
+
+logger = logging.getLogger("nfqlb")
+
+
+class Operator(Protocol):
+    """Where plans come from. All are called in a child, may take seconds, and raise Refused."""
+
+    def read(self, current: Plan) -> tuple[Plan, list[str]]:
+        """The configuration as it is now, as a plan, and what is other than in `current`, a line each."""
+
+    def let_go(self, current: Plan) -> Plan:
+        """`current` without the backends that an earlier reload removed."""
+
+    def rename(self, current: Plan, answers: Answers) -> Plan:
+        """`current` with what DNS has come to say of names."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What follows a plan."""
+
+    crews: Succession
+    backends: Care
+    pair: Keeper
+    names: Directory
+
+    @property
+    def plan(self) -> Plan:
+        """What runs now."""
+        return self.crews.crew.plan
+
+    @property
+    def summary(self) -> str:
+        return f"{self.plan.workers} workers on queues {span(self.crews.queues)}"
+
+    def status(self) -> dict[str, Any]:
+        """What runs, for who asks."""
+        crew = self.crews.crew
+        snapshot = crew.board.snapshot()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "state": snapshot.state.name.lower(),
+            "generation": snapshot.generation,
+            "started": snapshot.started / 1e9,
+            "config": self.plan.path,
+            "queues": list(snapshot.about.queues),
+            "workers": [{"worker": seat.index, "pid": seat.pid, "ready": seat.ready} for seat in self.crews.crew.seats],
+            "backends": list(snapshot.about.backends),
+            "leaving": self.plan.leaving,
+            "prober": self.backends.prober,
+            "alarms": self.backends.alarms(),
+            "names": self.names.status(),
+        }
+
+    def follow(self) -> None:
+        """Everything but the workers does as the plan says that runs now."""
+        self.backends.follow(self.plan.charge, self.crews.crew.board)
+        self.pair.follow(self.plan.pair)
+        self.names.follow(self.plan.naming)
+
+
+class Changes:
+    """The changes of one supervisor. Methods that give a flow are begun by the loop."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        operator: Operator | None,
+        parts: Parts,
+        notifier: Notifier,
+    ) -> None:
+        self._loop, self._operator, self._parts, self._notifier = loop, operator, parts, notifier
+        self.under_way = ""
+        """What change: the next one waits until this is empty."""
+        self.reload_waits = False
+        """A signal asked for a reload, which has not begun yet: no need for a second one."""
+        self._renaming = False
+        """Names have other addresses, and a plan with these is to come."""
+
+    def status(self) -> dict[str, Any]:
+        """What runs and what changes, for who asks."""
+        return {**self._parts.status(), "changing": self.under_way}
+
+    def reload(self, tell: Conversation | None) -> Flow[None]:
+        """Read the configuration and put it in force, or leave everything as it is."""
+        yield lambda: not self.under_way
+        if tell is None:
+            self.reload_waits = False
+        self.under_way = "reload"
+        self._notifier.reloading()
+        assert self._operator is not None
+        operator, current = self._operator, self._parts.plan
+        try:
+            plan, changes = yield from self._loop.work(lambda: operator.read(current), WORK_WITHIN)
+            yield from self._put_in_force(plan)
+        except (Refused, QueueError, CannotRun, OSError) as error:
+            lines = error.lines if isinstance(error, Refused) else (str(error),)
+            logger.error("reload refused, everything goes on as it was: %s", " ".join(line.strip() for line in lines))
+            if tell is not None:
+                tell.refuse(*lines)
+        else:
+            logger.info("reload: %s", "; ".join(changes) or "nothing has changed")
+            if tell is not None:
+                tell.end(True, changes=changes, **self.status())
+            if plan.leaving:
+                self._loop.begin(self.let_go(plan))
+        finally:
+            self.under_way = ""
+            self._notifier.ready(self._parts.summary)
+
+    def _put_in_force(self, plan: Plan) -> Flow[None]:
+        """Raises Refused, QueueError, CannotRun: then everything is as it was."""
+        try:
+            self._parts.pair.prepare(plan.pair)
+            yield from self._parts.backends.prepare(plan.charge)
+            yield from self._parts.crews.put_in_force(plan)
+        finally:
+            self._parts.follow()
+
+    def rename(self) -> Flow[None]:
+        """Put in force what DNS has come to say of the backends' names."""
+        yield lambda: not self.under_way
+        self._renaming = False
+        now = time.monotonic()
+        if self._operator is None or not self._parts.names.due(now):  # a reload has asked DNS meanwhile
+            return
+        operator, current, answers = self._operator, self._parts.plan, self._parts.names.take(now)
+        self.under_way = "addresses of names"
+        try:
+            plan = yield from self._loop.work(lambda: operator.rename(current, answers), WORK_WITHIN)
+            yield from self._put_in_force(plan)
+        except (Refused, QueueError, CannotRun, OSError) as error:
+            logger.error("names have other addresses now, but those of before stay: %s", error)
+        else:
+            old, new = current.named, plan.named
+            come, gone = [", ".join(sorted(each)) or "none" for each in (new - old, old - new)]
+            logger.info("names have other addresses: new are %s; gone are %s", come, gone)
+            if plan.leaving:
+                self._loop.begin(self.let_go(plan))
+        finally:
+            self.under_way = ""
+
+    def let_go(self, plan: Plan) -> Flow[None]:
+        """After LINGER, forget the backends that the reload of `plan` removed, unless another reload came since."""
+        yield from self._loop.pause(LINGER)
+        yield lambda: not self.under_way
+        if self._parts.plan is not plan:
+            return
+        assert self._operator is not None
+        operator = self._operator
+        self.under_way = "letting go of removed backends"
+        try:
+            lighter = yield from self._loop.work(lambda: operator.let_go(plan), WORK_WITHIN)
+            yield from self._put_in_force(lighter)
+            logger.info("backends let go, which a reload removed: %d", plan.leaving)
+        except (Refused, CannotRun, OSError) as error:
+            logger.error("removed backends stay known: %s", error)
+        finally:
+            self.under_way = ""
+
+    def look_after_names(self, now: float) -> None:
+        """Begin to `rename` when DNS has something new."""
+        if not self._renaming and self._parts.names.due(now):
+            self._renaming = True
+            self._loop.begin(self.rename())
