@@ -66,9 +66,7 @@ class Outcome(NamedTuple):
 class Replay:
     """One pass of a capture through a fresh engine."""
 
-    def __init__(
-        self, setup: Setup, writer: PcapWriter | None = None, *, standings: Standings | None = None
-    ) -> None:
+    def __init__(self, setup: Setup, writer: PcapWriter | None = None, *, standings: Standings | None = None) -> None:
         self.setup = setup
         # A capture made on a sending host has unfinished checksums: the network card would have written them.
         self.engine = Engine(setup, standings=standings, verify_checksums=False)
