@@ -191,7 +191,7 @@ def record(directory: Path, plan: Plan, cases: tuple[Case, ...]) -> None:
     config = gateway_config(plan, 'secret_file = "../secret"  # for tests only', workers=1)
     about = "# The gateway of the captures beside this file; written by tools/capture.\n"
     (directory / "nfqlb.toml").write_text(about + config)
-    with Lab(plan) as lab, lab.tap() as tap:
+    with Lab(plan, probes=False) as lab, lab.tap() as tap:
         home, public = plan.home, plan.phones[0]
         stage = Stage(
             lab,

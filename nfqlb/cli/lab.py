@@ -107,7 +107,7 @@ def demo(no_headers: bool, **options: Any) -> None:
     from nfqlb.lab import demo as module
     from nfqlb.lab.pair import PairLab
 
-    with told(), make(options) as lab:
+    with told(), make(options, probes=False) as lab:
         if isinstance(lab, PairLab):
             from nfqlb.lab import pairdemo
 
@@ -150,7 +150,7 @@ def load(rate: int, seconds: int, as_json: bool, **options: Any) -> None:
         )
 
 
-def make(options: dict[str, Any]) -> Lab:
+def make(options: dict[str, Any], *, probes: bool = True) -> Lab:
     from nfqlb.lab.lab import Lab
     from nfqlb.lab.pair import PairLab
     from nfqlb.lab.topology import Plan
@@ -162,6 +162,7 @@ def make(options: dict[str, Any]) -> Lab:
         workers=options["workers"],
         forward_drop=options["forward_drop"],
         masquerade=options["masquerade"],
+        probes=probes,
         say=say,
     )
 

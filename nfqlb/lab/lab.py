@@ -74,14 +74,18 @@ class Lab:
         workers: int = 2,
         forward_drop: bool = False,
         masquerade: bool = False,
+        probes: bool = True,
         say: Callable[[str], None] = _silent,
     ) -> None:
+        """`probes`: whether the gateway asks its backends by itself. Without, what passes the gateway is all there is on
+        its links.
+        """
         if not re.fullmatch(r"[a-z0-9]{1,16}", plan.name):
             raise LabError(f"{plan.name!r} is no name for a lab: take 1 to 16 small letters and digits.")
         self.plan, self.workers, self.forward_drop, self.masquerade = plan, workers, forward_drop, masquerade
         self.dir = run_dir(plan.name)
         self.config = self.dir / "nfqlb.toml"
-        self._say = say
+        self._say, self._probes = say, probes
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -189,7 +193,8 @@ class Lab:
         secret.write_text(f"# For tests only.\n{SECRET}\n")
         secret.chmod(0o600)
         gateway = f'secret_file = "{secret}"\nrun_dir = "{self.dir}/gateway"\nstate_dir = "{self.dir}/state"'
-        self.config.write_text(gateway_config(self.plan, gateway, self.workers))
+        silence = "" if self._probes else "\n[health]\nenabled = false\n"
+        self.config.write_text(gateway_config(self.plan, gateway, self.workers) + silence)
 
     def run_gateway(self) -> None:
         argv = [*nfqlb_command(), "run", "-c", str(self.config)]

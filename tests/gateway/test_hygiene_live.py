@@ -118,6 +118,8 @@ def test_the_watchdog_is_fed_only_while_all_workers_go_round(host: Host, monkeyp
         monkeypatch.setenv("NOTIFY_SOCKET", str(host.net.folder / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "400000")
         gateway = Gateway(host)
+        while not manager.recv(4096).startswith(b"READY=1"):
+            pass
         os.kill(gateway.process.pid, signal.SIGSTOP)  # who would replace the worker
         worker = gateway.workers()[1]
         os.kill(worker, signal.SIGSTOP)

@@ -66,7 +66,7 @@ class Cell:
 
 @contextmanager
 def running(plan: Plan, **options: bool) -> Iterator[Cell]:
-    lab = Lab(plan, **options)
+    lab = Lab(plan, probes=False, **options)
     with lab, lab.tap() as tap:
         public, other = plan.phones
         cell = Cell(lab, tap, lab.phone("bob", public))
