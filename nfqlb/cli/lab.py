@@ -157,14 +157,8 @@ def make(options: dict[str, Any], *, probes: bool = True) -> Lab:
 
     family = 6 if options["ipv6"] else 4
     plan = Plan(options["name"], family=family, one_armed=options["one_armed"], pair=options["pair"])
-    return (PairLab if plan.pair else Lab)(
-        plan,
-        workers=options["workers"],
-        forward_drop=options["forward_drop"],
-        masquerade=options["masquerade"],
-        probes=probes,
-        say=say,
-    )
+    host = {name: options[name] for name in ("workers", "forward_drop", "masquerade")}
+    return PairLab(plan, **host, say=say) if plan.pair else Lab(plan, **host, probes=probes, say=say)
 
 
 def say(text: str) -> None:

@@ -77,8 +77,8 @@ class Lab:
         probes: bool = True,
         say: Callable[[str], None] = _silent,
     ) -> None:
-        """`probes`: whether the gateway asks its backends by itself. Without, what passes the gateway is all there is on
-        its links.
+        """`probes`: whether the gateway asks its backends by itself. Without, what passes it is all there is on its
+        links.
         """
         if not re.fullmatch(r"[a-z0-9]{1,16}", plan.name):
             raise LabError(f"{plan.name!r} is no name for a lab: take 1 to 16 small letters and digits.")

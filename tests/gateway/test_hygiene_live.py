@@ -45,7 +45,7 @@ def test_a_worker_holds_open_what_it_needs_and_nothing_else(host: Host) -> None:
         for pid in gateway.workers():
             held = files(pid)
             # stdin, stdout, stderr; the pipe that says ready; its queue, twice; a socket for each IPv6 endpoint;
-                # one to ask for names
+            # one to ask for names
             assert len(held) == 3 + 1 + 2 + 2 + 1, held
             assert held.count("socket:[]") == 5
             assert not [name for name in held if "anon_inode" in name or "run/" in name]

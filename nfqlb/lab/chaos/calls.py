@@ -144,6 +144,9 @@ class CallArena(Arena):
         for number, kind in enumerate(KINDS)
     )
 
+    more = "\n[health]\nenabled = false\n"
+    """SIPp takes a probe for the begin of a call that goes wrong, and the proof for a message of one."""
+
     def __init__(self, name: str, options: Options, say: Callable[[str], None]) -> None:
         plan = Plan(name, family=options.family, registrars=BACKENDS, proxies=0)
         super().__init__(plan, Settings((1,) * (BACKENDS - 1), options.workers), say)
