@@ -80,7 +80,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Problem]], list[Conf
 
 
 def check(path: Path, *options: str) -> Result:
-    return CliRunner().invoke(main, ["check", "-c", str(path), *options])
+    return CliRunner().invoke(main, ["check", "-c", str(path), *options], env={"COLUMNS": "200"})
 
 
 def test_a_fine_configuration_is_summed_up(config: Path) -> None:

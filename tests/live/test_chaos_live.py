@@ -149,7 +149,7 @@ def test_an_interrupted_soak_has_a_result_and_leaves_nothing_behind(tmp_path: Pa
     assert told["problems"] == []
     assert told["sent"] == told["received"] > 1000
     assert {each["name"].partition("-")[0] for each in told["growth"]} >= {"nfqlb"}
-    assert len(told["growth"]) == 3  # a supervisor and two workers
+    assert len(told["growth"]) == 4  # a supervisor, two workers, and who asks the backends
     assert all(each["rss_kb"] > 1000 for each in told["growth"])
 
 
