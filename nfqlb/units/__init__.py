@@ -36,6 +36,9 @@ STATES = Path("/var/lib")
 HOMES = ("/home", "/root", "/run/user")
 """What a service does not see with ProtectHome=yes."""
 
+TMPS = ("/tmp", "/var/tmp")
+"""What a service does not see with PrivateTmp=yes."""
+
 LEAST = ("CAP_NET_ADMIN",)
 
 AS_ROOT = ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_CHOWN", "CAP_KILL", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID")
@@ -84,6 +87,7 @@ def render(service: Service) -> dict[str, str]:
     state = quoted(str(service.state_dir.relative_to(STATES) if below else service.state_dir), expanded=False)
     seen = (Path(service.command[0]), service.config, service.secret_file, *service.needed)
     at_home = any(each.is_relative_to(home) for each in seen for home in HOMES)
+    in_tmp = any(each.is_relative_to(place) for each in seen for place in TMPS)
     values = {
         "nfqlb": " ".join([quoted(service.command[0], expanded=False), *map(quoted, service.command[1:])]),
         "config": quoted(str(service.config)),
@@ -94,6 +98,7 @@ def render(service: Service) -> dict[str, str]:
         "state": f"StateDirectory={state}" if below else f"ReadWritePaths={state}",
         "secret": quoted(str(service.secret_file), expanded=False),
         "home": "read-only" if at_home else "yes",
+        "tmp": "no" if in_tmp else "yes",
         "devices": LIFELINE if service.pair else "PrivateDevices=yes",
     }
 
