@@ -253,6 +253,8 @@ class Supervisor:
         if self._control is not None:
             self._control.close(remove=not others_go_on)
         if not others_go_on and self._instance is not None:
+            if self._elders is not None and self._stopping:
+                self._end(self._elders)  # whom it is about to relieve: their board is gone already
             self._end_others()
         if self._elders is not None:
             self._elders.close()
@@ -263,18 +265,22 @@ class Supervisor:
                 self._instance.release()
         self._loop.close()
 
+    def _end(self, others: Elders) -> None:
+        """Stop workers that are not our children."""
+        deadline = time.monotonic() + STOP_DRAIN + PATIENCE
+        others.stop()
+        while not others.gone() and time.monotonic() < deadline:
+            self._loop.turn(0.05)
+        others.kill()
+        while not others.gone() and time.monotonic() < deadline + PATIENCE:
+            self._loop.turn(0.05)
+
     def _end_others(self) -> None:
         """At the end: who is asked to stop stops also what a killed supervisor, or successor, has left behind."""
         others = Elders.find(self._run_dir)
         if others is not None:
-            deadline = time.monotonic() + STOP_DRAIN + PATIENCE
             if self._stopping:
-                others.stop()
-                while not others.gone() and time.monotonic() < deadline:
-                    self._loop.turn(0.05)
-                others.kill()
-                while not others.gone() and time.monotonic() < deadline + PATIENCE:
-                    self._loop.turn(0.05)
+                self._end(others)
             if not others.gone():
                 others.close()
                 return
@@ -363,7 +369,14 @@ class Supervisor:
         )
 
     def _asked(self, request: dict[str, Any], conversation: Conversation) -> None:
-        """A request by the control socket."""
+        """A request by the control socket. A bug of ours in it ends nothing but the answer."""
+        try:
+            self._answer(request, conversation)
+        except Exception:
+            logger.exception("internal error at a request: %s", request)
+            conversation.refuse("internal error; the gateway's log has more, please report it")
+
+    def _answer(self, request: dict[str, Any], conversation: Conversation) -> None:
         what = request["do"]
         path = request.get("config")
         if path is not None and path != self.plan.path:
