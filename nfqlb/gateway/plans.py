@@ -70,7 +70,11 @@ def make(path: Path, *, place: bool, current: Plan | None = None) -> Made:
     try:
         answers = answers_for(config, known=None if current is None else _source(current).answers)
         config = config.with_addresses(answers)
-        setup = staying(config.setup(), config.gateway.run_dir)
+        setup = config.setup()
+        if current is None:
+            setup = staying(setup, config.gateway.run_dir)
+        else:
+            setup = replace(setup, leaving=tuple(gone(_source(current).setup.known, setup)))
         problems = host.problems(config)
         placed = rules.queues_in_place(config)
     except (ConfigError, HostError) as error:
@@ -209,13 +213,12 @@ class FromFile:
 
         made = make(self._path, place=True, current=current)
         old, new = _source(current), _source(made.plan)
-        setup = replace(new.setup, leaving=tuple(gone(old.setup.known, new.setup)))
         changes = [*differences(old.config, new.config), *key_differences(old.setup, new.setup)]
-        if setup.leaving:
-            names = ", ".join(each.name for each in setup.leaving)
+        if new.setup.leaving:
+            names = ", ".join(each.name for each in new.setup.leaving)
             changes.append(f"removed backends finish what they have begun: {names}")
         changes += [f"warning: {text}" for text in made.warnings]
-        return build(replace(new, setup=setup), made.plan.ranges, made.plan.placed, made.plan), changes
+        return made.plan, changes
 
     def let_go(self, current: Plan) -> Plan:
         """`current` without the backends that an earlier reload removed. Reads no file."""
