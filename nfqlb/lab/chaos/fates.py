@@ -5,43 +5,20 @@ end for whoever began it. Does not know what was done to a backend meanwhile.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import dpkt
-
 from nfqlb.lab.chaos.accounts import Arrivals
 from nfqlb.lab.chaos.generator import Answer
 from nfqlb.lab.chaos.messages import number_of
-from nfqlb.lab.chaos.proof import Request, read
-
-NS = 1_000_000_000
+from nfqlb.lab.chaos.proof import Request, packets, read
 
 _DONE = re.compile(rb"SIP/2\.0 200 ")
 _CALL_ID = re.compile(rb"^Call-ID: *(\S+)", re.MULTILINE | re.IGNORECASE)
 _BYE = re.compile(rb"^CSeq: *\d+ BYE\b", re.MULTILINE | re.IGNORECASE)
 _TO_TAG = re.compile(rb"^To:[^\r]*;tag=", re.MULTILINE | re.IGNORECASE)
-
-
-class Packet(NamedTuple):
-    at: int
-    """Nanoseconds since 1970."""
-    sender: bytes
-    """Its address, packed."""
-    target: bytes
-    text: bytes
-    """What is in the datagram."""
-
-
-def packets(capture: Path) -> Iterator[Packet]:
-    """The UDP datagrams in a capture of Ethernet frames."""
-    with capture.open("rb") as file:
-        for at, frame in dpkt.pcap.Reader(file):
-            ip = dpkt.ethernet.Ethernet(frame).data
-            if isinstance(ip, dpkt.ip.IP | dpkt.ip6.IP6) and isinstance(ip.data, dpkt.udp.UDP):
-                yield Packet(round(at * NS), ip.src, ip.dst, ip.data.data)
 
 
 class Visit(NamedTuple):

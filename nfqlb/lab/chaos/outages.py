@@ -15,8 +15,9 @@ from nfqlb.lab import LabError
 from nfqlb.lab.chaos.accounts import Account, Arrivals, account
 from nfqlb.lab.chaos.arena import up
 from nfqlb.lab.chaos.farm import FarmArena
-from nfqlb.lab.chaos.fates import NS, CallFates, MessageFates, Visit, calls, sort_calls, sort_messages, visits
+from nfqlb.lab.chaos.fates import CallFates, MessageFates, Visit, calls, sort_calls, sort_messages, visits
 from nfqlb.lab.chaos.generator import read_answers
+from nfqlb.lab.chaos.proof import NS
 from nfqlb.lab.chaos.run import host, refused
 from nfqlb.lab.chaos.watch import Watch
 from nfqlb.lab.load import last_row

@@ -6,12 +6,14 @@ and however often repeated. A request that did not is a stray.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import dpkt
+
+NS = 1_000_000_000
 
 SHOWN = 20
 """Strays that are listed one by one."""
@@ -46,17 +48,29 @@ class Proof:
     """At most SHOWN requests that did not reach the backend of their INVITE."""
 
 
+class Packet(NamedTuple):
+    at: int
+    """Nanoseconds since 1970."""
+    sender: bytes
+    """Its address, packed."""
+    target: bytes
+    text: bytes
+    """What is in the datagram."""
+
+
+def packets(capture: Path) -> Iterator[Packet]:
+    """The UDP datagrams in a capture of Ethernet frames."""
+    with capture.open("rb") as file:
+        for at, frame in dpkt.pcap.Reader(file):
+            ip = dpkt.ethernet.Ethernet(frame).data
+            if isinstance(ip, dpkt.ip.IP | dpkt.ip6.IP6) and isinstance(ip.data, dpkt.udp.UDP):
+                yield Packet(round(at * NS), ip.src, ip.dst, ip.data.data)
+
+
 def requests_in(capture: Path, backend: str, ip: bytes) -> list[Request]:
     """The requests to the address `ip` (packed) in a capture of Ethernet frames."""
-    found = []
-    with capture.open("rb") as file:
-        for _, frame in dpkt.pcap.Reader(file):
-            packet = dpkt.ethernet.Ethernet(frame).data
-            if getattr(packet, "dst", None) == ip and isinstance(packet.data, dpkt.udp.UDP):
-                request = read(backend, packet.data.data)
-                if request:
-                    found.append(request)
-    return found
+    to_it = (packet.text for packet in packets(capture) if packet.target == ip)
+    return [request for text in to_it if (request := read(backend, text))]
 
 
 def read(backend: str, message: bytes) -> Request | None:
