@@ -1,26 +1,23 @@
-"""Names as the supervisor has them: the process that asks DNS, forked, watched and ended; what it has found out; and
-the memory and the socket by which workers have a part in it.
+"""Names as the supervisor has them: when the process that asks DNS runs; what it has found out; and the memory and the
+socket by which workers have a part in it.
 
-Knows processes, a pipe and a socket. Does not know DNS, nor how a changed answer comes into force: `due` says that it
-is time, and the supervisor makes a plan of it.
+Does not know DNS, nor how a changed answer comes into force: `due` says that it is time, and the supervisor makes a
+plan of it.
 
 The process runs from when there is something to ask: from the start where backends have names, else from the first
 question of a worker.
 """
 
-import json
 import logging
 import os
-import signal
-import sys
 import time
 from collections.abc import Mapping
 from selectors import EVENT_READ
-from typing import Any, NoReturn
+from typing import Any
 
 from nfqlb.balance.states import Place
 from nfqlb.gateway import privileges
-from nfqlb.gateway.crew import WORKER_SIGNALS, close_all_but
+from nfqlb.gateway.aide import Aide
 from nfqlb.gateway.desk import Desk
 from nfqlb.gateway.loop import Loop
 from nfqlb.gateway.naming import Naming
@@ -30,16 +27,11 @@ from nfqlb.names.target import Known, Target, from_plain, merged
 NAME = "nfqlb-names"
 """What ps and top call the process."""
 
-RESPAWN_AFTER = 1.0
-"""Seconds until one that died is replaced."""
-
 STUCK_AFTER = 30.0
 """Seconds without a word after which it is replaced."""
 
 CHANGE_INTERVAL = 10.0
 """Seconds between two changes of plan for the sake of names, however fast answers change."""
-
-PIECE = 1 << 16
 
 logger = logging.getLogger("nfqlb")
 
@@ -49,19 +41,22 @@ class Directory:
 
     def __init__(self, loop: Loop) -> None:
         self.desk = Desk()
-        self.pid = 0
         self._selector = loop.selector
+        title = "the process that looks up names"
+        self._aide = Aide(NAME, title, "what is known stands", self._said, loop.selector)
         self._naming: Naming | None = None
         self._known: dict[Target, Known] = {}
         self._taken: dict[Target, Known] = {}
         """What the plan is made of that is to come."""
         self._counts = dict.fromkeys(("looked_up", "failed", "asked", "refused"), 0)
-        self._pipe = -1
-        self._rest = b""
-        self._heard_at = self._start_at = 0.0
+        self._heard_at = 0.0
         self._next_change = 0.0
         self._listening = False
         self._closed = False
+
+    @property
+    def pid(self) -> int:
+        return self._aide.pid
 
     # -- with each plan
 
@@ -79,7 +74,7 @@ class Directory:
             }
             self._taken = {}
         if before is None or before.orders != naming.orders:
-            self._kill()
+            self._aide.end()
             self._listen(self._start_if_asked)
             if naming.answers:
                 self._start()
@@ -101,21 +96,15 @@ class Directory:
     def end(self) -> None:
         if not self._closed:
             self._closed = True
-            self._kill()
+            self._aide.end()
             self._listen(None)
             self.desk.close()
 
     def look_after(self, now: float) -> float:
         """Replace a process that has died or hangs; seconds until there is something to do again."""
-        if self.pid:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._died(os.waitstatus_to_exitcode(status), now)
-            elif now - self._heard_at > STUCK_AFTER:
-                logger.error("the process that looks up names (pid %d) hangs; killed", self.pid)
-                os.kill(self.pid, signal.SIGKILL)
-                self._heard_at = now  # once is enough; it is buried when it has died
-        elif self._start_at and now >= self._start_at:
+        runs = bool(self.pid)
+        self._aide.look_after(now, self._heard_at, STUCK_AFTER)
+        if not runs and self._aide.start_at and now >= self._aide.start_at:
             self._start()
         return 1.0
 
@@ -148,19 +137,12 @@ class Directory:
 
     # -- what the process says
 
-    def _hear(self) -> None:
-        try:
-            self._rest += os.read(self._pipe, PIECE)
-        except BlockingIOError:
-            return
+    def _said(self, said: dict[str, Any]) -> None:
         self._heard_at = time.monotonic()
-        *lines, self._rest = self._rest.split(b"\n")
-        for line in lines:
-            said = json.loads(line)
-            if "counts" in said:
-                self._counts = said["counts"]
-            else:
-                self._answered(*from_plain(said))
+        if "counts" in said:
+            self._counts = said["counts"]
+        else:
+            self._answered(*from_plain(said))
 
     def _answered(self, target: Target, now: Known) -> None:
         before = self._known.get(target)
@@ -193,86 +175,24 @@ class Directory:
             self._selector.register(self.desk.questions, EVENT_READ, what)
 
     def _start_if_asked(self) -> None:
-        if not self.pid and time.monotonic() >= self._start_at:
+        if not self.pid and time.monotonic() >= self._aide.start_at:
             self._start()
         else:
             self._listen(None)  # until the next is to be started
 
-    def _died(self, code: int, now: float) -> None:
-        why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        logger.error("the process that looks up names (pid %d) died (%s); what is known stands", self.pid, why)
-        self._hear()
-        self._forget()
-        self._start_at = now + RESPAWN_AFTER
-
-    def _kill(self) -> None:
-        """It has nothing to bring to an end."""
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        self._forget()
-
-    def _forget(self) -> None:
-        self.pid, self._start_at = 0, 0.0
-        if self._pipe >= 0:
-            self._selector.unregister(self._pipe)
-            os.close(self._pipe)
-            self._pipe, self._rest = -1, b""
-
     def _start(self) -> None:
         assert self._naming is not None
+        naming = self._naming
         self._listen(None)
         self._heard_at = time.monotonic()
-        reading, writing = os.pipe()
-        # No signal may reach the child while it still has our handlers: it would write into our socket.
-        signal.pthread_sigmask(signal.SIG_BLOCK, WORKER_SIGNALS)
-        try:
-            pid = os.fork()
-            if not pid:
-                self._work(self._naming, writing)
-        except OSError as error:
-            logger.error("the process that looks up names cannot be forked: %s", error.strerror)
-            os.close(reading)
-            self._start_at = self._heard_at + RESPAWN_AFTER
-            return
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
-            os.close(writing)
-        os.set_blocking(reading, False)
-        self.pid, self._pipe, self._start_at = pid, reading, 0.0
-        self._selector.register(reading, EVENT_READ, self._hear)
+        self._aide.start(lambda writing: self._work(naming, writing), (self.desk.questions.fileno(),))
 
-    # -- in the child
+    def _work(self, naming: Naming, writing: int) -> None:
+        """In the child."""
+        from nfqlb.gateway.resolver import Counts, Resolver  # what it imports, no other process needs
 
-    def _work(self, naming: Naming, writing: int) -> NoReturn:
-        code = os.EX_SOFTWARE
-        try:
-            signal.set_wakeup_fd(-1)
-            for number in WORKER_SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
-            # Ctrl-C in a terminal reaches the whole group; the supervisor decides for all.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
-            close_all_but((0, 1, 2, writing, self.desk.questions.fileno()))
-            os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
-            with open("/proc/self/comm", "w") as comm:
-                comm.write(NAME)
-            from nfqlb.gateway.resolver import Counts, Resolver  # what it imports, no other process needs
-
-            resolver = Resolver(
-                tuple(naming.answers),
-                naming.dns,
-                self.desk.memory,
-                self.desk.questions,
-                writing,
-                Counts(**self._counts),
-            )
-            privileges.drop(keep=None)
-            resolver.run()
-            code = os.EX_OK
-        except BaseException:
-            logger.exception("the process that looks up names ends")
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
+        os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
+        counts = Counts(**self._counts)
+        resolver = Resolver(tuple(naming.answers), naming.dns, self.desk.memory, self.desk.questions, writing, counts)
+        privileges.drop(keep=None)
+        resolver.run()

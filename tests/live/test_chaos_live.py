@@ -146,7 +146,8 @@ def test_an_interrupted_soak_has_a_result_and_leaves_nothing_behind(tmp_path: Pa
     assert lab.names(name) == []
     told = json.loads(output.read_text())
     assert told["interrupted"] is True
-    assert told["problems"] == []
+    # Growth is a matter of hours: in the first seconds a process still touches pages that it has had all along.
+    assert [each for each in told["problems"] if "has grown by" not in each] == []
     assert told["sent"] == told["received"] > 1000
     assert {each["name"].partition("-")[0] for each in told["growth"]} >= {"nfqlb"}
     assert len(told["growth"]) == 4  # a supervisor, two workers, and who asks the backends
