@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nfqlb.balance.health import Check
+from nfqlb.config.limits import Limits
 from nfqlb.config.named import Dns, Named, expanded
 from nfqlb.config.pair import Pair
 from nfqlb.config.problems import ConfigError, Problem, Severity, errors_in
@@ -93,6 +94,7 @@ class Config:
     egress_names: bool
     """Whether names that backends send to are looked up."""
     dns: Dns
+    limits: Limits
     rules: Rules
     health: Check
     """How the backends of a pool are asked that says nothing else."""
@@ -193,13 +195,14 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
     if errors_in(problems):
         raise ConfigError(path, problems)
     gateway, path_table, workers, egress = draft.gateway, draft.path, draft.workers, draft.egress
-    rules, health, dns = draft.rules, draft.health, draft.dns
+    rules, health, dns, limits = draft.rules, draft.health, draft.dns, draft.limits
     assert gateway is not None
     assert path_table is not None
     assert workers is not None
     assert egress is not None
     assert rules is not None
     assert dns is not None
+    assert limits is not None
     assert health is not None
     checks = {
         draft.pool_names[f"{place}.name"]: replace(health.value(), **table.told)
@@ -249,6 +252,7 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
         egress=egress.networks,
         egress_names=egress.names,
         dns=dns.value(),
+        limits=limits.value(),
         rules=Rules(**dict(rules)),
         health=health.value(),
         pool_health=checks,

@@ -155,6 +155,14 @@ def crossed_ttls(draft: Draft) -> Iterator[Problem]:
         yield Problem("dns.min_ttl", text, value=shown(draft.dns.min_ttl))
 
 
+def ban_below_limit(draft: Draft) -> Iterator[Problem]:
+    """What a source may send must not be what it is banned for."""
+    limits = draft.limits
+    if limits is not None and limits.ban_above < limits.requests:
+        text = f"expected at least requests, {limits.requests}: nobody is banned for what may pass"
+        yield Problem("limits.ban_above", text, value=shown(limits.ban_above))
+
+
 def min_up_out_of_reach(draft: Draft) -> Iterator[Problem]:
     for place, pool in draft.pools.items():
         backends = draft.backends[place].values()
@@ -207,6 +215,7 @@ CHECKS: tuple[Check, ...] = (
     moving_version,
     groups_of_listeners,
     crossed_ttls,
+    ban_below_limit,
     min_up_out_of_reach,
     piling_probes,
 )

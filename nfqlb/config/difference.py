@@ -40,6 +40,7 @@ def differences(old: Config, new: Config) -> Iterator[str]:
     yield from _value("egress.networks", old.egress, new.egress)
     yield from _value("egress.names", old.egress_names, new.egress_names)
     yield from _fields("dns", old.dns, new.dns)
+    yield from _fields("limits", old.limits, new.limits)
     yield from _fields("rules", old.rules, new.rules)
     yield from _pair(old.ha, new.ha)
 

@@ -26,6 +26,7 @@ from nfqlb.config.tables import (
     HaGroupTable,
     HaTable,
     HealthTable,
+    LimitsTable,
     ListenerTable,
     PathTable,
     PoolTable,
@@ -62,6 +63,7 @@ class Draft:
     health: HealthTable | None
     egress: EgressTable | None
     dns: DnsTable | None
+    limits: LimitsTable | None
     rules: RulesTable | None
     ha: HaTable | None
     """Also when there is none in the file."""
@@ -114,6 +116,7 @@ def read_draft(raw: dict[str, Any], problems: list[Problem]) -> Draft:
         health=read_table(HealthTable, raw.get("health", {}), "health", problems),
         egress=read_table(EgressTable, raw.get("egress", {}), "egress", problems),
         dns=read_table(DnsTable, raw.get("dns", {}), "dns", problems),
+        limits=read_table(LimitsTable, raw.get("limits", {}), "limits", problems),
         rules=read_table(RulesTable, raw.get("rules", {}), "rules", problems),
         ha=None if ha is None else read_table(HaTable, without(ha, "group"), "ha", problems, more=("group",)),
         ha_groups=read_tables(HaGroupTable, ha_groups, problems),

@@ -34,6 +34,7 @@ from nfqlb.config.fields import (
     Socket,
     UserPrefix,
 )
+from nfqlb.config.limits import Limits
 from nfqlb.config.named import Dns, Named
 from nfqlb.config.pair import PRIORITY, ROUTER_ID
 from nfqlb.names.target import Target
@@ -42,6 +43,8 @@ from nfqlb.proxy.setup import Backend, ForceRport, Listener, Panic, PathPolicy, 
 
 ASKED = Check()
 """How backends are asked unless the file says otherwise."""
+
+LIMITS = Limits()
 
 Listed = Strict(False)
 """TOML's list, read into a tuple; what is in it is as strict as anywhere."""
@@ -240,6 +243,28 @@ class DnsTable(Table):
         return Dns(self.servers or (), self.timeout, self.min_ttl, self.max_ttl)
 
 
+class LimitsTable(Table):
+    """What a source may send, and what it takes to be banned. The defaults and their reasons: docs/limits.md."""
+
+    enabled: bool = LIMITS.enabled
+    """Limit and ban at all."""
+    requests: Annotated[int, Field(ge=10, le=500_000)] = LIMITS.requests
+    """A second that pass from one source: an IPv4 address, or a /64 of IPv6."""
+    burst: Annotated[int, Field(ge=10, le=500_000)] = LIMITS.burst
+    """Requests that may come at once."""
+    ban_above: Annotated[int, Field(ge=10, le=1_000_000)] = LIMITS.ban_above
+    """Requests a second above which a source is banned."""
+    ban_for: Annotated[int, Field(ge=1, le=604_800)] = LIMITS.ban_for
+    """Seconds that a ban lasts."""
+    offences: Annotated[int, Field(ge=20, le=1_000_000)] = LIMITS.offences
+    """Points a minute above which a source is banned."""
+    allow: Annotated[tuple[NetworkField, ...], Listed] = LIMITS.allow
+    """Networks never limited and never banned: peers, carriers, monitors. Backends and the other node are, anyway."""
+
+    def value(self) -> Limits:
+        return Limits(**dict(self))
+
+
 class RulesTable(Table):
     backend: RulesBackend = "auto"
     """Which iptables commands: the plain ones (auto), `iptables-nft-…` or `iptables-legacy-…`."""
@@ -295,6 +320,7 @@ SINGLE: dict[str, type[Table]] = {
     "health": HealthTable,
     "egress": EgressTable,
     "dns": DnsTable,
+    "limits": LimitsTable,
     "rules": RulesTable,
     "ha": HaTable,
 }
