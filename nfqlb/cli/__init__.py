@@ -24,6 +24,7 @@ COMMANDS = {
     "status": "Which gateway runs here: version, configuration, workers.",
     "rules": "Show, apply, remove or compare the iptables rules.",
     "backends": "State, load and health of the backends; take one out, or bring it back.",
+    "bans": "Who is banned; ban a source, or let it go.",
     "stats": "Queues, workers, backends and reasons, from the running gateway.",
     "replay": "Stored packets through the engine; needs no root.",
     "explain": "Why a packet went where it went, rule by rule.",

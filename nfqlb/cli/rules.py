@@ -35,8 +35,9 @@ def command() -> None:
 @config_option
 @click.option("-4", "families", flag_value="4", help="IPv4 only.")
 @click.option("-6", "families", flag_value="6", help="IPv6 only.")
+@click.option("--sets", is_flag=True, help="The sets of addresses that the rules look into, for ipset restore.")
 @json_option
-def show(config_path: Path, families: str | None, as_json: bool) -> None:
+def show(config_path: Path, families: str | None, sets: bool, as_json: bool) -> None:
     """Print the rules that `apply` would put in place, with comments.
 
     Needs no privilege but to read the secret, from which the seed of the spreading is made.
@@ -49,7 +50,7 @@ def show(config_path: Path, families: str | None, as_json: bool) -> None:
 
     with told():
         config = load_settled(config_path)
-        rendered = rules.render(config, rules.live_queues(config))
+        rendered = rules.render_sets(config) if sets else rules.render(config, rules.live_queues(config))
     texts = {str(family): text for family, text in rendered.items() if families in (None, str(family))}
     if as_json:
         echo_json(texts)

@@ -11,7 +11,7 @@ from pathlib import Path
 from nfqlb.config import Config, ConfigError, Problem
 from nfqlb.config.named import base
 from nfqlb.config.problems import shown
-from nfqlb.gateway import foreign, rules
+from nfqlb.gateway import foreign, rules, sets
 from nfqlb.gateway.arrivals import UNCABLED, towards
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.instance import FILE_NAME
@@ -125,13 +125,13 @@ def library() -> Iterator[Problem]:
 def kernel(config: Config) -> Iterator[Problem]:
     """Whether the commands are there and the kernel takes our rules, tried apart from the real ones."""
     try:
-        rendered = rules.render(config)
+        rendered, of_sets = rules.render(config), rules.render_sets(config)
     except ConfigError:
         return
     for family, text in rendered.items():
         command = Iptables(family, config.rules.backend)
         try:
-            command.rehearse(text)
+            command.rehearse(text, sets.apart(of_sets[family]) if family in of_sets else ())
         except HostError as error:
             yield Problem(f"IPv{family} rules", str(error))
 

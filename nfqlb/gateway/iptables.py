@@ -95,17 +95,19 @@ class Iptables:
         options = ["--noflush", "--wait", str(LOCK_WAIT), *(["--test"] if test else [])]
         self._run("restore", options, text)
 
-    def rehearse(self, text: str) -> None:
-        """Try whether this kernel takes `text`, in a network namespace of its own that ends with the command. Where we
-        may make none (that needs CAP_SYS_ADMIN), only `test`, which asks the kernel less.
+    def rehearse(self, text: str, before: Sequence[str] = ()) -> None:
+        """Try whether this kernel takes `text`, in a network namespace of its own that ends with the command; `before`
+        is a command that makes what `text` needs there, and then becomes the one behind it. Where we may make no
+        namespace (that needs CAP_SYS_ADMIN), only `test`, which asks the kernel less; and of no set, which may be
+        missing yet.
         """
-        apart = [shutil.which("unshare", path=PATH) or "unshare", "--net"]
+        apart = [shutil.which("unshare", path=PATH) or "unshare", "--net", *before]
         try:
             self._run("restore", ["--noflush"], text, apart)
         except HostError as error:
             if "unshare" not in str(error):
                 raise
-            self.restore(text, test=True)
+            self.restore("".join(f"{line}\n" for line in text.splitlines() if "-set NFQLB-" not in line), test=True)
 
     def _run(
         self, command: Literal["save", "restore"], options: list[str], text: str = "", apart: Sequence[str] = ()

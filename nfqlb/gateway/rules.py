@@ -16,7 +16,7 @@ Packets that a worker sends by an IPv6 socket, from an address and port of a lis
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from importlib.resources import files
@@ -25,7 +25,7 @@ from string import Template
 from typing import Literal, NamedTuple
 
 from nfqlb.config import Config, RulesBackend
-from nfqlb.gateway import board
+from nfqlb.gateway import board, sets
 from nfqlb.gateway.arrivals import arrivals
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.iptables import (
@@ -53,12 +53,18 @@ TEMPLATES = files("nfqlb") / "iptables"
 NOTE = "##"
 """Lines of a template that begin so explain the template; they are not rendered."""
 
+GUARD, QUEUE = "NFQLB-GUARD", "NFQLB-QUEUE"
+"""The chains that packets to sockets are led to: through the limits to the queues, or straight to them."""
+
+RATE_UNIT = 1_000_000
+"""hashlimit keeps a rate as the time between two packets, in whole microseconds (xt_hashlimit.h)."""
+
 
 class Difference(NamedTuple):
     """One thing that `apply` or `remove` would change, or has changed."""
 
     place: str
-    """`IPv4 raw` (version and table), or `sysctl`."""
+    """`IPv4 raw` (version and table), `IPv4 sets`, or `sysctl`."""
     kind: Literal["add", "remove", "order", "set"]
     text: str
     """The rule; for `order` the rule of somebody else that stands before our jump; for `set` `key: now → wanted`."""
@@ -77,12 +83,45 @@ def render(config: Config, queues: range | None = None) -> dict[Family, str]:
     rendered: dict[Family, str] = {}
     queues = queues or config.workers.queues
     values = {"seed": f"{seed(config):#010x}", "workers": str(len(queues)), "first_queue": str(queues.start)}
+    values |= limits(config)
     for family in FAMILIES:
         if own := sockets(config, family):
             tables = [*(["filter"] if config.rules.forward else []), "raw"]  # what lets pass before what diverts
             templates = [(TEMPLATES / f"{table}.v{family}").read_text("utf-8") for table in tables]
-            rendered[family] = "\n".join(fill(template, own, queues, values) for template in templates)
+            rows = [{"address": each.host, "port": str(each.port), "chain": chain(config, each)} for each in own]
+            rendered[family] = "\n".join(fill(template, rows, queues, values) for template in templates)
     return rendered
+
+
+def render_sets(config: Config) -> dict[Family, str]:
+    """IP version → input for `ipset restore`: the sets that the rules look into. None without limits."""
+    rendered: dict[Family, str] = {}
+    for family in FAMILIES if config.limits.enabled else ():
+        if sockets(config, family):
+            template = (TEMPLATES / f"sets.v{family}").read_text("utf-8")
+            rows = [{"network": str(each)} for each in sets.allowed(config, family)]
+            rendered[family] = fill(template, rows, range(0), {})
+    return rendered
+
+
+def limits(config: Config) -> dict[str, str]:
+    """What templates call the limits; nothing when there are none."""
+    wanted = config.limits
+    if not wanted.enabled:
+        return {}
+    rates = {"requests": str(kept_rate(wanted.requests)), "ban_above": str(kept_rate(wanted.ban_above))}
+    return {"guard": GUARD, **rates, "burst": str(wanted.burst), "ban_for": str(wanted.ban_for)}
+
+
+def kept_rate(rate: int) -> int:
+    """The rate that the kernel makes of one, and prints again: the next above it."""
+    return RATE_UNIT // (RATE_UNIT // rate)
+
+
+def chain(config: Config, socket: Endpoint) -> str:
+    """Where packets to one of our sockets are led to."""
+    guarded = config.limits.enabled and any(socket == listener.external for listener in config.listeners)
+    return GUARD if guarded else QUEUE
 
 
 def sockets(config: Config, family: Family) -> list[Endpoint]:
@@ -91,16 +130,20 @@ def sockets(config: Config, family: Family) -> list[Endpoint]:
     return list(dict.fromkeys(socket for pair in pairs for socket in pair if socket.version == family))
 
 
-def fill(template: str, own: list[Endpoint], queues: range, values: dict[str, str]) -> str:
-    """The template with its names replaced: a line once for each socket or queue that it names."""
+def fill(template: str, rows: list[dict[str, str]], queues: range, values: dict[str, str]) -> str:
+    """The template with its names replaced: a line once for each row or queue that it names; those that name a limit
+    are left out where there are none.
+    """
     lines = []
     for line in template.splitlines():
         if line.startswith(NOTE):
             continue
         names = Template(line).get_identifiers()
         repeated: list[dict[str, str]] = [{}]
-        if "address" in names:
-            repeated = [{"address": socket.host, "port": str(socket.port)} for socket in own]
+        if "guard" in names and "guard" not in values:
+            continue
+        if not {"address", "network"}.isdisjoint(names):
+            repeated = rows
         elif "queue" in names:
             repeated = [{"queue": str(queue)} for queue in queues]
         lines += [Template(line).substitute(values, **more) for more in repeated]
@@ -137,11 +180,13 @@ def fingerprint(config: Config) -> bytes:
     # Which interfaces need sysctls follows from where each listener has its two sides, and the routes to the backends.
     parts += sorted(f"{listener.external} {listener.internal}" for listener in config.listeners)
     parts += sorted({str(backend.address) for pool in config.pools for backend in pool.backends})
+    if config.pools:  # who is asked without them wants to know of rules, not of what is in sets
+        parts += map(str, config.limits.allow)
     return blake2b("\0".join(parts).encode(), digest_size=16).digest()
 
 
 def apply(config: Config, queues: range | None = None) -> list[Difference]:
-    """Put rules and sysctls in place; what was put right. What is right already is not touched, nor are its counters.
+    """Put sets, rules and sysctls in place; what was put right. What is right already stays, with its counters.
 
     All rules are tested before anything is changed. Each table is swapped in one go; if a later one fails, the earlier
     ones get their old rules back. Raises HostError, ConfigError (the secret).
@@ -163,15 +208,20 @@ def put_in_place(config: Config, queues: range | None) -> list[Difference]:
     wanted = {family: parse(text) for family, text in render(config, queues).items()}
     with look() as network:
         where = arrivals(config, network)
-    rules = plan(config.rules.backend, wanted)
+    rules, of_sets = plan(config.rules.backend, wanted), render_sets(config)
+    changes = in_sets(sets.differences(of_sets))
+    if changes:
+        sets.make(of_sets)
     for step in rules:
         step.command.restore(replacement(step.present, step.wanted), test=True)
-    changes = [Difference("sysctl", "set", str(change)) for change in Sysctls(config.gateway.run_dir).apply(where)]
-    return changes + carry_out(rules)
+    changes += [Difference("sysctl", "set", str(change)) for change in Sysctls(config.gateway.run_dir).apply(where)]
+    changes += carry_out(rules)
+    sets.drop(of_sets)
+    return changes
 
 
 def remove(config: Config) -> list[Difference]:
-    """Take out every rule of ours and put the sysctls back; what was changed. Raises HostError.
+    """Take out every rule of ours, with our sets, and put the sysctls back; what was changed. Raises HostError.
 
     Built-in chains that iptables made for us stay, empty: the legacy back end cannot remove them at all.
     """
@@ -181,7 +231,9 @@ def remove(config: Config) -> list[Difference]:
 def take_out(run_dir: Path, backend: RulesBackend = "auto") -> list[Difference]:
     """`remove` for when no configuration can be read: all that it needs to know is where the record of sysctls is."""
     with only_one(run_dir):
-        changes = carry_out(plan(backend, {}))
+        changes = in_sets(sets.differences({}))
+        changes += carry_out(plan(backend, {}))
+        sets.drop()
         return changes + [Difference("sysctl", "set", str(change)) for change in Sysctls(run_dir).remove()]
 
 
@@ -190,7 +242,8 @@ def differences(config: Config, queues: range | None = None) -> list[Difference]
     wanted = {family: parse(text) for family, text in render(config, queues).items()}
     with look() as network:
         where = arrivals(config, network)
-    found = [difference for step in plan(config.rules.backend, wanted) for difference in step.differences]
+    found = in_sets(sets.differences(render_sets(config)))
+    found += [difference for step in plan(config.rules.backend, wanted) for difference in step.differences]
     return found + [
         Difference("sysctl", "set", str(each)) for each in Sysctls(config.gateway.run_dir).differences(where)
     ]
@@ -205,7 +258,7 @@ def foreseen(old: Config, new: Config, queues: range) -> list[Difference]:
     before = {family: parse(text) for family, text in render(old, queues).items()}
     numbers = range(queues.start, queues.start + new.workers.count)
     after = {family: parse(text) for family, text in render(new, numbers).items()}
-    found = []
+    found = in_sets(sets.compare(render_sets(old), render_sets(new)))
     for family in sorted({*before, *after}):
         command = Iptables(family, new.rules.backend)
         found += [in_words(command, change) for change in compare(before.get(family, {}), after.get(family, {}))]
@@ -304,6 +357,10 @@ def led_to(present: Ruleset) -> tuple[int, ...]:
         return ()
     rules = (rule for rule in raw.rules if ours(chain_of(rule)))
     return tuple(int(number) for rule in rules for number in re.findall(r" NFQUEUE --queue-num (\d+)", rule))
+
+
+def in_sets(changes: Iterable[sets.Change]) -> list[Difference]:
+    return [Difference(f"IPv{family} sets", kind, text) for family, kind, text in changes]
 
 
 def in_words(command: Iptables, change: Change) -> Difference:

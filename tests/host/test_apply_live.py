@@ -13,7 +13,7 @@ from hostnet import BEFORE, ONE_ARMED, TWO_ARMED, Host, until
 
 from nfqlb.cli.rules import command
 from nfqlb.config import Config
-from nfqlb.gateway import rules
+from nfqlb.gateway import rules, sets
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.iptables import Iptables, parse
 
@@ -73,7 +73,9 @@ def test_twice_is_once(host: Host, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_kernel_takes_what_is_rendered(host: Host, backend: str) -> None:
-    for family, text in rules.render(host.config()).items():
+    config = host.config()
+    host.here(lambda: sets.make(rules.render_sets(config)))
+    for family, text in rules.render(config).items():
         host.here(lambda family=family, text=text: Iptables(family, backend).restore(text, test=True))
         assert host.saved(backend, family) == {}
 
@@ -338,9 +340,10 @@ def test_a_configuration_with_mistakes_is_enough_to_take_rules_out(
 
 def test_what_show_prints_can_be_loaded_by_hand(host: Host) -> None:
     config = host.config()
-    shown = nfqlb(host, "show", "-6")
-    assert shown.exit_code == 0
-    host.restore(shown.output, family=6)
+    for option, loader in (("--sets", ["ipset", "restore"]), ("-6", ["ip6tables-restore", "--noflush"])):
+        shown = nfqlb(host, "show", "-6", option)
+        assert shown.exit_code == 0
+        host.here(lambda loader=loader, text=shown.output: subprocess.run(loader, input=text, text=True, check=True))
     assert not [each for each in host.differences(config) if "IPv6" in each.place]
     both = json.loads(nfqlb(host, "show", "--json").output)
     assert {family: parse(text) for family, text in both.items()} == {

@@ -191,7 +191,9 @@ def test_rules_that_the_kernel_does_not_take(host: Host, monkeypatch: pytest.Mon
     config = host.config()
     real = Iptables.rehearse
     monkeypatch.setattr(
-        Iptables, "rehearse", lambda self, text: real(self, text.replace("HMARK --hmark-src", "HNARK --hnark-src"))
+        Iptables,
+        "rehearse",
+        lambda self, text, before: real(self, text.replace("HMARK --hmark-src", "HNARK --hnark-src"), before),
     )
     errors = texts(host, config, "error")
     assert [error[:10] for error in errors] == ["IPv4 rules", "IPv6 rules"]

@@ -38,11 +38,23 @@ FOUR = """
 COMMIT
 *raw
 :NFQLB-IN - [0:0]
+:NFQLB-GUARD - [0:0]
 :NFQLB-QUEUE - [0:0]
 -A NFQLB-IN ! -i lo -m pkttype --pkt-type unicast -m addrtype --src-type LOCAL -j DROP
--A NFQLB-IN -d 198.51.100.5 -p udp --dport 5060 -j NFQLB-QUEUE
+-A NFQLB-IN -d 198.51.100.5 -p udp --dport 5060 -j NFQLB-GUARD
 -A NFQLB-IN -d 10.9.0.5 -p udp --dport 5060 -j NFQLB-QUEUE
--A NFQLB-IN -d 198.51.100.5 -p udp --dport 5070 -j NFQLB-QUEUE
+-A NFQLB-IN -d 198.51.100.5 -p udp --dport 5070 -j NFQLB-GUARD
+-A NFQLB-GUARD -m set --match-set NFQLB-allow4 src -j NFQLB-QUEUE
+-A NFQLB-GUARD -m set --match-set NFQLB-deny4 src -j DROP
+-A NFQLB-GUARD -m set --match-set NFQLB-ban4 src -j DROP
+-A NFQLB-GUARD -m string --string "SIP/2.0 " --algo bm --from 28 --to 36 -j NFQLB-QUEUE
+-A NFQLB-GUARD -m hashlimit --hashlimit-above 8000/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
+--hashlimit-name nfqlb-ban-8000-4000 --hashlimit-htable-size 65536 \
+--hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j SET --add-set NFQLB-ban4 src --exist --timeout 600
+-A NFQLB-GUARD -m hashlimit --hashlimit-above 2000/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
+--hashlimit-name nfqlb-drop-2000-4000 --hashlimit-htable-size 65536 \
+--hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j DROP
+-A NFQLB-GUARD -j NFQLB-QUEUE
 -A NFQLB-QUEUE -j CT --notrack
 -A NFQLB-QUEUE -p udp -j HMARK --hmark-src-prefix 32 --hmark-sport-mask 0xffff --hmark-rnd SEED --hmark-mod 3 \
 --hmark-offset 5060
@@ -65,12 +77,24 @@ SIX = """
 COMMIT
 *raw
 :NFQLB-IN - [0:0]
+:NFQLB-GUARD - [0:0]
 :NFQLB-QUEUE - [0:0]
 :NFQLB-OUT - [0:0]
 -A NFQLB-IN ! -i lo -s 2001:db8:1::5 -p udp --sport 5060 -m addrtype --src-type LOCAL -j DROP
 -A NFQLB-IN ! -i lo -s 2001:db8:2::5 -p udp --sport 5080 -m addrtype --src-type LOCAL -j DROP
--A NFQLB-IN -d 2001:db8:1::5 -p udp --dport 5060 -j NFQLB-QUEUE
+-A NFQLB-IN -d 2001:db8:1::5 -p udp --dport 5060 -j NFQLB-GUARD
 -A NFQLB-IN -d 2001:db8:2::5 -p udp --dport 5080 -j NFQLB-QUEUE
+-A NFQLB-GUARD -m set --match-set NFQLB-allow6 src -j NFQLB-QUEUE
+-A NFQLB-GUARD -m set --match-set NFQLB-deny6 src -j DROP
+-A NFQLB-GUARD -m set --match-set NFQLB-ban6 src -j DROP
+-A NFQLB-GUARD -m string --string "SIP/2.0 " --algo bm --from 48 --to 56 -j NFQLB-QUEUE
+-A NFQLB-GUARD -m hashlimit --hashlimit-above 8000/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
+--hashlimit-srcmask 64 --hashlimit-name nfqlb-ban-8000-4000 --hashlimit-htable-size 65536 \
+--hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j SET --add-set NFQLB-ban6 src --exist --timeout 600
+-A NFQLB-GUARD -m hashlimit --hashlimit-above 2000/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
+--hashlimit-srcmask 64 --hashlimit-name nfqlb-drop-2000-4000 --hashlimit-htable-size 65536 \
+--hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j DROP
+-A NFQLB-GUARD -j NFQLB-QUEUE
 -A NFQLB-QUEUE -j CT --notrack
 -A NFQLB-QUEUE -p udp -j HMARK --hmark-src-prefix 128 --hmark-sport-mask 0xffff --hmark-rnd SEED --hmark-mod 3 \
 --hmark-offset 5060
@@ -110,6 +134,38 @@ def test_comments_are_for_the_administrator_and_notes_stay_in_the_template(tmp_p
 def test_only_the_ip_versions_that_listeners_have(tmp_path: Path) -> None:
     four = LISTENERS[: LISTENERS.index('[[listener]]\nname = "six"')]
     assert list(rules.render(write_config(tmp_path, four, backends=("10.9.0.2:5060",)))) == [4]
+
+
+def test_without_limits_there_is_no_guard_and_no_set(tmp_path: Path) -> None:
+    config = write_config(tmp_path, LISTENERS, more="[limits]\nenabled = false")
+    assert rules.render_sets(config) == {}
+    for text in rules.render(config).values():
+        assert "NFQLB-GUARD" not in text
+        assert "-set " not in text
+        assert "hashlimit" not in text
+        assert "--dport 5060 -j NFQLB-QUEUE" in text
+
+
+def test_sets_name_backends_and_whom_the_file_allows(tmp_path: Path) -> None:
+    config = write_config(
+        tmp_path, LISTENERS, more='[limits]\nallow = ["203.0.113.0/24", "10.9.0.0/30", "2001:db8:9::/48"]'
+    )
+    rendered = {family: draft(text) for family, text in rules.render_sets(config).items()}
+    assert rendered == {
+        4: ["NFQLB-allow4 10.9.0.0/30", "NFQLB-allow4 203.0.113.0/24"],
+        6: ["NFQLB-allow6 2001:db8:2::2/128", "NFQLB-allow6 2001:db8:9::/48"],
+    }
+
+
+def draft(text: str) -> list[str]:
+    return [line.removeprefix("add ") for line in text.splitlines() if line.startswith("add ")]
+
+
+@pytest.mark.parametrize("rate", [10, 70, 333, 2000, 3000, 70_000, 500_000])
+def test_a_rate_is_written_as_the_kernel_keeps_it(rate: int) -> None:
+    kept = rules.kept_rate(rate)
+    assert rate <= kept <= rate * 1.5
+    assert rules.kept_rate(kept) == kept
 
 
 def test_the_filter_table_can_be_left_alone(tmp_path: Path) -> None:

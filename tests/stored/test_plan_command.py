@@ -66,7 +66,7 @@ def test_a_backend_more_moves_half_of_the_keys(nfqlb: Nfqlb, place: Path) -> Non
     assert told["changes"] == ["pool proxies: backend proxy2: added (address 192.168.1.22:5060)"]
     shares = {each["pool"]: each["share"] for each in told["pools"]}
     assert shares == {"registrars": 0.0, "proxies": pytest.approx(0.5, abs=0.02)}
-    assert told["rules"] == []
+    assert [each["text"] for each in told["rules"]] == ["add NFQLB-allow4 192.168.1.22/32"]
     assert len(told["exceeded"]) == 1
     assert plan(nfqlb, place, "--fail-if-moves", "60%", change=ADDED).exit_code == 0
 

@@ -1,0 +1,205 @@
+"""Limits and bans in the kernel: sources that send too much, who is exempt, and what operators say."""
+
+import json
+import subprocess
+from collections.abc import Callable
+
+import pytest
+from click.testing import CliRunner, Result
+from hostnet import BACKEND, EXTERNAL, INTERNAL, PHONE, TWO_ARMED, Host, heard, until
+
+from nfqlb.cli.bans import command
+from nfqlb.config import Config
+from nfqlb.gateway import rules, sets
+
+pytestmark = pytest.mark.root
+
+REQUEST = b"OPTIONS sip:example.org SIP/2.0\r\n\r\n"
+RESPONSE = b"SIP/2.0 200 OK\r\n\r\n"
+FLOOD = 300
+
+LOW = "[limits]\nrequests = 10\nburst = 20\nban_above = 20\nban_for = {seconds}\n{more}"
+
+
+def limited(host: Host, seconds: int = 600, more: str = "", **other: object) -> Config:
+    config = host.config(more=LOW.format(seconds=seconds, more=more), **other)
+    host.apply(config)
+    return config
+
+
+def banned(host: Host) -> dict[str, sets.Entry]:
+    return {entry.source: entry for entry in host.here(sets.entries)}
+
+
+def bans(host: Host, *arguments: str) -> Result:
+    return host.here(lambda: CliRunner().invoke(command, list(arguments)))
+
+
+def flood(host: Host, source: str, target: str, content: bytes = REQUEST) -> None:
+    name = host.farm if source in BACKEND.values() else host.phone
+    sender = host.udp(name, source)
+    for _ in range(FLOOD):
+        sender.sendto(content, (target, 5060))
+
+
+def arrived(host: Host, family: int, *, at_phone: bool = False) -> Callable[[], int]:
+    """From now on: how many have come by since it was asked last."""
+    name, address = (host.phone, PHONE[family]) if at_phone else (host.farm, BACKEND[family])
+    listening = host.udp(name, address, 5060, timeout=1.0)
+
+    def count() -> int:
+        total = 0
+        while heard(listening):
+            total += 1
+        return total
+
+    return count
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_source_that_floods_is_banned_by_the_kernel_and_let_go_after_its_time(host: Host, family: int) -> None:
+    limited(host, seconds=3)
+    host.serve(family)
+    count = arrived(host, family)
+    flood(host, PHONE[family], EXTERNAL[family])
+    source = {4: PHONE[4], 6: "2001:db8:1::/64"}[family]
+    assert banned(host)[source].why == ""
+    assert banned(host)[source].packets > 0
+    assert 0 < count() <= 60
+    assert until(lambda: source not in banned(host), 10)
+    host.udp(host.phone, PHONE[family]).sendto(REQUEST, (EXTERNAL[family], 5060))
+    assert count() == 1
+
+
+def test_others_are_not_concerned(host: Host) -> None:
+    subprocess.run(["ip", "-n", host.phone, "address", "add", "198.51.100.3/24", "dev", "eth"], check=True)
+    limited(host)
+    host.serve(4)
+    count = arrived(host, 4)
+    flood(host, PHONE[4], EXTERNAL[4])
+    count()
+    other = host.udp(host.phone, "198.51.100.3")
+    for _ in range(10):
+        other.sendto(REQUEST, (EXTERNAL[4], 5060))
+    assert count() == 10
+    assert list(banned(host)) == [PHONE[4]]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_responses_are_not_limited(host: Host, family: int) -> None:
+    limited(host)
+    host.serve(family)
+    count = arrived(host, family)
+    flood(host, PHONE[family], EXTERNAL[family], RESPONSE)
+    assert count() == FLOOD
+    assert banned(host) == {}
+
+
+def test_whom_the_file_allows_is_not_limited(host: Host) -> None:
+    limited(host, more='allow = ["198.51.100.0/29"]')
+    host.serve(4)
+    count = arrived(host, 4)
+    flood(host, PHONE[4], EXTERNAL[4])
+    assert count() == FLOOD
+    assert banned(host) == {}
+
+
+@pytest.mark.parametrize("target", [INTERNAL[4], EXTERNAL[4]])
+def test_backends_are_not_limited(host: Host, target: str) -> None:
+    limited(host)
+    host.serve(4)
+    count = arrived(host, 4, at_phone=target == INTERNAL[4])
+    flood(host, BACKEND[4], target)
+    assert count() == FLOOD
+    assert banned(host) == {}
+
+
+def test_nobody_is_limited_without_limits(host: Host) -> None:
+    limited(host)
+    flood(host, PHONE[4], EXTERNAL[4])
+    assert banned(host)
+    config = host.config(more="[limits]\nenabled = false")
+    changes = [str(each) for each in host.apply(config)]
+    assert "IPv4 sets: - create NFQLB-ban4" in changes
+    assert host.differences(config) == []
+    assert host.run("ipset", "list", "-name") == ""
+    host.serve(4)
+    count = arrived(host, 4)
+    flood(host, PHONE[4], EXTERNAL[4])
+    assert count() == FLOOD
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_bans_outlive_other_rules_and_not_their_end(host: Host, backend: str) -> None:
+    more = f'[rules]\nbackend = "{backend}"\n'
+    before = host.config(more=more)
+    host.apply(before)
+    assert bans(host, "add", "203.0.113.77", "--for", "2h", "--why", 'a "test"').exit_code == 0
+    after = host.config(more=f'{more}[limits]\nrequests = 3000\nallow = ["192.0.2.0/24"]')
+    changes = [str(each) for each in host.apply(after, range(6000, 6002))]
+    assert "IPv4 sets: + add NFQLB-allow4 192.0.2.0/24" in changes
+    assert host.differences(after, range(6000, 6002)) == []
+    assert banned(host)["203.0.113.77"].why == "a  test "
+    host.remove(after)
+    assert host.run("ipset", "list", "-name") == ""
+    assert bans(host).exit_code == 1
+
+
+def test_what_is_missing_is_told_and_put_right(host: Host) -> None:
+    config = host.config(more='[limits]\nallow = ["192.0.2.0/24"]')
+    host.apply(config)
+    for words in ("del NFQLB-allow4 192.0.2.0/24", "add NFQLB-allow4 192.0.2.64/26"):
+        host.run("ipset", *words.split())
+    assert [str(each) for each in host.differences(config)] == [
+        "IPv4 sets: - add NFQLB-allow4 192.0.2.64/26",
+        "IPv4 sets: + add NFQLB-allow4 192.0.2.0/24",
+    ]
+    host.apply(config)
+    assert host.differences(config) == []
+
+
+def test_another_allow_list_needs_no_other_rules(host: Host) -> None:
+    plain = host.config()
+    other = host.config(more='[limits]\nallow = ["192.0.2.0/24"]')
+    assert rules.fingerprint(plain) != rules.fingerprint(other)
+    assert rules.render(plain) == rules.render(other)
+
+
+def test_an_operator_bans_and_lets_go(host: Host) -> None:
+    host.apply(host.config(TWO_ARMED))
+    assert bans(host).output == "Nobody is banned.\n"
+    assert bans(host, "add", "198.51.100.0/30", "2001:db8:7::/48", "--for", "2h").output.endswith("banned for 2h.\n")
+    assert bans(host, "add", "203.0.113.9").output == "203.0.113.9 banned for ever.\n"
+    found = {each["source"]: each for each in json.loads(bans(host, "list", "--json").output)}
+    assert found.keys() == {"198.51.100.0/30", "2001:db8:7::/48", "203.0.113.9"}
+    assert found["203.0.113.9"]["seconds"] is None
+    assert 7100 < found["198.51.100.0/30"]["seconds"] <= 7200
+    host.serve(4)
+    count = arrived(host, 4)
+    host.udp(host.phone, PHONE[4]).sendto(REQUEST, (EXTERNAL[4], 5060))
+    assert count() == 0
+    assert banned(host)["198.51.100.0/30"].packets == 1
+    assert "198.51.100.0/30" in bans(host).output
+    assert bans(host, "remove", PHONE[4]).output == "198.51.100.0/30 let go.\n"
+    host.udp(host.phone, PHONE[4]).sendto(REQUEST, (EXTERNAL[4], 5060))
+    assert count() == 1
+    assert bans(host, "remove", "--all").exit_code == 0
+    assert banned(host) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["add", BACKEND[4]], 1, "is a backend"),
+        (["add", "203.0.113.9/24"], 1, "an address within 203.0.113.0/24"),
+        (["add", "nobody"], 1, "no address or network"),
+        (["remove", "203.0.113.9"], 1, "is not banned"),
+        (["remove"], 2, "Say whom"),
+        (["remove", "--all", "203.0.113.9"], 2, "Say whom"),
+    ],
+)
+def test_mistakes_are_told(host: Host, words: list[str], code: int, told: str) -> None:
+    host.apply(host.config())
+    result = bans(host, *words)
+    assert result.exit_code == code
+    assert told in result.output
