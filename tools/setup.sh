@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What tools/demo and tools/test need before they begin; sourced by both.
+# What tools/demo, tools/test and others beside need before they begin; sourced by all of them.
 #
 # Knows the Debian packages (here and nowhere else) and how the Python environment is made. Changes nothing on the
 # machine but this: it installs packages that are missing, when it is root, and it makes .venv in the checkout
@@ -24,6 +24,10 @@ LAB_PACKAGES=(
     systemd                                     # starts the gateway as a service, and checks its units
     shellcheck                                  # for these scripts
 )
+
+# To run tools/bench: it counts instructions, and compiles its generator of load.
+# shellcheck disable=SC2034
+BENCH_PACKAGES=(valgrind "${BUILD_PACKAGES[@]}")
 
 # Packages above that would start a daemon when they are installed. The lab starts its own.
 SERVICES=(kamailio keepalived)
