@@ -19,6 +19,9 @@ class Address(NamedTuple):
     uri_span: grammar.Span
     params: dict[bytes, bytes | None]
     """Header parameters, names in lower case; the first of two wins."""
+    clean: bool
+    """Nothing but these follows: no empty parameter with others behind it, no second value, no stray word. Others may
+    read on where we stopped (P5). Semicolons at the very end hide nothing."""
 
 
 def parse(raw: bytes, start: int, end: int) -> Address | None:
@@ -47,4 +50,4 @@ def parse(raw: bytes, start: int, end: int) -> Address | None:
         last = stop
     if raw.count(b'"', last, end) or b"<" in raw[last:end]:
         raise grammar.QuotingError
-    return Address(uri, uri_span, found)
+    return Address(uri, uri_span, found, not raw[last:end].strip(b"; \t\r\n"))
