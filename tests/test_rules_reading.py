@@ -102,10 +102,13 @@ def test_P3_keepalives_are_counted_and_never_answered(payload: bytes) -> None:
     assert gateway.from_backend(payload).reason is Reason.KEEPALIVE
 
 
-def test_P3_stun_binding_requests_are_recognised() -> None:
-    stun = b"\x00\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
-    assert Gateway().from_phone(stun).reason is Reason.STUN
-    assert Gateway().from_phone(stun[:4] + b"\0\0\0\0" + stun[8:]).reason is Reason.NOT_SIP
+@pytest.mark.parametrize(
+    "start", ["SIP/2.0", "sip/2.0\t200 OK", " SIP/2.0 200 OK", "SIP/2.0200 SIP/2.0", "SIP/x SIP/2.0"]
+)
+def test_P14_what_begins_like_a_status_line_is_never_answered(start: str) -> None:
+    rows = request().partition("\n")[2]
+    for send in (Gateway().from_phone, Gateway().from_backend):
+        assert send((start + "\r\n").encode() + wire(rows)).reason is Reason.BROKEN_RESPONSE
 
 
 def test_P4_what_lies_beyond_content_length_is_cut_off() -> None:

@@ -31,7 +31,8 @@ _REQUEST = re.compile(
 # Status-Line = SIP-Version SP Status-Code SP Reason-Phrase CRLF. Status codes run from 100 to 699.
 _STATUS = re.compile(rb"[Ss][Ii][Pp]/([0-9]+\.[0-9]+) ([1-6][0-9][0-9])(?: [^\r\n]*)?\r\n")
 _LIKE_REQUEST = re.compile(rb"[^\r\n]*[Ss][Ii][Pp]/[0-9]+\.[0-9]+[ \t]*\r?\n")
-_LIKE_STATUS = re.compile(rb"[Ss][Ii][Pp]/[0-9]+\.[0-9]+[ \t]")
+# No method holds a slash: what begins like a status line is no request, however it goes on, and is never answered.
+_LIKE_STATUS = re.compile(rb"[ \t]*[Ss][Ii][Pp]/")
 _METHOD = re.compile(rb"[ \t]*(" + grammar.TOKEN + rb"+)[ \t]")
 
 # message-header = field-name HCOLON field-value CRLF, a line that begins with white space going on with the one
