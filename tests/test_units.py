@@ -51,10 +51,11 @@ def test_what_depends_on_the_host_is_filled_in() -> None:
     assert not re.search(r"@\w+@", "".join(rendered.values()))
 
 
-def test_the_service_has_a_user_of_its_own_and_one_privilege() -> None:
+def test_the_service_has_a_user_of_its_own_and_two_privileges() -> None:
     text = render(service())["nfqlb.service"]
     assert settings(text, "User") == settings(text, "Group") == ["nfqlb"]
-    assert settings(text, "CapabilityBoundingSet") == settings(text, "AmbientCapabilities") == ["CAP_NET_ADMIN"]
+    assert settings(text, "CapabilityBoundingSet") == settings(text, "AmbientCapabilities")
+    assert settings(text, "AmbientCapabilities") == ["CAP_NET_ADMIN CAP_NET_RAW"]
 
 
 def test_as_root_it_may_become_somebody_else() -> None:

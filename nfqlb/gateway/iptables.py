@@ -130,6 +130,11 @@ class Iptables:
 def refusal(name: str, stderr: str, text: str) -> str:
     """A sentence from what an iptables command said when it failed; with the line of `text` that it means."""
     said = " ".join(line.strip() for line in stderr.splitlines() if line.strip() and "--help" not in line)
+    if "open socket to ipset" in said:
+        return (
+            f"{name} was refused: rules that look into sets of addresses want CAP_NET_RAW, too. Run this as root; for "
+            "the service, write the units anew with: nfqlb install-units"
+        )
     if "Permission denied" in said or "you must be root" in said:
         if has_capability(CAP_NET_ADMIN):  # which is enough for the other back end
             return (

@@ -39,10 +39,11 @@ HOMES = ("/home", "/root", "/run/user")
 TMPS = ("/tmp", "/var/tmp")
 """What a service does not see with PrivateTmp=yes."""
 
-LEAST = ("CAP_NET_ADMIN",)
+LEAST = ("CAP_NET_ADMIN", "CAP_NET_RAW")
+"""Of the supervisor: it changes rules and sets; and iptables asks for sets of addresses by a raw socket."""
 
 AS_ROOT = ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_CHOWN", "CAP_KILL", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID")
-"""What the supervisor needs besides as root: iptables-legacy wants a raw socket; the control socket goes to its group;
+"""What the supervisor needs besides as root: the control socket goes to its group;
 workers become somebody else, and are still told to stop."""
 
 

@@ -158,6 +158,11 @@ def test_no_privilege_is_told_as_such(monkeypatch: pytest.MonkeyPatch, privilege
     assert told in refusal("iptables-legacy-restore", said, "")
 
 
+def test_the_privilege_for_sets_is_told() -> None:
+    said = "iptables-save v1.8.9 (nf_tables): Can't open socket to ipset."
+    assert "CAP_NET_RAW" in refusal("iptables-save", said, "")
+
+
 def test_the_commands_have_the_names_of_the_back_end() -> None:
     assert Iptables(4).name("save") == "iptables-save"
     assert Iptables(6, "nft").name("restore") == "ip6tables-nft-restore"

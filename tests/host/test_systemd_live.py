@@ -21,6 +21,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "install.md").read_text()
 PROGRAM = str(Path(sys.prefix, "bin", "nfqlb"))
 CONFIG = "/etc/nfqlb/nfqlb.toml"
 ONLY_NET_ADMIN = f"{1 << 12:016x}"
+NET_ADMIN_AND_RAW = f"{3 << 12:016x}"
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_a_service_by_the_page(systemd: Systemd, host: Host) -> None:
     supervisor = status(systemd, main_pid(systemd))
     user = systemd.ask("id", "-u", "nfqlb").strip()
     assert supervisor["Uid"] == [user] * 4
-    assert supervisor["CapBnd"] == supervisor["CapEff"] == [ONLY_NET_ADMIN]
+    assert supervisor["CapBnd"] == supervisor["CapEff"] == [NET_ADMIN_AND_RAW]
     assert len(workers(systemd)) == 2
     for pid in workers(systemd):
         worker = status(systemd, pid)
