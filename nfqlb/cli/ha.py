@@ -28,29 +28,47 @@ def command() -> None:
 
     \b
     Example:
-      nfqlb ha render > /etc/keepalived/keepalived.conf
+      nfqlb ha render --write
     """
 
 
 @command.command()
 @config_option
-def render(config_path: Path) -> None:
-    """Print keepalived.conf for this node.
+@click.option("-w", "--write", is_flag=True, help="Write it to where keepalived reads it: [ha] keepalived_conf.")
+def render(config_path: Path, write: bool) -> None:
+    """Print keepalived.conf for this node, or write it.
+
+    A configuration with mistakes leaves what there is as it was.
 
     \b
     Example:
-      nfqlb ha render > /etc/keepalived/keepalived.conf
+      nfqlb ha render --write && systemctl reload keepalived
     """
     from nfqlb.ha import keepalived
 
-    click.echo(keepalived.render(paired(config_path)), nl=False)
+    config = paired(config_path)
+    if not write:
+        click.echo(keepalived.render(config), nl=False)
+        return
+    file = pair_in(config).keepalived_conf
+    try:
+        changed = keepalived.write(config)
+    except FileNotFoundError:
+        raise UserError(
+            f"There is no directory {file.parent}. Is keepalived installed? apt-get install keepalived"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be written ({error.strerror}). Do this as root.") from None
+    click.echo(
+        f"{file}: {'written; for keepalived to read it: systemctl reload keepalived' if changed else 'as it should be'}"
+    )
 
 
 @command.command()
 @config_option
 @json_option
 def status(config_path: Path, as_json: bool) -> None:
-    """Role of this node, since when, and the last moves.
+    """Role of this node, since when, and the last moves; whether keepalived.conf is what 'nfqlb ha render' prints.
 
     Exit status 0: the gateway runs, and thinks itself well.
 
@@ -59,10 +77,13 @@ def status(config_path: Path, as_json: bool) -> None:
       nfqlb ha status
     """
     report = asked(config_path, "ha-status")
+    report["keepalived_conf"] = outdated(config_path)
     if as_json:
         echo_json(report)
     else:
         show(report)
+        if report["keepalived_conf"]:
+            click.echo(report["keepalived_conf"])
     if report["unwell"]:
         raise UserError(f"This node is unwell: {'; '.join(report['unwell'])}.")
 
@@ -80,12 +101,10 @@ def status(config_path: Path, as_json: bool) -> None:
     "--keepalived",
     "installed",
     type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("/etc/keepalived/keepalived.conf"),
-    show_default=True,
     metavar="FILE",
-    help="What keepalived runs with.",
+    help="What keepalived runs with, instead of [ha] keepalived_conf.",
 )
-def check(config_path: Path, as_json: bool, peer: Path | None, installed: Path) -> None:
+def check(config_path: Path, as_json: bool, peer: Path | None, installed: Path | None) -> None:
     """Whether the two nodes can stand in for each other.
 
     Compares keys, listeners, pools, routes, tables and code of both, by digests that tell nothing of a key; looks
@@ -102,12 +121,7 @@ def check(config_path: Path, as_json: bool, peer: Path | None, installed: Path) 
     if peer is None and not pair.check_port:
         raise UserError("[ha] has no check_port to ask the peer at: set one on both nodes, or name a file with --peer.")
     own = report_of(config, config_path)
-    found = []
-    try:
-        if installed.read_text() != keepalived.render(config):
-            found.append(f"{installed} is not what 'nfqlb ha render' prints now: write it anew, and reload keepalived")
-    except OSError as error:
-        found.append(f"{installed} cannot be read ({error.strerror}): write it with 'nfqlb ha render'")
+    found = [text] if (text := keepalived.outdated(config, installed)) else []
     try:
         found += compare.problems(own, compare.read_report(peer) if peer else compare.ask_peer(pair))
     except compare.PeerError as error:
@@ -184,6 +198,18 @@ def pair_in(config: Config) -> Pair:
     if config.ha is None:
         raise UserError(f"{config.path} has no [ha]: this node stands alone. docs/pair.md tells what to write there.")
     return config.ha
+
+
+def outdated(config_path: Path) -> str:
+    """What is wrong with keepalived.conf, by the file as it is now; empty where nothing is."""
+    from nfqlb.config import ConfigError, load
+    from nfqlb.ha import keepalived
+
+    try:
+        config = load(config_path)
+    except ConfigError:
+        return f"{config_path} has mistakes, so nobody knows whether keepalived.conf fits: nfqlb check -c {config_path}"
+    return keepalived.outdated(config) if config.ha else ""
 
 
 def asked(config_path: Path, what: str) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _found(old: Config, new: Config, setups: tuple[Setup, Setup], pcap: str | No
     return {
         "ok": True,
         "refused": list(restarts),
-        "warnings": [str(problem) for problem in new.warnings] + ([unknown] if unknown else []),
+        "warnings": [*map(str, new.warnings), *([unknown] if unknown else []), *_pair(old, new)],
         "states": states,
         "changes": [*differences(old, new), *key_differences(*setups)],
         "pools": [each._asdict() for each in moved(*setups, standings)],
@@ -154,6 +154,18 @@ def _rules(old: Config, new: Config, queues: range) -> tuple[list[dict[str, str]
         return [each._asdict() for each in rules.foreseen(old, new, queues)], ""
     except HostError as error:
         return [], f"rules and sysctls cannot be foreseen: {error}"
+
+
+def _pair(old: Config, new: Config) -> list[str]:
+    """What has to be done besides, where keepalived's part would change."""
+    from nfqlb.ha import keepalived
+
+    before, after = (keepalived.render(config) if config.ha else "" for config in (old, new))
+    if not after or keepalived.effective(before) == keepalived.effective(after):
+        return []
+    return [
+        "keepalived.conf would change, too; after the reload: nfqlb ha render --write && systemctl reload keepalived"
+    ]
 
 
 def _how(old: Config, new: Config) -> str:

@@ -256,7 +256,7 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
         rules=Rules(**dict(rules)),
         health=health.value(),
         pool_health=checks,
-        ha=pair_of(draft),
+        ha=pair_of(draft, path.parent),
         warnings=tuple(problem for problem in problems if problem.severity == "warning"),
         notes=tuple(problem for problem in problems if problem.severity == "note"),
     )

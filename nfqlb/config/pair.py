@@ -6,6 +6,7 @@ Knows what the file says of the two nodes. Does not know keepalived, which moves
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nfqlb.config.problems import Problem, nearest, shown
@@ -21,6 +22,7 @@ DEFAULT_GROUP = "all"
 
 PRIORITY = 250
 ROUTER_ID = 51
+KEEPALIVED_CONF = "/etc/keepalived/keepalived.conf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Pair:
     """Seconds between two VRRP advertisements."""
     check_port: int
     """TCP; 0 for none."""
+    keepalived_conf: Path
+    """What keepalived on this node reads."""
     groups: tuple[Group, ...]
 
     @property
@@ -61,8 +65,8 @@ class Pair:
         return tuple(dict.fromkeys((self.interface, self.outside, self.inside)))
 
 
-def pair_of(draft: "Draft") -> Pair | None:
-    """The pair of a draft without mistakes; None when it has no [ha]."""
+def pair_of(draft: "Draft", directory: Path) -> Pair | None:
+    """The pair of a draft without mistakes; None when it has no [ha]. Relative file names start from `directory`."""
     table = draft.ha
     if table is None:
         return None
@@ -79,6 +83,7 @@ def pair_of(draft: "Draft") -> Pair | None:
         networks=table.networks,
         interval=table.interval,
         check_port=table.check_port,
+        keepalived_conf=directory / table.keepalived_conf,
         groups=groups or (Group(DEFAULT_GROUP, everything, table.router_id, table.priority),),
     )
 

@@ -36,7 +36,7 @@ from nfqlb.config.fields import (
 )
 from nfqlb.config.limits import Limits
 from nfqlb.config.named import Dns, Named
-from nfqlb.config.pair import PRIORITY, ROUTER_ID
+from nfqlb.config.pair import KEEPALIVED_CONF, PRIORITY, ROUTER_ID
 from nfqlb.names.target import Target
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import Backend, ForceRport, Listener, Panic, PathPolicy, RouteRule
@@ -302,6 +302,9 @@ class HaTable(Table):
     """Seconds between two VRRP advertisements; after three without one the other node takes over."""
     check_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """TCP port at `address` where `nfqlb ha check` of the peer may compare the two nodes; 0 for none."""
+    keepalived_conf: FilePath = KEEPALIVED_CONF
+    """What keepalived on this node reads, looked at only: is it what `nfqlb ha render` prints? A relative name starts
+    from this file's directory."""
 
 
 class HaGroupTable(Table):

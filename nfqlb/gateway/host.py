@@ -67,6 +67,8 @@ def addresses(config: Config, network: Network) -> Iterator[Problem]:
 
 def pair(config: Config, network: Network) -> Iterator[Problem]:
     """Whether this host has what a node of a pair needs of its own; the floating addresses may be on the other one."""
+    from nfqlb.ha import keepalived
+
     if config.ha is None:
         return
     for key, name in (("interface", config.ha.interface), ("outside", config.ha.outside), ("inside", config.ha.inside)):
@@ -80,6 +82,8 @@ def pair(config: Config, network: Network) -> Iterator[Problem]:
     if not any(address.link == config.ha.interface for address in network.carriers(config.ha.address.packed)):
         text = f"{config.ha.interface} does not have the address; it belongs to this node and does not move"
         yield Problem("ha.address", text, value=shown(own))
+    if text := keepalived.outdated(config):
+        yield Problem("ha.keepalived_conf", text, "warning")
 
 
 def backends(config: Config, network: Network) -> Iterator[Problem]:

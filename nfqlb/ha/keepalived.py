@@ -1,22 +1,22 @@
 """The configuration of keepalived for this node of a pair.
 
-Text in, text out. Knows keepalived.conf (5) of 2.2 and later. Does not know this host, nor who starts keepalived.
+Knows keepalived.conf (5) of 2.2 and later, and where it is on this host. Does not know who starts keepalived.
 
 One VRRP instance carries all addresses of a group, of both sides and both IP versions. That is what sync groups are
 for, but with two instances, which may disagree when one network is cut and the other is not; and in a sync group
 keepalived takes no weights from what it tracks.
 """
 
+import os
 from collections.abc import Iterator
 from ipaddress import ip_address
+from pathlib import Path
 
 from nfqlb.config import Config
 from nfqlb.config.pair import Group, Pair
 from nfqlb.gateway import lifeline
 from nfqlb.gateway.keeper import DEAD, TRACK_FILE, UNWELL
 from nfqlb.net.endpoint import Endpoint
-
-DEFAULT_FILE = "/etc/keepalived/keepalived.conf"
 
 HEAD = """\
 # keepalived's configuration for node {address} of a pair of nfqlb gateways.
@@ -87,6 +87,60 @@ def render(config: Config) -> str:
         address=pair.address, config=config.path, track_file=config.gateway.run_dir / TRACK_FILE, unwell=UNWELL
     )
     return head + "".join(instance(config, pair, group) for group in pair.groups)
+
+
+def outdated(config: Config, file: Path | None = None) -> str:
+    """What is wrong with what keepalived on this node reads, and what to do; empty when it says what `render` says.
+    `file`: instead of [ha] keepalived_conf. `config` has a [ha].
+
+    Whether keepalived has read it since, it does not tell.
+    """
+    pair = config.ha
+    assert pair is not None
+    file = file or pair.keepalived_conf
+    anew = f"nfqlb ha render -c {config.path} --write"
+    if file != pair.keepalived_conf:
+        anew = f"nfqlb ha render -c {config.path} > {file}"
+    try:
+        text = file.read_text(errors="replace")
+    except FileNotFoundError:
+        return (
+            f"{file} is not there, so nothing moves the addresses. "
+            f"Put that right with: {anew} && systemctl restart keepalived"
+        )
+    except OSError as error:
+        return f"{file} cannot be read ({error.strerror}), so nobody knows whether it fits [ha] and the listeners"
+    if effective(text) == effective(render(config)):
+        return ""
+    return (
+        f"{file} is not what [ha] and the listeners ask for now, and keepalived goes by it. "
+        f"Put that right with: {anew} && systemctl reload keepalived"
+    )
+
+
+def write(config: Config) -> bool:
+    """Put what `render` says where keepalived reads it, whole or not at all; whether that was something new. Raises
+    OSError.
+    """
+    assert config.ha is not None
+    file = config.ha.keepalived_conf.resolve()
+    text = render(config)
+    if file.exists() and file.read_bytes() == text.encode():
+        return False
+    fresh = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        fresh.write_text(text)
+        fresh.chmod(0o644)
+        fresh.rename(file)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return True
+
+
+def effective(text: str) -> list[str]:
+    """The lines that mean something to keepalived."""
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith(("#", "!"))]
 
 
 def instance(config: Config, pair: Pair, group: Group) -> str:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,6 +38,8 @@ class Half:
         self.keepalived_conf = lab.dir / f"{role}.keepalived.conf"
         self.gateway: subprocess.Popen[bytes] | None = None
         self.keepalived: subprocess.Popen[bytes] | None = None
+        self._killed: list[int] = []
+        """Processes of keepalived that were killed."""
 
     @property
     def log(self) -> Path:
@@ -81,8 +84,9 @@ class Half:
         raise LabError(f"The gateway {self.role} does not come up. {tail(self.log)}")
 
     def start_keepalived(self) -> None:
-        self.keepalived_conf.write_text(self.nfqlb("ha", "render"))
+        self.nfqlb("ha", "render", "--write")
         stem = self.lab.dir / f"{self.role}.keepalived"
+        _wait_reaped(self._killed)
         argv = ["keepalived", "--dont-fork", "--log-console", "--log-detail", "--vrrp", "--use-file"]
         argv += [str(self.keepalived_conf), "--pid", f"{stem}.pid", "--vrrp_pid", f"{stem}-vrrp.pid"]
         argv += ["--checkers_pid", f"{stem}-checkers.pid"]
@@ -106,17 +110,26 @@ class Half:
             self.gateway.wait(10)
 
     def kill_keepalived(self) -> None:
-        """SIGKILL to keepalived, with no chance to give the addresses back."""
-        self._kill(self.members("keepalived"))
+        """SIGKILL to both processes of keepalived, with no chance to give the addresses back: each stands still before
+        the first one dies, for the child of a dead parent cleans up, and a parent starts another child.
+        """
+        pids = self._killed = self.members("keepalived")
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            self._kill(pids, number)
         if self.keepalived is not None:
             self.keepalived.wait(10)
 
-    def _kill(self, pids: list[int]) -> None:
+    def kill_keepalived_parent(self) -> None:
+        """SIGKILL to the process that systemd knows, and to nothing else."""
+        assert self.keepalived is not None
+        self._killed = self.members("keepalived")
+        self.keepalived.kill()
+        self.keepalived.wait(10)
+
+    def _kill(self, pids: list[int], number: signal.Signals = signal.SIGKILL) -> None:
         for pid in pids:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def unplug(self) -> None:
         """As after a power failure: nothing comes or goes any more, and nobody says goodbye."""
@@ -131,6 +144,20 @@ class Half:
                 topology.plug(switch, port)
 
         namespaces.inside(self.lab.plan.namespace("lan"), work)
+
+    def part(self) -> None:
+        """The nodes do not hear each other any more, but everybody else."""
+        self._firewall("-I")
+
+    def reunite(self) -> None:
+        self._firewall("-D")
+
+    def _firewall(self, action: str) -> None:
+        plan = self.lab.plan
+        for half in self.lab.halves:
+            for peer in {node.ip for other in self.lab.halves if other is not half for node in plan.own(other.role)}:
+                rule = [topology.iptables(plan.family), "-w", action, "INPUT", "-s", peer, "-j", "DROP"]
+                namespaces.run(half.namespace, rule)
 
     # -- addresses
 
@@ -148,6 +175,15 @@ class Half:
     def standby(self) -> bool:
         """It has none of them."""
         return namespaces.inside(self.namespace, lambda: not any(map(is_here, self.addresses)))
+
+
+def _wait_reaped(pids: list[int], timeout: float = 10.0) -> None:
+    """Until none of these exists: to keepalived, one that is dead and not reaped is one that runs, and init takes its
+    time.
+    """
+    deadline = time.monotonic() + timeout
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 class PairLab(Lab):
@@ -205,6 +241,7 @@ class PairLab(Lab):
         return (
             f'\n[ha]\naddress = "{own.ip}"\npeer = "{other.ip}"\ninterface = "{index}"\noutside = "{OUTSIDE}"\n'
             f'inside = "{index}"\npriority = {half.priority}\ncheck_port = {CHECK_PORT}\n'
+            f'keepalived_conf = "{half.keepalived_conf}"\n'
         )
 
     @property

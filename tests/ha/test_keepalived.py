@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from nfqlb.cli import main
-from nfqlb.config import load
+from nfqlb.config import Config, load
 from nfqlb.gateway import lifeline
 from nfqlb.ha import keepalived
 from nfqlb.lab.namespaces import search_path
@@ -70,6 +70,13 @@ def rendered(tmp_path: Path, text: str) -> str:
     path = tmp_path / "nfqlb.toml"
     path.write_text(LISTENERS + text)
     return keepalived.render(load(path))
+
+
+def config_in(folder: Path, text: str = HA) -> Config:
+    """Its keepalived.conf is beside it."""
+    path = folder / "nfqlb.toml"
+    path.write_text(LISTENERS + text.replace("[ha]", '[ha]\nkeepalived_conf = "keepalived.conf"'))
+    return load(path)
 
 
 def block(text: str, name: str) -> list[str]:
@@ -148,3 +155,78 @@ def test_a_node_that_stands_alone_has_no_keepalived(tmp_path: Path) -> None:
         done = CliRunner().invoke(main, ["ha", *words, "-c", str(path)])
         assert done.exit_code == 1
         assert "has no [ha]: this node stands alone" in done.output
+
+
+def test_a_file_that_keepalived_goes_by_and_that_nobody_asks_for_any_more_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "keepalived.conf"
+    config = config_in(tmp_path)
+    assert "keepalived.conf is not there" in keepalived.outdated(config)
+    assert keepalived.write(config)
+    assert (keepalived.outdated(config), keepalived.write(config)) == ("", False)
+    file.write_text("! a note\n\n" + file.read_text().replace("# ", "#  "))
+    assert not keepalived.outdated(config), "comments mean nothing to keepalived"
+    for changed in (
+        config_in(tmp_path, HA.replace("eth7", "eth8")),
+        config_in(tmp_path, HA + "router_id = 52\n"),
+        config_in(tmp_path, HA + GROUPS),
+    ):
+        told = keepalived.outdated(changed)
+        assert f"{file} is not what [ha] and the listeners ask for now" in told
+        assert f"nfqlb ha render -c {config.path} --write && systemctl reload keepalived" in told
+    assert keepalived.write(changed)
+    assert not keepalived.outdated(changed)
+    file.unlink()
+    file.mkdir()
+    assert "cannot be read (Is a directory)" in keepalived.outdated(changed)
+    assert not keepalived.outdated(config_in(tmp_path, HA), written_elsewhere(tmp_path))
+
+
+def written_elsewhere(folder: Path) -> Path:
+    other = folder / "other.conf"
+    other.write_text(rendered(folder, HA))
+    return other
+
+
+def test_listeners_change_what_keepalived_does_and_pools_do_not(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    keepalived.write(config)
+    text = config.path.read_text()
+    config.path.write_text(text.replace("192.168.1.11", "192.168.1.12"))
+    assert not keepalived.outdated(load(config.path))
+    config.path.write_text(text.replace("203.0.113.6", "203.0.113.7"))
+    assert keepalived.outdated(load(config.path))
+
+
+def test_render_writes_the_file_whole_or_not_at_all(tmp_path: Path) -> None:
+    config, file = config_in(tmp_path), tmp_path / "keepalived.conf"
+
+    def render() -> tuple[int, str]:
+        done = CliRunner().invoke(main, ["ha", "render", "--write", "-c", str(config.path)])
+        return done.exit_code, done.output
+
+    assert render() == (0, f"{file}: written; for keepalived to read it: systemctl reload keepalived\n")
+    assert file.read_text() == keepalived.render(config)
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert render() == (0, f"{file}: as it should be\n")
+    before = file.read_text()
+    config.path.write_text(config.path.read_text().replace("eth7", "no such interface"))
+    assert render()[0] == 1
+    assert file.read_text() == before
+    config_in(tmp_path, HA).path.write_text(LISTENERS + HA + 'keepalived_conf = "missing/keepalived.conf"\n')
+    status, told = render()
+    assert (status, "apt-get install keepalived" in told) == (1, True)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["keepalived.conf", "nfqlb.toml"]
+
+
+def test_plan_tells_that_keepalived_has_to_follow(tmp_path: Path) -> None:
+    old = config_in(tmp_path).path
+    secret = tmp_path / "secret"
+    secret.write_text("a-key-for-this-test-only-and-for-no-other\n")
+    secret.chmod(0o600)
+    old.write_text(old.read_text().replace("[gateway]", f'[gateway]\nsecret_file = "{secret}"'))
+    new = tmp_path / "new.toml"
+    for text, expected in ((HA, False), (HA + "router_id = 52\n", True)):
+        new.write_text(old.read_text().replace(HA.removeprefix("\n[ha]\n"), text.removeprefix("\n[ha]\n")))
+        done = CliRunner().invoke(main, ["plan", str(new), "-c", str(old)])
+        assert done.exit_code == 0, done.output
+        assert ("keepalived.conf would change, too" in done.output) is expected, done.output

@@ -26,8 +26,14 @@ def well(half: Half) -> bool:
     return done.returncode == 0
 
 
+def moves(half: Half, since: float) -> list[str]:
+    """What the node has noted of its addresses; a state that passes quickly is in there, too."""
+    noted = half.status()["transitions"]
+    return [each["role"] for each in noted if each["at"] >= since and each["role"] != "partly"]
+
+
 def checked(half: Half) -> list[str]:
-    done = half.command("ha", "check", "--json", "--keepalived", str(half.keepalived_conf))
+    done = half.command("ha", "check", "--json")
     return list(json.loads(done.stdout)["problems"])
 
 
@@ -154,20 +160,42 @@ def test_a_call_and_a_registration_outlive_their_node(pair: PairLab) -> None:
 
 def test_a_partition_makes_two_and_heals_to_one() -> None:
     with running() as lab:
-        first, second = lab.active, lab.standby
-        first.unplug()
-        assert until(lambda: first.active and second.active)
-        first.replug()
-        lab.wait_settled()
-        assert lab.active.role == "gw2", "the higher own address"
-        lab.active.kill_keepalived()
-        assert until(lambda: all(half.active for half in lab.halves)), "keepalived had no time to take them away"
-        assert any("BOTH nodes" in each for each in checked(lab.halves[0]))
+        low, high = lab.halves
+        for _ in range(2):
+            moment = time.time()
+            first, second = lab.active, lab.standby
+            first.part()
+            assert until(lambda moment=moment, half=second: moves(half, moment) == ["active"])
+            assert until(lambda: all(half.active for half in lab.halves))
+            first.reunite()
+            lab.wait_settled()
+            assert high.active, "the higher own address"
+            assert until(lambda moment=moment: moves(low, moment)[-1] == "standby")
+            high.nfqlb("ha", "yield")
+            high.nfqlb("ha", "resume")
+            assert low.active, "now the one to keep the addresses is the one that had none"
+
+
+def test_keepalived_is_killed() -> None:
+    with running() as lab:
+        first, second, moment = lab.active, lab.standby, time.time()
+        first.kill_keepalived()
+        assert until(lambda: second.active)
+        assert first.active, "nobody has taken the addresses away"
+        assert moves(first, moment) == []
+        assert any("BOTH nodes" in each for each in checked(first))
         found, _ = heard(lab, lambda: time.sleep(0.5))
         assert found.lost <= 5, "either node serves"
-        killed = lab.halves[1]
-        killed.start_keepalived()
+        first.start_keepalived()
         lab.wait_settled()
+        active, other, moment = lab.active, lab.standby, time.time()
+        found, _ = heard(lab, active.kill_keepalived_parent)
+        assert until(lambda: moves(other, moment) == ["active"]), "its child gives the addresses back"
+        assert until(lambda: moves(active, moment)[-1:] == ["standby"])
+        assert found.lost <= 20
+        active.start_keepalived()
+        lab.wait_settled()
+        assert other.active
 
 
 def test_unequal_nodes_are_told() -> None:
@@ -179,14 +207,29 @@ def test_unequal_nodes_are_told() -> None:
         assert any("pools differ" in each for each in checked(one))
         file = lab.dir / "other.json"
         file.write_text(other.nfqlb("ha", "digest"))
-        done = one.command("ha", "check", "--json", "--peer", str(file), "--keepalived", str(one.keepalived_conf))
+        done = one.command("ha", "check", "--json", "--peer", str(file))
         assert done.returncode == 1
         assert any("pools differ" in each for each in json.loads(done.stdout)["problems"])
         other.config.write_text(text)
         other.nfqlb("reload")
         assert until(lambda: not checked(one)), checked(one)
-        one.keepalived_conf.write_text("")
-        assert any("is not what" in each for each in checked(one))
+
+
+def test_keepalived_conf_that_does_not_fit_any_more_is_told_everywhere() -> None:
+    with running() as lab:
+        one = lab.standby
+        one.config.write_text(one.config.read_text().replace("[ha]\n", "[ha]\nrouter_id = 77\n"))
+        remedy = f"nfqlb ha render -c {one.config} --write"
+        answer = json.loads(one.nfqlb("reload", "--json"))
+        assert any(each.startswith("warning: ") and remedy in each for each in answer["changes"]), answer
+        assert remedy in one.nfqlb("ha", "status")
+        assert remedy in one.status()["keepalived_conf"]
+        assert remedy in one.command("check", "--live").stderr
+        assert any(remedy in each for each in checked(one))
+        one.nfqlb("ha", "render", "--write")
+        assert not one.status()["keepalived_conf"]
+        assert not any(remedy in each for each in checked(one))
+        assert not any("warning" in each for each in json.loads(one.nfqlb("reload", "--json"))["changes"])
 
 
 class TwoGroups(PairLab):
