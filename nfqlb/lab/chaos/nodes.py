@@ -55,6 +55,8 @@ class Fault:
     """OPTIONS to one address; None where only time counts."""
     happen: Callable[[Half], None]
     heal: Callable[[Half], None]
+    heard: bool = False
+    """Whether the healing counts, too; else it happens when nobody looks at the addresses."""
 
 
 def _restart(half: Half) -> None:
@@ -78,6 +80,14 @@ FAULTS = {
             "service-kill", "SIGKILL to all processes of the gateway on the active node", 1500.0, None,
             Half.kill_gateway, _restart,
         ),
+        Fault(
+            "keepalived-kill", "SIGKILL to keepalived on the active node: its addresses stay there", 400.0, None,
+            Half.kill_keepalived, Half.start_keepalived, heard=True,
+        ),
+        Fault(
+            "node-partition", "the nodes do not hear each other, both have the addresses, and then they do again",
+            400.0, None, Half.part, Half.reunite, heard=True,
+        ),
     )
 }  # fmt: skip
 
@@ -100,6 +110,8 @@ class Result:
     calls_new: int
     calls_new_failed: int
     registrations: int
+    registrations_behind_nat: int
+    """By the addresses that the gateway saw; for IPv6, too, the lab has a router that translates."""
     registrations_lost: int
     sent: int
     """OPTIONS, to both addresses."""
@@ -153,12 +165,19 @@ def fail(lab: PairLab, fault: Fault, rate: int) -> list[tuple[Heard, float]]:
         moment = time.time()
         fault.happen(victim)
         time.sleep(1.0)
+        if fault.heard:
+            heal(lab, fault, victim)
         heard = [out.stop(), into.stop()]
+    if not fault.heard:
+        heal(lab, fault, victim)
+    # An answer that was on its way at the moment is no end of a silence.
+    return [(each, each.gap_after(moment) * 1000) for each in heard]
+
+
+def heal(lab: PairLab, fault: Fault, victim: Half) -> None:
     fault.heal(victim)
     lab.wait_settled()
     time.sleep(REST)
-    # An answer that was on its way at the moment is no end of a silence.
-    return [(each, each.gap_after(moment) * 1000) for each in heard]
 
 
 def outside(lab: PairLab, rate: int) -> Pulse:
@@ -174,7 +193,8 @@ def inside(lab: PairLab, rate: int) -> Pulse:
 def fail_with_calls(lab: PairLab, fault: Fault, options: Options, say: Callable[[str], None]) -> Result:
     with Phones(lab.plan, options.registrations) as phones:
         registered = phones.register()
-        say(f"{registered} of {options.registrations} phones are registered, half of them behind the NAT")
+        behind_nat = phones.behind_nat
+        say(f"{registered} of {options.registrations} phones are registered, {behind_nat} of them behind the NAT")
         held = held_calls(lab, options.calls)
         time.sleep(3.5)
         new = new_calls(lab, options.new)
@@ -200,6 +220,7 @@ def fail_with_calls(lab: PairLab, fault: Fault, options: Options, say: Callable[
         calls_new=fresh,
         calls_new_failed=failed,
         registrations=registered,
+        registrations_behind_nat=behind_nat,
         registrations_lost=registered - reached,
         sent=out[0].sent + into[0].sent,
         lost=out[0].lost + into[0].lost,

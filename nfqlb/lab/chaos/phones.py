@@ -35,6 +35,8 @@ class Phones:
         """With the host:port that each knows of itself."""
         self._answers: dict[str, tuple[int, str]] = {}
         """Call-ID → final status, and the name of the phone that gave it."""
+        self._translated: set[str] = set()
+        """Call-IDs of requests that came to the gateway from another address than their phone knows of itself."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="phones", daemon=True)
         self._serial = 0
@@ -69,6 +71,11 @@ class Phones:
             return call_id, opened, text
 
         return self._play(ask, 200)
+
+    @property
+    def behind_nat(self) -> int:
+        """How many of the phones were registered through a NAT at the last time: their answers say so (`received`)."""
+        return sum(call_id.startswith(f"reg-{self._serial}-") for call_id in self._translated)
 
     def call(self) -> int:
         """Call each; how many calls have reached their phone."""
@@ -119,7 +126,11 @@ class Phones:
             status = int(text[8:11])
             if status >= 200:
                 found = re.search(r"^X-Phone: (\S+)", text, re.MULTILINE)
-                self._answers[_value(text, "Call-ID")] = status, found[1] if found else ""
+                call_id, via = _value(text, "Call-ID"), _value(text, "Via")
+                self._answers[call_id] = status, found[1] if found else ""
+                seen = re.search(r";received=([^;,]+)", via)
+                if seen and seen[1] != opened.getsockname()[0]:
+                    self._translated.add(call_id)
                 if "INVITE" in _value(text, "CSeq"):
                     opened.sendto(_ack(text), self._target)
         elif text.startswith(("INVITE ", "OPTIONS ")):
