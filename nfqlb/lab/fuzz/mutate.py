@@ -164,11 +164,11 @@ CHANGES: tuple[Change, ...] = (
 )  # fmt: skip
 
 
-def message(payload: bytes, others: Sequence[bytes], chance: Random) -> bytes:
-    """A message with one to four changes; `others` are messages to take rows from."""
+def message(payload: bytes, others: Sequence[bytes], chance: Random, most: int = 4) -> bytes:
+    """A message with one to `most` changes; `others` are messages to take rows from."""
     head, blank, body = payload.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
-    for _ in range(int(chance.random() * 4) + 1):
+    for _ in range(int(chance.random() * most) + 1):
         what = chance.random()
         if what < 0.04:
             lines[0] = chance.choice(STARTS)

@@ -69,6 +69,22 @@ def without_ident(packet: bytes) -> bytes:
     return packet if not packet or packet[0] >> 4 == 6 else packet[:4] + packet[6:10] + packet[12:]
 
 
+def both(way: Way, packet: bytes) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict of one worker, and the rules that another one explains it by: it must decide and write the same. Who
+    explains goes the careful way, whoever does not may know a faster one.
+    """
+    verdict = way.world.engine.process(packet)
+    told: list[str] = []
+    other = way.world.twin.process(packet, lambda rule, _: told.append(rule))
+    if verdict._replace(packet=b"") != other._replace(packet=b""):
+        broken("deterministic", f"{verdict.reason.name} to {verdict.dst}, {other.reason.name} to {other.dst}")
+    one, two = without_ident(verdict.packet), without_ident(other.packet)
+    if one != two:
+        at = next((at for at, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+        broken("deterministic", f"from byte {at} on: {one[at - 40 : at + 40]!r}, {two[at - 40 : at + 40]!r}")
+    return verdict, tuple(told)
+
+
 class EngineTarget(Target):
     name = "engine"
     about = "datagrams with hostile SIP, from phones, backends and strangers, into gateways of six kinds"
@@ -90,19 +106,11 @@ class EngineTarget(Target):
         if len(data) < HEAD:
             return None
         way, tos, payload = self.ways[data[0] % len(self.ways)], data[1], data[HEAD : HEAD + mutate.LONGEST]
-        packet = datagram.build(way.src, way.dst, payload, tos=tos)
         way.world.forget()
-        verdict = way.world.engine.process(packet)
-        told: list[str] = []
-        other = way.world.twin.process(packet, lambda rule, _: told.append(rule))
-        if (
-            without_ident(verdict.packet) != without_ident(other.packet)
-            or verdict._replace(packet=b"") != other._replace(packet=b"")
-        ):  # fmt: skip
-            broken("deterministic", f"{verdict.reason.name} to {verdict.dst}, {other.reason.name} to {other.dst}")
+        verdict, rules = both(way, datagram.build(way.src, way.dst, payload, tos=tos))
         oracle.judge(way, payload, tos, verdict)
         self.follow(way, payload, verdict)
-        return data[0] % len(self.ways), verdict.reason, tuple(told)
+        return data[0] % len(self.ways), verdict.reason, rules
 
     @property
     def ways(self) -> list[Way]:
@@ -121,6 +129,24 @@ class JourneyTarget(EngineTarget):
 
         if verdict.action is Action.FORWARD and verdict.reason.name.startswith("REQUEST"):
             journey.check(way, payload, payload_of(verdict), verdict)
+
+
+class TwinsTarget(EngineTarget):
+    name = "twins"
+    about = "plain messages with one thing changed: two workers, one of which explains itself, write the same bytes"
+
+    def mutate(self, data: bytes, others: Sequence[bytes], chance: Random) -> bytes:
+        if len(data) < HEAD:
+            return data + bytes(HEAD)
+        head = data[:HEAD] if chance.random() < 0.95 else chance.randbytes(HEAD)
+        return head + mutate.message(data[HEAD:], [chance.choice(others)[HEAD:]] if others else (), chance, 1)
+
+    def run(self, data: bytes) -> Hashable:
+        if len(data) < HEAD:
+            return None
+        way, payload = self.ways[data[0] % len(self.ways)], data[HEAD : HEAD + mutate.LONGEST]
+        verdict, rules = both(way, datagram.build(way.src, way.dst, payload, tos=data[1]))
+        return data[0] % len(self.ways), verdict.reason, rules
 
 
 class PacketTarget(Target):
