@@ -2,23 +2,34 @@
 
 from copy import copy
 
+from nfqlb.balance import recent as memory
 from nfqlb.balance.recent import Recent
 from nfqlb.balance.tables import Tables
+from nfqlb.net import stun
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy import facts as fact
-from nfqlb.proxy import stamp
-from nfqlb.proxy.choice import Note
+from nfqlb.proxy import selection, stamp
+from nfqlb.proxy.choice import Choice, Note
 from nfqlb.proxy.facts import Reject
 from nfqlb.proxy.identity import Identity
 from nfqlb.proxy.keys import Keyring
 from nfqlb.proxy.names import Names
 from nfqlb.proxy.request import Arrival, Outcome, RequestRules
 from nfqlb.proxy.response import ResponseRules
+from nfqlb.proxy.scanners import Scanners
 from nfqlb.proxy.setup import Setup
 from nfqlb.proxy.verdict import Action, Reason, Side
 from nfqlb.sip import address, grammar, message, reply, via
 from nfqlb.sip.message import Message, NotSip
 from nfqlb.sip.via import Via
+
+GROWTH = 200
+"""Bytes that a reply may have beyond one and a half times its request: forging a source shall gain nothing."""
+
+PATIENCE = range(5, 15)
+"""Seconds after which a shed request may come again: not all at one time."""
+
+_STUN = {stun.Answer.SUCCESS: Reason.STUN_ANSWERED, stun.Answer.REFUSAL: Reason.STUN_REFUSED}
 
 
 class Proxy:
@@ -32,12 +43,19 @@ class Proxy:
         self._keys = Keyring(setup.keys)
         self._requests = RequestRules(setup, self.identity, self._keys, tables, recent)
         self._responses = ResponseRules(self.identity, self._keys)
+        self._scanners = Scanners(setup.scanners)
+        self._recent = recent
 
     def sibling(self, recent: Recent | None, names: Names | None) -> "Proxy":
         """The same rules and tables, shared with this one, and another view of what was chosen and what names mean."""
         other = copy(self)
         other._requests = self._requests.sibling(recent, names)
+        other._recent = recent
         return other
+
+    @property
+    def choice(self) -> Choice:
+        return self._requests.choice
 
     def decide(self, payload: bytes, arrival: Arrival, note: Note | None = None) -> Outcome:
         """What becomes of one datagram's payload."""
@@ -45,12 +63,14 @@ class Proxy:
             return _dropped(Reason.NOT_FROM_BACKEND, note)
         if message.is_keepalive(payload):
             return _dropped(Reason.KEEPALIVE, note)
-        if message.is_stun_binding_request(payload):
-            return _dropped(Reason.STUN, note)
+        if stun.is_stun(payload):
+            return self._stun(payload, arrival, note)
         try:
             read = message.parse(payload)
         except NotSip:
             return _dropped(Reason.NOT_SIP, note)
+        if read.is_request and arrival.side is Side.OUTSIDE and self._is_scan(read):
+            return _dropped(Reason.SCANNER, note)
         try:
             if read.is_request:
                 return self._requests.forward(read, arrival, note)
@@ -62,6 +82,41 @@ class Proxy:
         """The answer to a request that our additions would make longer than a datagram can be (P7)."""
         return self._reject(message.parse(payload), arrival, Reject(Reason.MESSAGE_TOO_LARGE), note)
 
+    def refuse(self, payload: bytes, arrival: Arrival) -> Outcome | None:
+        """503 to a new request, for which there is no time now. None when this is something else, which shall have its
+        decision: a response, a request of a dialog, an ACK or CANCEL, what comes again of a transaction that has begun,
+        and what gets another answer or none.
+        """
+        try:
+            read = message.parse(payload)
+            if not read.is_request or read.fault is not None or read.method in (b"ACK", b"CANCEL"):
+                return None
+            facts = fact.read(read)
+        except (NotSip, Reject):
+            return None
+        key = memory.key(selection.transaction(facts))
+        known = self._recent is not None and self._recent.find(key) != memory.NOTHING
+        if known or facts.to_tag is not None or self._is_scan(read):
+            return None
+        seconds = PATIENCE[key[0] % len(PATIENCE)]
+        return self._reject(read, arrival, Reject(Reason.OVERLOADED, b"Retry-After: %d" % seconds), None)
+
+    def _is_scan(self, read: Message) -> bool:
+        agent = read.value(b"user-agent")
+        return agent is not None and self._scanners.matches(agent)
+
+    def _stun(self, payload: bytes, arrival: Arrival, note: Note | None) -> Outcome:
+        """A phone's keepalive gets its answer [RFC 5626 8]. Backends have no NAT before them."""
+        kind, answer = (stun.Answer.NONE, b"")
+        if arrival.side is Side.OUTSIDE:
+            kind, answer = stun.answer(payload, arrival.src)
+        reason = _STUN.get(kind)
+        if reason is None:
+            return _dropped(Reason.STUN, note)
+        if note:
+            note("P3", f"STUN binding request, answered with {kind.value}")
+        return Outcome(reason, answer, arrival.own.socket, arrival.src)
+
     def _reject(self, read: Message, arrival: Arrival, reject: Reject, note: Note | None) -> Outcome:
         reason = reject.reason
         if reason.action is not Action.REPLY:
@@ -72,6 +127,8 @@ class Proxy:
         if top is None:
             return _dropped(Reason.UNANSWERABLE, note, reject.detail)
         payload, dst = self._reply(read, top, arrival, reject)
+        if _gains(payload, read):
+            return _dropped(Reason.REPLY_TOO_LARGE, note)
         if note:
             note(reason.rule, f"{reason.status} {reply.PHRASES[reason.status].decode()}: {reject.detail}")
             note("P14", f"answered from {arrival.own.socket} to {dst}")
@@ -86,13 +143,11 @@ class Proxy:
             headers.append(self._requests.warning(reject.detail))
         filled, edits = stamp.fill_via(top, arrival.src, arrival.own.listener.force_rport)
         wanted = filled.destination()
-        payload = reply.build(
-            read,
-            reject.reason.status,
-            to_tag=None if _has_to_tag(read) else self._keys.to_tag(_transaction(read)),
-            via_edits=edits,
-            headers=headers,
-        )
+        to_tag = None if _has_to_tag(read) else self._keys.to_tag(_transaction(read))
+        status = reject.reason.status
+        payload = reply.build(read, status, to_tag=to_tag, via_edits=edits, headers=headers)
+        if _gains(payload, read):  # then without the sentence for people
+            payload = reply.build(read, status, to_tag=to_tag, via_edits=edits, headers=list(reject.headers))
         return payload, wanted if wanted is not None and wanted.addr == arrival.src.addr else arrival.src
 
     def _backend(self, arrival: Arrival) -> int:
@@ -103,6 +158,11 @@ def _dropped(reason: Reason, note: Note | None, detail: str = "") -> Outcome:
     if note:
         note(reason.rule, f"dropped: {detail or reason.doc}")
     return Outcome(reason)
+
+
+def _gains(payload: bytes, read: Message) -> bool:
+    """Is this reply so much larger than its request that to ask us in another's name would pay?"""
+    return 2 * len(payload) > 3 * len(read.raw) + 2 * GROWTH
 
 
 def _usable_via(read: Message) -> Via | None:

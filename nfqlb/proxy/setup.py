@@ -85,6 +85,8 @@ class Setup:
     egress: tuple[Network, ...] = EVERYWHERE
     """Networks that backends may reach without a signed flow (P20); multicast, loopback and our own never count."""
 
+    scanners: tuple[str, ...] = ()
+    """Parts of User-Agents whose requests from outside are dropped."""
     leaving: tuple[Backend, ...] = ()
     """Backends that the configuration has ceased to name: what was begun there may end there (P19, P21, P31), and
     nothing new is sent to them. Standings name them by the pool LEAVING."""

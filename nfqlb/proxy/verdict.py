@@ -90,10 +90,13 @@ class Reason(IntEnum):
     PATH_REQUIRED = 36, Action.REPLY, "P25", "[path] policy require, and the phone does not support Path", 421
     NO_BACKEND = 37, Action.REPLY, "P32", "nothing to choose from", 503
     MESSAGE_TOO_LARGE = 38, Action.REPLY, "P7", "request would exceed 65,535 bytes with our additions", 513
+    STUN_ANSWERED = 39, Action.REPLY, "P3", "STUN binding request, answered with the sender's address"
+    STUN_REFUSED = 40, Action.REPLY, "P3", "STUN binding request with an attribute that we do not know", 420
+    OVERLOADED = 41, Action.REPLY, "P14", "new request while a queue is too full, told to come again", 503
 
     # drop
     KEEPALIVE = 64, Action.DROP, "P3", "CRLF, NUL or blank keepalive"
-    STUN = 65, Action.DROP, "P3", "STUN binding request"
+    STUN = 65, Action.DROP, "P3", "STUN that gets no answer: broken, no request, or from inside"
     NOT_SIP = 66, Action.DROP, "P8", "no SIP start line"
     UNANSWERABLE = 67, Action.DROP, "P8", "broken request without a Via that a reply could follow"
     BROKEN_ACK = 68, Action.DROP, "P14", "ACK that would get an error; an ACK is never answered"
@@ -114,6 +117,10 @@ class Reason(IntEnum):
     SEND_FAILED = 78, Action.DROP, "P38", "the kernel refused the packet on the IPv6 socket path"
     BAD_SOURCE = 80, Action.DROP, "P14", "source that nobody can be answered at: port 0, multicast, one of our sockets"
     NAME_PENDING = 81, Action.DROP, "P20", "destination is a name that is being looked up; its retransmission goes out"
+    SCANNER = 82, Action.DROP, "", "User-Agent of a scanner; it learns nothing, not even that we are here"
+    REPLY_LIMIT = 83, Action.DROP, "P14", "reply beyond what one network, or all together, may have of us a second"
+    REPLY_TOO_LARGE = 84, Action.DROP, "P14", "reply that would be larger than 1.5 times its request and 200 bytes"
+    SHED = 85, Action.DROP, "", "new request while a queue is too full"
     INTERNAL_ERROR = 79, Action.DROP, "", "our bug: an exception in the engine; the log has the packet"
 
     # ignore
