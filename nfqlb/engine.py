@@ -4,7 +4,7 @@ from collections.abc import Callable
 from copy import copy
 
 from nfqlb.balance.recent import Recent
-from nfqlb.balance.tables import Tables
+from nfqlb.balance.tables import Ready, Tables
 from nfqlb.net import datagram
 from nfqlb.net.datagram import DatagramError, Fault
 from nfqlb.net.endpoint import Endpoint
@@ -37,18 +37,18 @@ class Engine:
         setup: Setup,
         *,
         standings: Standings | None = None,
-        like: Tables | None = None,
+        ready: Ready | None = None,
         recent: Recent | None = None,
         verify_checksums: bool = True,
         first_ident: int = 0,
     ) -> None:
-        """`standings` of the backends; one that is missing is UNKNOWN. `like`: tables of an engine that there is
-        already; those that are the same here are not built again. `recent`: what the workers remember of their
-        choices (P31); without it the verdict is a function of packet, setup and standings alone. `verify_checksums`:
-        off for captures, whose packets may have been taken before the sending host's card filled the checksum in.
-        `first_ident`: give each worker another one, so that their IP identifications lie apart.
+        """`standings` of the backends; one that is missing is UNKNOWN. `ready`: tables that exist already; those that
+        are the same here are not built again. `recent`: what the workers remember of their choices (P31); without it
+        the verdict is a function of packet, setup and standings alone. `verify_checksums`: off for captures, whose
+        packets may have been taken before the sending host's card filled the checksum in. `first_ident`: give each
+        worker another one, so that their IP identifications lie apart.
         """
-        self.tables = Tables(setup.pools, setup.places, standings, like)
+        self.tables = Tables(setup.pools, setup.places, standings, ready)
         """Shared with all siblings, and with whom `share` says. One process may write them."""
         self._proxy = Proxy(setup, self.tables, recent)
         self._verify = verify_checksums

@@ -15,7 +15,7 @@ from sipcase import EXT, PHONE, REG1, REG2, REGISTER, endpoint, setup, standing,
 from nfqlb.balance import maglev, tables
 from nfqlb.balance.pool import Backend, Pool
 from nfqlb.balance.states import WHOLE, Place, Standing, Standings, State
-from nfqlb.balance.tables import Built, Draft, Tables, build
+from nfqlb.balance.tables import Built, Draft, Ready, Tables, build
 from nfqlb.engine import Engine
 from nfqlb.net import datagram
 from nfqlb.proxy.setup import RouteRule
@@ -40,8 +40,8 @@ def pool_of(weights: list[int], **changes: object) -> Pool:
     return Pool("p", tuple(backends), **changes)  # type: ignore[arg-type]
 
 
-def made(*pools: Pool, standings: Standings | None = None, like: Tables | None = None) -> Tables:
-    return Tables(pools, setup(pools=pools).places, standings, like)
+def made(*pools: Pool, standings: Standings | None = None, ready: Ready | None = None) -> Tables:
+    return Tables(pools, setup(pools=pools).places, standings, ready)
 
 
 def bring(into: Tables, standings: Standings) -> list[Draft]:
@@ -195,18 +195,18 @@ def test_only_what_changes_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bring(here, standing({("p3", "b0"): State.DISABLED})) == []
     built: list[Draft] = []
     monkeypatch.setattr(tables, "build", lambda draft: (built.append(draft), build(draft))[1])
-    again = made(*many, standings=here.standings, like=here)
+    again = made(*many, standings=here.standings, ready=here.built)
     assert built == []
     assert answers(again, "p2", "p3") == answers(here, "p2", "p3")
-    changed = made(many[0], pool_of([1, 2, 3]), like=here)
+    changed = made(many[0], pool_of([1, 2, 3]), ready=here.built)
     assert [draft.which for draft in built] == [("p", 4)]
     assert answers(changed, "p0") == answers(here, "p0")
 
 
-def test_like_is_by_what_is_in_a_table_not_by_name() -> None:
+def test_ready_is_by_what_is_in_a_table_not_by_name() -> None:
     here = made(pool_of([1, 1, 1]))
     turned = Pool("p", here_backends := pool_of([1, 1, 1]).backends[::-1])
-    names = [turned.backends[number].name for number in answers(made(turned, like=here))]
+    names = [turned.backends[number].name for number in answers(made(turned, ready=here.built))]
     assert names == [here_backends[2 - number].name for number in answers(here)]
 
 

@@ -20,7 +20,7 @@ that is being filled: it looks again. So every answer is one of a whole table, a
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -59,6 +59,10 @@ class Built(NamedTuple):
     """The part of all keys that each backend gets, by name, 0..1; who gets none is missing."""
 
 
+Ready = Mapping[Which, Built]
+"""Tables that exist already, perhaps those of another configuration."""
+
+
 class Condition(NamedTuple):
     """What an operator should know of a pool."""
 
@@ -88,6 +92,17 @@ def build(draft: Draft) -> Built:
     return Built(draft, table.tobytes(), shares)
 
 
+def missing(pools: Iterable[Pool], standings: Standings, ready: Ready) -> list[Draft]:
+    """The drafts of all tables of these pools that are not `ready`."""
+    drafts = [
+        Draft((pool.name, version), intake(pool, version, standings))
+        for pool in pools
+        for version in VERSIONS
+        if members(pool, version)
+    ]
+    return [each for each in drafts if each.which not in ready or ready[each.which].draft != each]
+
+
 class _Pair(NamedTuple):
     """Where the two tables of a pool and version are."""
 
@@ -110,22 +125,18 @@ class Tables:
         pools: Sequence[Pool],
         places: Sequence[Place],
         standings: Standings | None = None,
-        like: "Tables | None" = None,
+        ready: Ready | None = None,
     ) -> None:
-        """`places` of all backends, by number: those of `pools` and any others. `like`: tables that exist already,
-        perhaps of another configuration; what is the same is not built again.
+        """`places` of all backends, by number: those of `pools` and any others. `ready`: what is the same there is not
+        built again.
         """
         self._pools = {pool.name: pool for pool in pools}
         self._places = tuple(places)
         self._built: dict[Which, Built] = {}
         self._standings: dict[Place, Standing] = {}
         self._lay_out()
-        drafts = self.changed(standings or {})
-        had = {} if like is None else like._built
-        ready = [
-            had[each.which] if each.which in had and had[each.which].draft == each else build(each) for each in drafts
-        ]
-        self.put(standings or {}, ready)
+        built = {each.which: build(each) for each in missing(pools, standings or {}, ready or {})}
+        self.put(standings or {}, [built[which] if which in built else (ready or {})[which] for which in self._pairs])
 
     # -- for who reads
 
@@ -153,14 +164,18 @@ class Tables:
         return tuple(self._pools)
 
     @property
+    def built(self) -> Ready:
+        """Those in force."""
+        return self._built
+
+    @property
     def standings(self) -> Standings:
         """Of all backends, as last put."""
         return {place: self._standings.get(place, HEARD_NOTHING) for place in self._places}
 
     def changed(self, standings: Standings) -> tuple[Draft, ...]:
         """The drafts of all tables that with these standings differ from those in force."""
-        drafts = (Draft((name, v), intake(self._pools[name], v, standings)) for name, v in self._pairs)
-        return tuple(each for each in drafts if each.which not in self._built or self._built[each.which].draft != each)
+        return tuple(missing(self._pools.values(), standings, self._built))
 
     def put(self, standings: Standings, built: Iterable[Built] = ()) -> None:
         """Bring tables and states into force. A backend that dies leaves its table before it is marked as dead: in

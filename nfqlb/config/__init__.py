@@ -34,6 +34,9 @@ __all__ = [
     "run_dir_in",
 ]
 
+RUN_DIR = "/run/nfqlb"
+"""[gateway] run_dir where the file does not tell."""
+
 FILE_MAX = 4 << 20
 """Bytes; a configuration is far smaller, and the wrong file may be far larger."""
 
@@ -140,14 +143,13 @@ def load(path: Path | str) -> Config:
 
 def run_dir_in(path: Path) -> Path:
     """[gateway] run_dir of a file that may have mistakes; the default where the file does not tell."""
-    from nfqlb.config.reading import read_table
-    from nfqlb.config.tables import GatewayTable
-
     try:
-        raw = parse(path).get("gateway", {})
+        gateway = parse(path).get("gateway")
     except ConfigError:
-        raw = {}
-    return Path((read_table(GatewayTable, raw, "gateway", []) or GatewayTable()).run_dir)
+        gateway = None
+    # Not by way of pydantic, which takes longer to be loaded than most answers of the gateway to come.
+    told = gateway.get("run_dir") if isinstance(gateway, dict) else None
+    return Path(told if isinstance(told, str) and told.startswith("/") and "\0" not in told else RUN_DIR)
 
 
 def parse(path: Path) -> dict[str, Any]:

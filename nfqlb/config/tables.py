@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from nfqlb.balance.health import Check
 from nfqlb.balance.rules import ALL
-from nfqlb.config import RulesBackend
+from nfqlb.config import RUN_DIR, RulesBackend
 from nfqlb.config.fields import (
     Address,
     BackendAddress,
@@ -53,7 +53,7 @@ Listed = Strict(False)
 class Table(BaseModel):
     """One table of the file; an unknown key or a value of another type is a mistake."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class GatewayTable(Table):
@@ -61,7 +61,7 @@ class GatewayTable(Table):
     """User part of our Path and Record-Route URIs; the same on every node."""
     secret_file: FilePath = "/etc/nfqlb/secret"
     """Keys that sign what we write into headers. A relative name starts from this file's directory."""
-    run_dir: Directory = "/run/nfqlb"
+    run_dir: Directory = RUN_DIR
     """Where the running gateway keeps its board."""
     state_dir: Directory = "/var/lib/nfqlb"
     """What outlives a restart of the host: which backends an operator has taken out."""
@@ -79,6 +79,10 @@ class ListenerTable(Table):
     """The external address as the world sees it, behind a 1:1 NAT."""
     force_rport: ForceRport = "auto"
     """Whether to answer phones where they sent from although they do not ask for it."""
+    external_interface: Interface | None = None
+    """Packets to `external` that come in by another interface are dropped."""
+    internal_interface: Interface | None = None
+    """Packets to `internal` that come in by another interface are dropped, whoever they say they are from."""
 
     def value(self) -> Listener:
         return Listener(**dict(self))

@@ -1,16 +1,14 @@
 """What this host's network looks like: interfaces, addresses, and the route that a packet would take.
 
-Asks the kernel through netlink and changes nothing. Does not know what a gateway needs of it.
+Has the kernel asked and changes nothing. Does not know what a gateway needs of it.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from nfqlb.gateway.routes import Routes
-from nfqlb.net.endpoint import pack_host
+from nfqlb.gateway.netlink import Netlink
 
 # linux/if_addr.h, linux/if.h, linux/if_arp.h, linux/rtnetlink.h
 IFA_F_DADFAILED = 0x08
@@ -70,31 +68,31 @@ class NoRoute(Exception):
 class Network:
     """A look at the network of the calling thread's namespace. Addresses and links are read once."""
 
-    def __init__(self, netlink: Any, routes: Routes) -> None:
-        self._netlink, self._routes = netlink, routes
+    def __init__(self, netlink: Netlink) -> None:
+        self._netlink = netlink
 
     @cached_property
     def links(self) -> dict[str, Link]:
         """By name."""
-        found = {}
-        for each in self._netlink.get_links():
-            info = each.get_attr("IFLA_LINKINFO")
-            kind = "lo" if each["ifi_type"] == ARPHRD_LOOPBACK else info and info.get_attr("IFLA_INFO_KIND")
-            name = each.get_attr("IFLA_IFNAME")
-            up = bool(each["flags"] & IFF_UP)
-            found[name] = Link(name, each["index"], up, kind or "", each.get_attr("IFLA_MASTER") or 0)
-        return found
+        return {
+            row.name: Link(
+                row.name,
+                row.index,
+                bool(row.flags & IFF_UP),
+                "lo" if row.hardware == ARPHRD_LOOPBACK else row.kind,
+                row.master,
+            )
+            for row in self._netlink.links()
+        }
 
     @cached_property
     def addresses(self) -> list[Address]:
-        names, found = self._names, []
-        for each in self._netlink.get_addr():
-            # A point-to-point interface's IFA_ADDRESS is its peer's; IFA_LOCAL, where there is one, is its own.
-            packed = pack_host((each.get_attr("IFA_LOCAL") or each.get_attr("IFA_ADDRESS")).encode())
-            flags = each.get_attr("IFA_FLAGS") or each["flags"]
-            if packed is not None and each["index"] in names:
-                found.append(Address(packed, names[each["index"]], flags))
-        return found
+        names = self._names
+        return [
+            Address(row.packed, names[row.link], row.flags)
+            for row in self._netlink.addresses()
+            if row.link in names  # one may have come meanwhile
+        ]
 
     def carriers(self, packed: bytes) -> list[Address]:
         """The address on each interface that has it."""
@@ -108,7 +106,7 @@ class Network:
         the checks of a source address that this brings. Raises NoRoute.
         """
         try:
-            link, kind = self._routes.ask(dst, src, None if came_in_by is None else self.links[came_in_by].index)
+            link, kind = self._netlink.route(dst, src, None if came_in_by is None else self.links[came_in_by].index)
         except OSError as error:
             raise NoRoute(str(error.strerror)) from None
         return Route(self._names.get(link, ""), kind)
@@ -120,8 +118,6 @@ class Network:
 
 @contextmanager
 def look() -> Iterator[Network]:
-    """A Network to ask, for as long as the netlink sockets are open."""
-    from pyroute2 import IPRoute
-
-    with IPRoute() as netlink, Routes() as routes:
-        yield Network(netlink, routes)
+    """A Network to ask, for as long as the netlink socket is open."""
+    with Netlink() as netlink:
+        yield Network(netlink)

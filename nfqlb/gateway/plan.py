@@ -59,6 +59,8 @@ class Plan:
     """Two plans of one fingerprint and reach need the same sysctls, too."""
     placed: range | None = None
     """The queues that the rules in the kernel lead to when this is made; None where there are no rules of ours."""
+    fits: bool = False
+    """Rules and sysctls were seen in place for it, with the queues of the gateway that runs."""
     leaving: int = 0
     """How many of the backends at the end have been removed, and only finish what they have begun."""
     charge: Charge | None = None

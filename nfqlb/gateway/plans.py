@@ -13,12 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from nfqlb.balance.pool import Backend
 from nfqlb.balance.recent import Recent
+from nfqlb.balance.tables import Tables
 from nfqlb.config import Config, ConfigError, load
 from nfqlb.engine import Engine
 from nfqlb.gateway import board, charge, duties, naming
+from nfqlb.gateway.building import Building
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.job import Refused
 from nfqlb.gateway.plan import LINGER, Plan
@@ -64,17 +67,45 @@ def make(path: Path, *, place: bool, current: Plan | None = None) -> Made:
 
     Raises Refused.
     """
-    from nfqlb.gateway import host, rules
+    source = settled(read(path), current)
+    with Building(source.setup.pools, tables_of(current)) as building:
+        found = look_at_host(source.config, place=place)
+        plan = build(source, found.ranges, found.placed, building)
+    return Made(replace(plan, fits=found.fits), (*unanswered(source.answers), *found.warnings))
 
-    config = read(path)
+
+def settled(config: Config, current: Plan | None) -> Source:
+    """With addresses, keys, and the backends that only finish what they have begun. Raises Refused."""
     try:
         answers = answers_for(config, known=None if current is None else _source(current).answers)
         config = config.with_addresses(answers)
         setup = config.setup()
-        if current is None:
-            setup = staying(setup, config.gateway.run_dir)
-        else:
-            setup = replace(setup, leaving=tuple(gone(_source(current).setup.known, setup)))
+    except ConfigError as error:
+        raise Refused(*str(error).splitlines()) from None
+    if current is None:
+        setup = staying(setup, config.gateway.run_dir)
+    else:
+        setup = replace(setup, leaving=tuple(gone(_source(current).setup.known, setup)))
+    return Source(config, setup, answers)
+
+
+class Found(NamedTuple):
+    """What a look at this host has brought."""
+
+    ranges: tuple[range, ...]
+    """Of queues, to try."""
+    placed: range | None
+    """The one that the rules lead to."""
+    fits: bool
+    """Rules and sysctls are in place."""
+    warnings: list[str]
+
+
+def look_at_host(config: Config, *, place: bool) -> Found:
+    """Raises Refused when it cannot run that configuration."""
+    from nfqlb.gateway import host, rules
+
+    try:
         problems = host.problems(config)
         placed = rules.queues_in_place(config)
     except (ConfigError, HostError) as error:
@@ -87,13 +118,12 @@ def make(path: Path, *, place: bool, current: Plan | None = None) -> Made:
     if placed is not None and placed != config.workers.queues and ranges[0] != placed:
         place = True  # rules that lead to other queues are always put right
     warnings = [str(each) for each in (*config.warnings, *problems) if not (place and each in to_place)]
-    warnings += unanswered(answers)
     if to_place and not place:
         warnings.append(
             "THE RULES ARE NOT IN PLACE: packets do not reach the workers, or do not pass. "
-            f"Put that right with: nfqlb rules apply -c {path}"
+            f"Put that right with: nfqlb rules apply -c {config.path}"
         )
-    return Made(build(Source(config, setup, answers), ranges, placed, current), tuple(warnings))
+    return Found(ranges, placed, not to_place, warnings)
 
 
 def candidates(config: Config, placed: range | None) -> tuple[range, ...]:
@@ -111,10 +141,8 @@ def read(path: Path) -> Config:
         raise Refused(*str(error).splitlines()) from None
 
 
-def build(source: Source, ranges: tuple[range, ...], placed: range | None, current: Plan | None = None) -> Plan:
-    """The plan, with an engine that all workers share; `current`: the one in force, whose tables need not be built
-    again where nothing has changed. Raises Refused.
-    """
+def build(source: Source, ranges: tuple[range, ...], placed: range | None, building: Building) -> Plan:
+    """The plan, with an engine that all workers share, on tables that are being built. Raises Refused."""
     from nfqlb.gateway import rules
 
     config, setup = source.config, source.setup
@@ -122,8 +150,7 @@ def build(source: Source, ranges: tuple[range, ...], placed: range | None, curre
         fingerprint, reach = rules.fingerprint(replace(config, pools=())), rules.fingerprint(config)
     except ConfigError as error:
         raise Refused(*str(error).splitlines()) from None
-    like = None if current is None or current.charge is None else current.charge.tables
-    engine = Engine(setup, standings=None if like is None else like.standings, like=like)
+    engine = Engine(setup, standings=building.standings, ready=building.finish())
     checks = {pool.name: config.check(pool.name) for pool in setup.pools}
     return Plan(
         gateway=config.gateway.name,
@@ -138,7 +165,7 @@ def build(source: Source, ranges: tuple[range, ...], placed: range | None, curre
         place=partial(place_rules, config),
         displace=partial(take_rules_out, config),
         summary=", ".join(f"{each.name} {each.external} / {each.internal}" for each in config.listeners),
-        path=str(config.path),
+        path=str(config.path.absolute()),
         source=source,
         fingerprint=fingerprint,
         reach=reach,
@@ -149,6 +176,16 @@ def build(source: Source, ranges: tuple[range, ...], placed: range | None, curre
         naming=naming.make(config, source.answers),
         pin=config.workers.pin,
     )
+
+
+def again(source: Source, current: Plan) -> Plan:
+    """A plan from another source on the same host. Raises Refused."""
+    with Building(source.setup.pools, tables_of(current)) as building:
+        return build(source, current.ranges, current.placed, building)
+
+
+def tables_of(plan: Plan | None) -> Tables | None:
+    return None if plan is None or plan.charge is None else plan.charge.tables
 
 
 def worker_process(engine: Engine, first_ident: int, recent: Recent, names: Names | None) -> Process:
@@ -224,7 +261,7 @@ class FromFile:
         """`current` without the backends that an earlier reload removed. Reads no file."""
         source = _source(current)
         lighter = replace(source, setup=replace(source.setup, leaving=()), left={})
-        return build(lighter, current.ranges, current.placed, current)
+        return again(lighter, current)
 
     def rename(self, current: Plan, answers: Answers) -> Plan:
         """`current` with other addresses for its names. Those that they had finish what they have begun, for LINGER
@@ -237,7 +274,7 @@ class FromFile:
         left = {each.address: source.left.get(each.address, now) for each in leaving}
         recent = tuple(each for each in leaving if now - left[each.address] < LINGER)
         renamed = Source(config, replace(setup, leaving=recent), answers, left)
-        return build(renamed, current.ranges, current.placed, current)
+        return again(renamed, current)
 
 
 def gone(known: Iterable[Backend], new: Setup) -> Iterator[Backend]:

@@ -1,4 +1,4 @@
-"""The kernel's routes, asked by us and by `ip route get`: the same, IPv4 and IPv6."""
+"""What the kernel says of routes, interfaces and addresses: to us the same as to `ip`, IPv4 and IPv6."""
 
 import json
 import os
@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from nfqlb.gateway import netlink
+from nfqlb.gateway.netlink import Netlink
 from nfqlb.gateway.network import NoRoute, look
 from nfqlb.lab import namespaces
 from nfqlb.lab.namespaces import inside
@@ -18,6 +20,9 @@ pytestmark = pytest.mark.root
 SETUP = """
 link add one type veth peer name far1
 link add two type veth peer name far2
+link add bridge0 type bridge
+link set far2 master bridge0
+link add off type veth peer name far3
 link set lo up
 link set far1 up
 link set far2 up
@@ -26,6 +31,8 @@ link set two up
 addr add 192.0.2.1/24 dev one
 addr add 198.51.100.1/24 dev two
 addr add 2001:db8:1::1/64 dev one nodad
+addr add 10.77.0.1 peer 10.77.0.2 dev two
+addr add 2001:db8:1::7/64 dev two
 route add 203.0.113.0/24 via 198.51.100.9
 route add blackhole 10.9.0.0/16
 -6 route add 2001:db8:9::/48 via 2001:db8:1::9
@@ -99,3 +106,73 @@ def test_one_after_another(namespace: str) -> None:
             return {network.route(ip_address(f"203.0.113.{number}").packed).link for number in range(256)}
 
     assert inside(namespace, many) == {"two"}
+
+
+def test_interfaces_are_those_that_ip_lists(namespace: str) -> None:
+    def ours() -> dict[str, tuple[int, bool, str, int]]:
+        with look() as network:
+            return {link.name: (link.index, link.up, link.kind, link.master) for link in network.links.values()}
+
+    theirs = json.loads(namespaces.run(namespace, ["ip", "-j", "-details", "link", "show"]))
+    index = {each["ifname"]: each["ifindex"] for each in theirs}
+    assert inside(namespace, ours) == {
+        each["ifname"]: (
+            each["ifindex"],
+            "UP" in each["flags"],
+            "lo" if each["link_type"] == "loopback" else each.get("linkinfo", {}).get("info_kind", ""),
+            index.get(each.get("master"), 0),
+        )
+        for each in theirs
+    }
+    assert {"bridge0", "off"} < index.keys()
+
+
+def test_addresses_are_those_that_ip_lists(namespace: str) -> None:
+    def ours() -> set[tuple[str, bytes, bool]]:
+        with look() as network:
+            return {(each.link, each.packed, each.tentative) for each in network.addresses}
+
+    def theirs() -> set[tuple[str, bytes, bool]]:
+        links = json.loads(namespaces.run(namespace, ["ip", "-j", "addr", "show"]))
+        return {
+            (link["ifname"], ip_address(each["local"]).packed, bool(each.get("tentative")))
+            for link in links
+            for each in link["addr_info"]
+        }
+
+    before = theirs()
+    found = inside(namespace, ours)
+    assert ("two", ip_address("10.77.0.1").packed, False) in found
+    assert found in (before, theirs())  # duplicate address detection may end in between
+
+
+def test_a_list_that_changes_while_it_is_told_is_told_again(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel says so by a flag; the first answer is made to have it."""
+
+    def names() -> tuple[list[str], int]:
+        asked = []
+
+        class Changing:
+            def __init__(self, real: Any) -> None:
+                self._real = real
+
+            def send(self, data: bytes) -> None:
+                asked.append(data)
+                self._real.send(data)
+
+            def recv(self, size: int) -> bytes:
+                data = bytearray(self._real.recv(size))
+                if len(asked) == 1:
+                    data[6] |= netlink.NLM_F_DUMP_INTR
+                return bytes(data)
+
+            def close(self) -> None:
+                self._real.close()
+
+        with Netlink() as kernel:
+            monkeypatch.setattr(kernel, "_socket", Changing(kernel._socket))
+            return [row.name for row in kernel.links()], len(asked)
+
+    found, asked = inside(namespace, names)
+    assert asked == 2
+    assert len(found) == len(set(found)) == 8
