@@ -16,9 +16,14 @@ RATE = 200
 
 @contextmanager
 def running(
-    *, family: int = 4, lab: type[PairLab] = PairLab, priorities: tuple[int, int] = (250, 250)
+    *,
+    family: int = 4,
+    one_armed: bool = False,
+    lab: type[PairLab] = PairLab,
+    priorities: tuple[int, int] = (250, 250),
 ) -> Iterator[PairLab]:
-    with lab(Plan(f"p{os.getpid()}x{next(NUMBER)}", family=family, pair=True), priorities=priorities) as up:
+    plan = Plan(f"p{os.getpid()}x{next(NUMBER)}", family=family, one_armed=one_armed, pair=True)
+    with lab(plan, priorities=priorities) as up:
         yield up
 
 

@@ -232,46 +232,6 @@ def test_keepalived_conf_that_does_not_fit_any_more_is_told_everywhere() -> None
         assert not any("warning" in each for each in json.loads(one.nfqlb("reload", "--json"))["changes"])
 
 
-class TwoGroups(PairLab):
-    """Two listeners, each preferred on one node."""
-
-    def write_config(self) -> None:
-        super().write_config()
-        for half in self.halves:
-            plan = self.plan
-            left, right = (254, 250) if half is self.halves[0] else (250, 254)
-            text = half.config.read_text()
-            second = (
-                '[[listener]]\nname = "second"\n'
-                f'external = "{plan.external.interface.network[6]}:5060"\n'
-                f'internal = "{plan.internal.interface.network[6]}:5060"\n\n[[pool]]'
-            )
-            half.config.write_text(
-                text.replace("[[pool]]", second, 1)
-                + f'[[ha.group]]\nname = "left"\nlisteners = ["main"]\nrouter_id = 61\npriority = {left}\n'
-                + f'[[ha.group]]\nname = "right"\nlisteners = ["second"]\nrouter_id = 62\npriority = {right}\n'
-            )
-
-    def wait_settled(self, timeout: float = 10.0) -> None:
-        assert until(lambda: roles(self.halves[0]) == ["active", "standby"], timeout), roles(self.halves[0])
-        assert until(lambda: roles(self.halves[1]) == ["standby", "active"], timeout), roles(self.halves[1])
-
-
-def roles(half: Half) -> list[str]:
-    answer = json.loads(half.command("ha", "status", "--json").stdout)
-    return [group["role"] for group in answer["groups"]]
-
-
-def test_both_are_active_and_either_serves_both() -> None:
-    with running(lab=TwoGroups) as lab:
-        one, other = lab.halves
-        one.kill_gateway()
-        assert until(lambda: roles(other) == ["active", "active"])
-        one.start_gateway()
-        one.wait_gateway()
-        lab.wait_settled()
-
-
 def test_reload_and_upgrade_move_nothing_and_a_stop_hands_over(pair: PairLab) -> None:
     first = pair.active
     for word in ("reload", "upgrade", "reload"):

@@ -32,24 +32,43 @@ def node(config: Config, first_ident: int) -> Callable[[bytes], bytes]:
     """
     engine = Engine(config.setup(), verify_checksums=False, first_ident=first_ident)
 
-    def sent(packet: bytes) -> bytes:
-        content = bytearray(engine.process(packet).packet)
-        if content and content[0] >> 4 == 4:
-            content[4:6] = content[10:12] = bytes(2)
-        return bytes(content)
+    return lambda packet: without_ident(engine.process(packet).packet)
 
-    return sent
+
+def without_ident(packet: bytes) -> bytes:
+    content = bytearray(packet)
+    if content and content[0] >> 4 == 4:
+        content[4:6] = content[10:12] = bytes(2)
+    return bytes(content)
+
+
+def is_response(packet: bytes) -> bool:
+    return packet[28 if packet[0] >> 4 == 4 else 48 :].startswith(b"SIP/2.0 ")
 
 
 @pytest.mark.parametrize("capture", CAPTURES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_two_nodes_give_the_same_bytes_and_go_on_for_each_other(capture: Path) -> None:
     config = load(capture.with_name("nfqlb.toml"))
-    one, other, both = node(config, 1), node(load(config.path), 40_000), (node(config, 7), node(config, 9_000))
+    one, other = node(config, 1), node(load(config.path), 40_000)
+    turns, here, there = (node(config, 7), node(config, 9_000)), node(config, 11), node(config, 13_000)
     for number, packet in enumerate(packets(capture)):
         expected = one(packet)
         assert other(packet) == expected
-        # Request here, response there: each node has seen only every other packet.
-        assert both[number % 2](packet) == expected
+        # Each node has seen only every other packet; only requests, or only responses.
+        assert turns[number % 2](packet) == expected
+        assert (there if is_response(packet) else here)(packet) == expected
+
+
+@pytest.mark.parametrize("folder", sorted({capture.parent for capture in CAPTURES}), ids=lambda folder: folder.name)
+def test_responses_are_forwarded_by_a_node_that_never_saw_their_request(folder: Path) -> None:
+    """As the stored captures say it was; two-armed and one-armed, IPv4 and IPv6."""
+    capture = folder / "call.pcap"
+    sent = node(load(folder / "nfqlb.toml"), 1)
+    responses = [packet for packet in packets(capture) if is_response(packet)]
+    out = packets(capture.with_suffix(".out.pcap"))
+    assert len(responses) >= 4
+    assert all(without_ident(packet) in {sent(each) for each in responses} for packet in out if is_response(packet))
+    assert all(is_response(sent(packet)) for packet in responses)
 
 
 def test_the_nodes_differ_where_they_may() -> None:
