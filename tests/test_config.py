@@ -218,6 +218,15 @@ WRONG = [
         'a packet; did you mean "192.168.1.21:5060"?',
     ),
     (
+        ('internal = "192.168.1.5:5060"', 'internal = "203.0.113.5:5060"\ninternal_interface = "eth1"'),
+        'listener[0].internal_interface = "eth1": a one-armed listener has one socket: expected external_interface '
+        "alone, or an internal address apart",
+    ),
+    (
+        ('internal = "192.168.1.5:5060"', 'internal = "192.168.1.5:5060"\nexternal_interface = "eth 0"'),
+        'listener[0].external_interface = "eth 0": expected the name of a network interface such as eth0',
+    ),
+    (
         ('"203.0.113.5:5060"', '"0.0.0.0:5060"'),
         'listener[0].external = "0.0.0.0:5060": the unspecified address is nobody\'s; name the very address',
     ),

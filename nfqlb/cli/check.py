@@ -122,6 +122,8 @@ def summary(config: Config) -> dict[str, Any]:
                 "aliases": list(listener.aliases),
                 "force_rport": listener.force_rport,
                 "one_armed": listener.one_armed,
+                "external_interface": listener.external_interface,
+                "internal_interface": listener.internal_interface,
             }
             for listener in config.listeners
         ],

@@ -64,6 +64,18 @@ def mixed_families(draft: Draft) -> Iterator[Problem]:
                 )
 
 
+def one_socket_two_interfaces(draft: Draft) -> Iterator[Problem]:
+    """Which side a packet to a one-armed listener is from, its source alone tells."""
+    for place, listener in draft.listeners.items():
+        if listener is None or listener.internal != listener.external or listener.internal_interface is None:
+            continue
+        if listener.internal_interface != listener.external_interface:
+            text = (
+                "a one-armed listener has one socket: expected external_interface alone, or an internal address apart"
+            )
+            yield Problem(f"{place}.internal_interface", text, value=shown(listener.internal_interface))
+
+
 def unreachable_backends(draft: Draft) -> Iterator[Problem]:
     """A backend must be reachable from a listener, and must not be the gateway itself."""
     listeners = [listener for listener in draft.listeners.values() if listener is not None]
@@ -198,6 +210,7 @@ CHECKS: tuple[Check, ...] = (
     duplicate_names,
     shared_sockets,
     mixed_families,
+    one_socket_two_interfaces,
     unreachable_backends,
     repeated_backends,
     weightless_pools,

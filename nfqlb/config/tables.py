@@ -79,6 +79,10 @@ class ListenerTable(Table):
     """The external address as the world sees it, behind a 1:1 NAT."""
     force_rport: ForceRport = "auto"
     """Whether to answer phones where they sent from although they do not ask for it."""
+    external_interface: Interface | None = None
+    """Packets to `external` that come in by another interface are dropped."""
+    internal_interface: Interface | None = None
+    """Packets to `internal` that come in by another interface are dropped, whoever they say they are from."""
 
     def value(self) -> Listener:
         return Listener(**dict(self))

@@ -11,6 +11,7 @@ from nfqlb.config import Config
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.network import RTN_LOCAL, Network, NoRoute
 from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy.setup import Listener
 
 UNCABLED = ("lo", "dummy")
 """Kinds of interface that no packet comes in by; an address on one is reached by way of any other."""
@@ -33,15 +34,15 @@ def arrivals(config: Config, network: Network) -> Arrivals:
     outside: dict[int, set[str]] = {4: set(), 6: set()}
     inside: dict[int, set[str]] = {4: set(), 6: set()}
     for listener in config.listeners:
-        outside[listener.external.version] |= sides(config, network, listener.external, outside=True)
-        inside[listener.internal.version] |= sides(config, network, listener.internal, outside=False)
+        outside[listener.external.version] |= sides(config, network, listener, outside=True)
+        inside[listener.internal.version] |= sides(config, network, listener, outside=False)
     for pool in config.pools:
         for backend in pool.backends:
             if inside[backend.address.version]:  # else no listener serves it
                 inside[backend.address.version] |= routed(network, backend.address) - {"lo"}
     found = {version: frozenset(outside[version] | inside[version]) for version in (4, 6)}
     if config.rules.interfaces is not None:
-        named = existing(config.rules.interfaces, network)
+        named = existing(config.rules.interfaces, network, "[rules] interfaces")
         versions = {listener.external.version for listener in config.listeners}
         found = {version: named if version in versions else frozenset() for version in (4, 6)}
     return Arrivals(
@@ -52,18 +53,23 @@ def arrivals(config: Config, network: Network) -> Arrivals:
     )
 
 
-def sides(config: Config, network: Network, socket: Endpoint, *, outside: bool) -> set[str]:
-    """Where packets to a socket of ours come in; of a pair, the configuration says where its address is or will be."""
+def sides(config: Config, network: Network, listener: Listener, *, outside: bool) -> set[str]:
+    """Where packets to a socket of a listener come in: by the interface that it is bound to, or else where its address
+    is; of a pair, the configuration says where that is or will be.
+    """
+    bound = listener.external_interface if outside or listener.one_armed else listener.internal_interface
+    if bound:
+        return set(existing((bound,), network, f"listener {listener.name}"))
     if config.ha is None:
-        return towards(network, socket)
+        return towards(network, listener.external if outside else listener.internal)
     return {config.ha.outside if outside else config.ha.inside} & set(network.links)
 
 
-def existing(names: tuple[str, ...], network: Network) -> frozenset[str]:
+def existing(names: tuple[str, ...], network: Network, where: str) -> frozenset[str]:
     for name in names:
         if name not in network.links:
             there = ", ".join(sorted(network.links))
-            raise HostError(f"[rules] interfaces: this host has no interface {name}, but {there}.")
+            raise HostError(f"{where}: this host has no interface {name}, but {there}.")
     return frozenset(names)
 
 

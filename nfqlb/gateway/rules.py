@@ -88,7 +88,10 @@ def render(config: Config, queues: range | None = None) -> dict[Family, str]:
         if own := sockets(config, family):
             tables = [*(["filter"] if config.rules.forward else []), "raw"]  # what lets pass before what diverts
             templates = [(TEMPLATES / f"{table}.v{family}").read_text("utf-8") for table in tables]
-            rows = [{"address": each.host, "port": str(each.port), "chain": chain(config, each)} for each in own]
+            rows = [
+                {"address": each.host, "port": str(each.port), "chain": chain(config, each)} | bound(config, each)
+                for each in own
+            ]
             rendered[family] = "\n".join(fill(template, rows, queues, values) for template in templates)
     return rendered
 
@@ -124,6 +127,16 @@ def chain(config: Config, socket: Endpoint) -> str:
     return GUARD if guarded else QUEUE
 
 
+def bound(config: Config, socket: Endpoint) -> dict[str, str]:
+    """The interface that packets to one of our sockets must come in by, if the configuration names one."""
+    for listener in config.listeners:
+        if socket == listener.external and listener.external_interface:
+            return {"interface": listener.external_interface}
+        if socket == listener.internal and listener.internal_interface:
+            return {"interface": listener.internal_interface}
+    return {}
+
+
 def sockets(config: Config, family: Family) -> list[Endpoint]:
     """The sockets of all listeners of one IP version, external before internal, each once."""
     pairs = ((listener.external, listener.internal) for listener in config.listeners)
@@ -143,7 +156,7 @@ def fill(template: str, rows: list[dict[str, str]], queues: range, values: dict[
         if "guard" in names and "guard" not in values:
             continue
         if not {"address", "network"}.isdisjoint(names):
-            repeated = rows
+            repeated = [row for row in rows if "interface" not in names or "interface" in row]
         elif "queue" in names:
             repeated = [{"queue": str(queue)} for queue in queues]
         lines += [Template(line).substitute(values, **more) for more in repeated]

@@ -52,6 +52,9 @@ class Listener:
     aliases: tuple[str, ...] = ()
     """Lower-case host names (or addresses) by which phones address us."""
     force_rport: ForceRport = "auto"
+    external_interface: str | None = None
+    """The interface that packets to `external` must come in by; the rules see to it, the engine cannot. None: any."""
+    internal_interface: str | None = None
 
     @property
     def one_armed(self) -> bool:

@@ -157,6 +157,36 @@ def test_sets_name_backends_and_whom_the_file_allows(tmp_path: Path) -> None:
     }
 
 
+BOUND = """
+[[listener]]
+name = "main"
+external = "198.51.100.5:5060"
+internal = "10.9.0.5:5060"
+external_interface = "out"
+internal_interface = "in"
+
+[[listener]]
+name = "six"
+external = "[2001:db8:1::5]:5060"
+internal = "[2001:db8:2::5]:5080"
+internal_interface = "in"
+"""
+
+
+def test_a_socket_that_is_bound_to_an_interface_takes_nothing_from_another(tmp_path: Path) -> None:
+    rendered = rules.render(write_config(tmp_path, BOUND))
+    for family, wanted in {
+        4: [("out", "198.51.100.5", "5060", "GUARD"), ("in", "10.9.0.5", "5060", "QUEUE")],
+        6: [(None, "2001:db8:1::5", "5060", "GUARD"), ("in", "2001:db8:2::5", "5080", "QUEUE")],
+    }.items():
+        lines = [line for line in bare(rendered[family]).splitlines() if "-A NFQLB-IN" in line and "--dport" in line]
+        drops = [
+            f"-A NFQLB-IN ! -i {link} -d {host} -p udp --dport {port} -j DROP" for link, host, port, _ in wanted if link
+        ]
+        jumps = [f"-A NFQLB-IN -d {host} -p udp --dport {port} -j NFQLB-{chain}" for _, host, port, chain in wanted]
+        assert lines == drops + jumps
+
+
 def draft(text: str) -> list[str]:
     return [line.removeprefix("add ") for line in text.splitlines() if line.startswith("add ")]
 
@@ -215,6 +245,7 @@ DIFFERENT = {
     "command": {"more": '[rules]\nbackend = "legacy"'},
     "interfaces": {"more": '[rules]\ninterfaces = ["out"]'},
     "forward": {"more": "[rules]\nforward = false"},
+    "bound": {"listeners": LISTENERS.replace('internal = "10.9', 'internal_interface = "in"\ninternal = "10.9')},
 }  # fmt: skip
 
 
