@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from copy import copy
+from typing import TYPE_CHECKING, Any
 
+from nfqlb import fast
 from nfqlb.balance.recent import Recent
 from nfqlb.balance.tables import Ready, Tables
 from nfqlb.net import datagram
@@ -14,6 +16,9 @@ from nfqlb.proxy.proxy import Proxy
 from nfqlb.proxy.request import Arrival, Outcome
 from nfqlb.proxy.setup import Listener, Setup, Standings
 from nfqlb.proxy.verdict import Reason, Side, Verdict
+
+if TYPE_CHECKING:
+    from nfqlb.fast.path import FastPath
 
 Trace = Callable[[str, str], None]
 """Told, in order, each rule that decided and what it did: `("P22", "top Via gets its true source …")`."""
@@ -41,18 +46,22 @@ class Engine:
         recent: Recent | None = None,
         verify_checksums: bool = True,
         first_ident: int = 0,
+        careful: bool = False,
     ) -> None:
         """`standings` of the backends; one that is missing is UNKNOWN. `ready`: tables that exist already; those that
         are the same here are not built again. `recent`: what the workers remember of their choices (P31); without it
         the verdict is a function of packet, setup and standings alone. `verify_checksums`: off for captures, whose
         packets may have been taken before the sending host's card filled the checksum in. `first_ident`: give each
-        worker another one, so that their IP identifications lie apart.
+        worker another one, so that their IP identifications lie apart. `careful`: no fast path.
         """
         self.tables = Tables(setup.pools, setup.places, standings, ready)
         """Shared with all siblings, and with whom `share` says. One process may write them."""
         self._proxy = Proxy(setup, self.tables, recent)
         self._verify = verify_checksums
         self._ident = first_ident
+        self._setup = setup
+        self._careful = careful
+        self._fast = self._fast_path(recent)
 
     def sibling(self, first_ident: int, recent: Recent | None = None, names: Names | None = None) -> "Engine":
         """An engine of the same rules and tables, shared with this one, with a counter and a memory of its own.
@@ -62,7 +71,13 @@ class Engine:
         other = copy(self)
         other._ident = first_ident
         other._proxy = self._proxy.sibling(recent, names)
+        other._fast = other._fast_path(recent)
         return other
+
+    @property
+    def path(self) -> str:
+        """What plain packets go by: "compiled" for the fast path, "pure" for the careful one."""
+        return "pure" if self._fast is None else "compiled"
 
     def share(self, memory: memoryview) -> None:
         """Keep tables and states in `memory` from now on: `tables.size` bytes that processes share. Workers that are
@@ -77,6 +92,13 @@ class Engine:
 
     def process(self, packet: bytes, trace: Trace | None = None) -> Verdict:
         """The verdict on one whole IP packet, as NFQUEUE delivers it (defragmented)."""
+        if self._fast is not None and trace is None:
+            ident = (self._ident + 1) & 0xFFFF
+            verdict = self._fast.process(packet, ident)
+            if verdict is not None:
+                if verdict.packet:
+                    self._ident = ident
+                return verdict
         try:
             src, dst, payload, tos = datagram.parse(packet, verify=self._verify)
         except DatagramError as error:
@@ -85,8 +107,7 @@ class Engine:
         if own is None:
             return _refused(Reason.NOT_OURS, trace)
         arrival = Arrival(own, self._proxy.identity.side(own, src), src)
-        if not src.port or src in self._proxy.identity.sockets or src.addr in NEVER_SOURCES:
-            # Nobody can be answered there: port 0 [RFC 768], ourselves, or an address that no single host has.
+        if self._cannot_be_answered(src):
             return _refused(Reason.BAD_SOURCE, trace)
         outcome = self._proxy.decide(payload, arrival, trace)
         try:
@@ -97,6 +118,35 @@ class Engine:
             return self._written(outcome, tos)
         except DatagramError:
             return _refused(Reason.TOO_LARGE, trace)
+
+    def refuse(self, packet: bytes) -> Verdict | None:
+        """503 to a new request from outside, where there is no time to `process` it. None: it is something else."""
+        try:
+            src, dst, payload, tos = datagram.parse(packet, verify=self._verify)
+        except DatagramError:
+            return None
+        own = self._proxy.identity.sockets.get(dst)
+        if own is None or self._proxy.identity.side(own, src) is not Side.OUTSIDE or self._cannot_be_answered(src):
+            return None
+        outcome = self._proxy.refuse(payload, Arrival(own, Side.OUTSIDE, src))
+        try:
+            return None if outcome is None else self._written(outcome, tos)
+        except DatagramError:
+            return _refused(Reason.TOO_LARGE, None)
+
+    def _cannot_be_answered(self, src: Endpoint) -> bool:
+        """Port 0 [RFC 768], ourselves, or an address that no single host has."""
+        return not src.port or src in self._proxy.identity.sockets or src.addr in NEVER_SOURCES
+
+    def _fast_path(self, recent: Recent | None) -> "FastPath | None":
+        return None if self._careful else fast.make(self._setup, self._proxy, recent, verify=self._verify)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_fast": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._fast = self._fast_path(None)
 
     def _written(self, outcome: Outcome, tos: int) -> Verdict:
         """The outcome as a packet. Raises DatagramError (TOO_LARGE)."""

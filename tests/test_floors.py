@@ -17,7 +17,7 @@ ALLOWED = {
     "sip": {"sip", "net"},
     "balance": {"balance", "net"},
     "proxy": {"proxy", "sip", "net", "balance"},
-    "engine": {"engine", "proxy", "sip", "net", "balance"},
+    "engine": {"engine", "fast", "proxy", "sip", "net", "balance"},
 }
 """What each floor may import of nfqlb: itself and what lies below."""
 

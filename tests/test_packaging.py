@@ -51,7 +51,7 @@ def test_everything_that_is_no_python_is_installed_too() -> None:
     data = {
         path.relative_to(PACKAGE)
         for path in PACKAGE.rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc")
+        if path.is_file() and path.suffix not in (".py", ".pyc", ".so")
     } | {Path("iptables", path.name) for path in (ROOT / "iptables").iterdir()}
     patterns = [
         f"{package.replace('.', '/')}/{pattern}"

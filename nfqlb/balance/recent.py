@@ -43,17 +43,21 @@ LIFETIME = 32
 """Seconds that a transaction is remembered: 64 times T1, by when its client has given up [RFC 3261 17.1.2.2]."""
 INVITE_LIFETIME = 180
 """The same for an INVITE: as long as a proxy lets it ring, Timer C [RFC 3261 16.6(11)]."""
-_HORIZON = 600
+HORIZON = 600
 """Seconds ahead within which an end lies in the future; beyond, in the past. More than the longest lifetime, for a
 worker whose clock lags, since it is not read for each packet; and next to nothing of the 194 days after which the
 seconds come round, so that a file from long ago is empty."""
+
+PERSON = b"nfqlb-recent"
+DIGEST_SIZE = 12
+"""Of the BLAKE2b hash of a transaction."""
 
 _SECONDS = 2**24 - 1
 _HEADER = (MAGIC, LAYOUT, ENTRIES)
 _SAMPLE = SETS // 16
 _set_at = Struct("8Q").unpack_from
 _key = Struct("=QI").unpack
-_blank = blake2b(digest_size=12, person=b"nfqlb-recent")
+_blank = blake2b(digest_size=DIGEST_SIZE, person=PERSON)
 
 Key = tuple[int, int]
 """(check, place) of a transaction."""
@@ -80,7 +84,7 @@ class Recent:
     def __init__(self, cells: memoryview) -> None:
         """`cells`: CELLS cells of 64 bits (format "Q"), for which `fits` holds."""
         assert self.fits(cells)
-        self._cells = cells
+        self.cells = cells
         self.now = 0
         """Seconds of CLOCK_MONOTONIC, the same for all who share the table; to be set at least every few seconds."""
         self.stored = 0
@@ -110,7 +114,7 @@ class Recent:
     def find(self, key: Key) -> int:
         """The token stored for that transaction, NOTHING when there is none or it has ended."""
         check, place = key
-        a, b, c, d, e, f, g, h = _set_at(self._cells, 8 * (HEADER_CELLS + 2 * WAYS * (place % SETS)))
+        a, b, c, d, e, f, g, h = _set_at(self.cells, 8 * (HEADER_CELLS + 2 * WAYS * (place % SETS)))
         if a ^ b == check:
             value = b
         elif c ^ d == check:
@@ -121,7 +125,7 @@ class Recent:
             value = h
         else:
             return NOTHING
-        return value >> 24 if (value - self.now) & _SECONDS <= _HORIZON else NOTHING
+        return value >> 24 if (value - self.now) & _SECONDS <= HORIZON else NOTHING
 
     def store(self, key: Key, token: int, lifetime: int) -> None:
         """Remember that the transaction went to that backend, for `lifetime` seconds (up to one more).
@@ -130,7 +134,7 @@ class Recent:
         soonest. Never to be called for what `find` found and was used, or retransmissions would renew it for ever.
         """
         check, place = key
-        cells, now = self._cells, self.now
+        cells, now = self.cells, self.now
         first = HEADER_CELLS + 2 * WAYS * (place % SETS)
         found = _set_at(cells, 8 * first)
         best, shortest = 0, _SECONDS
@@ -140,7 +144,7 @@ class Recent:
                 best, shortest = at, -1
                 break
             left = (value - now) & _SECONDS
-            if left > _HORIZON or not value:
+            if left > HORIZON or not value:
                 left = -1
             if left < shortest:
                 best, shortest = at, left
@@ -152,6 +156,6 @@ class Recent:
 
     def used(self) -> int:
         """Roughly how many of ENTRIES have not ended, from every sixteenth: keys are hashes, so any sets will do."""
-        values = self._cells[HEADER_CELLS + 1 : HEADER_CELLS + 2 * WAYS * _SAMPLE : 2].tolist()
+        values = self.cells[HEADER_CELLS + 1 : HEADER_CELLS + 2 * WAYS * _SAMPLE : 2].tolist()
         now = self.now
-        return SETS // _SAMPLE * sum(bool(value) and (value - now) & _SECONDS <= _HORIZON for value in values)
+        return SETS // _SAMPLE * sum(bool(value) and (value - now) & _SECONDS <= HORIZON for value in values)

@@ -119,6 +119,17 @@ class Rules:
     def pool(self, index: int) -> str:
         return self._rules[index][0]
 
+    def settled(self, method: bytes, listener: str) -> str | None:
+        """The pool of all requests of that method at that listener, None where more than these two is asked, or no rule
+        holds. An ACK and a CANCEL are asked as their INVITE is.
+        """
+        asked = b"INVITE" if method in (b"ACK", b"CANCEL") else method
+        for pool, tests in self._rules:
+            ours = [test for test in tests if isinstance(test, partial) and test.func in (_method, _listener)]
+            if all((asked if test.func is _method else listener) in test.args[0] for test in ours):
+                return pool if len(ours) == len(tests) else None
+        return None
+
 
 def conditions(rule: RouteRule) -> list[str]:
     """Its conditions as people read them, in the order of their keys: `["INVITE", "to example.org"]`."""
@@ -256,7 +267,7 @@ class NetworkSet:
     """Is a packed address in one of these networks?"""
 
     def __init__(self, networks: Sequence[Network]) -> None:
-        self._networks = [_packed(network) for network in networks]
+        self.networks = [_packed(network) for network in networks]
 
     def __contains__(self, addr: bytes) -> bool:
-        return any(_inside(addr, network) for network in self._networks)
+        return any(_inside(addr, network) for network in self.networks)

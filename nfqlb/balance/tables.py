@@ -34,9 +34,12 @@ INDEX = 2
 ALIGNED = 64
 """Bytes of a cache line: a state that is stored does not slow down those who read words."""
 
-_COUNT = 24
+COUNT = 24
 """Bits of a word below its count of changes."""
-_SLOTS = (1 << _COUNT) - 1
+SLOTS = (1 << COUNT) - 1
+
+SLOT_PERSON = b"nfqlb-select"
+"""What sets the hash of a key apart from other hashes."""
 
 Which = tuple[str, int]
 """(name of a pool, IP version): which table."""
@@ -136,18 +139,18 @@ class Tables:
         self._standings: dict[Place, Standing] = {}
         self._lay_out()
         built = {each.which: build(each) for each in missing(pools, standings or {}, ready or {})}
-        self.put(standings or {}, [built[which] if which in built else (ready or {})[which] for which in self._pairs])
+        self.put(standings or {}, [built[which] if which in built else (ready or {})[which] for which in self.pairs])
 
     # -- for who reads
 
     def choose(self, pool: str, version: int, key: bytes) -> int:
         """The number of the backend for that key and IP version (4 or 6), -1 when there is nothing to choose from."""
-        pair = self._pairs.get((pool, version))
+        pair = self.pairs.get((pool, version))
         if pair is None:
             return -1
-        words, cell = self._words, pair.word
-        while size := (word := words[cell]) & _SLOTS:
-            index = self._halves[cell][word >> _COUNT & 1][slot(key, size)]
+        words, cell = self.words, pair.word
+        while size := (word := words[cell]) & SLOTS:
+            index = self.halves[cell][word >> COUNT & 1][slot(key, size)]
             if words[cell] == word:
                 return pair.numbers[index]
         return -1
@@ -229,10 +232,10 @@ class Tables:
         }
         self._first_state = _aligned(WORD * len(room))
         first = _aligned(self._first_state + len(self._places))
-        self._pairs: dict[Which, _Pair] = {}
+        self.pairs: dict[Which, _Pair] = {}
         for word, ((name, version), slots) in enumerate(room.items()):
             among = members(self._pools[name], version)
-            self._pairs[name, version] = _Pair(
+            self.pairs[name, version] = _Pair(
                 word, tuple(numbers[name, each.name] for each in among), (first, first + INDEX * slots), slots
             )
             first = _aligned(first + 2 * INDEX * slots)
@@ -241,21 +244,21 @@ class Tables:
 
     def _use(self, view: memoryview) -> None:
         self._bytes = view
-        self._words = view[: WORD * len(self._pairs)].cast("Q")
+        self.words = view[: WORD * len(self.pairs)].cast("Q")
         self._states = view[self._first_state : self._first_state + len(self._places)]
-        self._halves = [
+        self.halves = [
             tuple(view[start : start + INDEX * each.slots].cast("H") for start in each.halves)
-            for each in self._pairs.values()
+            for each in self.pairs.values()
         ]
         self.put(self._standings, self._built.values())
 
     def _put_table(self, built: Built) -> None:
-        pair = self._pairs[built.draft.which]
+        pair = self.pairs[built.draft.which]
         assert len(built.table) <= INDEX * pair.slots
-        count = (self._words[pair.word] >> _COUNT) + 1
+        count = (self.words[pair.word] >> COUNT) + 1
         start = pair.halves[count & 1]
         self._bytes[start : start + len(built.table)] = built.table
-        self._words[pair.word] = count << _COUNT | len(built.table) // INDEX
+        self.words[pair.word] = count << COUNT | len(built.table) // INDEX
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_pools": self._pools, "_places": self._places, "_built": self._built, "_standings": self._standings}
@@ -274,4 +277,4 @@ def _aligned(first: int) -> int:
 
 def slot(key: bytes, size: int) -> int:
     """The table slot of a key. Not keyed with our secret: rotating keys must not move calls."""
-    return int.from_bytes(blake2b(key, digest_size=8, person=b"nfqlb-select").digest(), "big") % size
+    return int.from_bytes(blake2b(key, digest_size=8, person=SLOT_PERSON).digest(), "big") % size

@@ -39,12 +39,12 @@ class Choice:
 
     def __init__(self, setup: Setup, identity: Identity, tables: Tables, recent: Recent | None) -> None:
         self._identity = identity
-        self._rules = Rules(setup.routes)
+        self.rules = Rules(setup.routes)
         self._routes = setup.routes
-        self._tables = tables
-        self._hash_on = {pool.name: pool.hash_on for pool in setup.pools}
-        self._tokens = [_token(backend) for backend in setup.known]
-        self._owners = {version: _owners(setup, self._tokens, version) for version in (4, 6)}
+        self.tables = tables
+        self.hash_on = {pool.name: pool.hash_on for pool in setup.pools}
+        self.tokens = [_token(backend) for backend in setup.known]
+        self.owners = {version: _owners(setup, self.tokens, version) for version in (4, 6)}
         self._recent = recent
 
     def sibling(self, recent: Recent | None) -> "Choice":
@@ -68,8 +68,8 @@ class Choice:
             return self._stateless(message, facts, request_uri, listener, source, note)
         key = memory.key(selection.transaction(facts))
         before = -1
-        for number in self._owners[listener.internal.version].get(recent.find(key), ()):
-            if self._tables.alive(number):
+        for number in self.owners[listener.internal.version].get(recent.find(key), ()):
+            if self.tables.alive(number):
                 before = number
                 break
         if before < 0:
@@ -78,7 +78,7 @@ class Choice:
             recent.misses += method == b"CANCEL"
             if method != b"ACK":  # it begins nothing; and stored, that of a 2xx would fill the table twice as fast
                 invite = method in (b"INVITE", b"CANCEL")
-                recent.store(key, self._tokens[chosen[1]], memory.INVITE_LIFETIME if invite else memory.LIFETIME)
+                recent.store(key, self.tokens[chosen[1]], memory.INVITE_LIFETIME if invite else memory.LIFETIME)
             return chosen
         backend = self._identity.backends[before]
         try:
@@ -113,16 +113,16 @@ class Choice:
                     note("P19", f"in a dialog, Request-URI is backend {identity.backends[number].name}")
                 return target, number
         rule = 0
-        if not self._rules.ask_nothing:
-            rule = self._rules.first(Asked(message, facts, request_uri, listener.name, source, self._hash_on))
+        if not self.rules.ask_nothing:
+            rule = self.rules.first(Asked(message, facts, request_uri, listener.name, source, self.hash_on))
             if rule < 0:
                 raise Reject(Reason.NO_BACKEND, RETRY_AFTER, detail="no route rule matches")
         if note:
             note("P29", f"route[{rule}] holds: {', '.join(conditions(self._routes[rule])) or 'everything'}")
-        pool = self._rules.pool(rule)
-        hash_on = self._hash_on[pool]
+        pool = self.rules.pool(rule)
+        hash_on = self.hash_on[pool]
         key = selection.key(hash_on, message, facts, request_uri, source)
-        number = self._tables.choose(pool, listener.internal.version, key)
+        number = self.tables.choose(pool, listener.internal.version, key)
         if number < 0:
             raise Reject(Reason.NO_BACKEND, RETRY_AFTER, detail=f"pool {pool} has no backend to choose from")
         backend = identity.backends[number]

@@ -59,34 +59,36 @@ class Identity:
         self._name = setup.name.encode()
         self.sockets: dict[Endpoint, Own] = {}
         """By the address that a packet arrives at."""
-        self._hosts: dict[tuple[bytes, int], Own] = {}
-        self._addresses: set[bytes] = set()
+        self.hosts: dict[tuple[bytes, int], Own] = {}
+        """By host (as `find_host` has it) and port that name it."""
+        self.addresses: set[bytes] = set()
+        """All that are ours."""
         for listener in setup.listeners:
             self.sockets[listener.external] = Own(listener, Half.BOTH if listener.one_armed else Half.EXTERNAL)
             if not listener.one_armed:
                 self.sockets[listener.internal] = Own(listener, Half.INTERNAL)
             outer = Own(listener, Half.BOTH if listener.one_face else Half.EXTERNAL)
-            self._hosts[_key(listener.external)] = self._hosts[_key(listener.visible)] = outer
+            self.hosts[_key(listener.external)] = self.hosts[_key(listener.visible)] = outer
             if not listener.one_face:
-                self._hosts[_key(listener.internal)] = Own(listener, Half.INTERNAL)
+                self.hosts[_key(listener.internal)] = Own(listener, Half.INTERNAL)
             for alias in listener.aliases:
                 host = alias.lower().encode()
                 addr = pack_host(host)
                 host = host if addr is None else host_text(addr)
-                self._hosts[host, listener.visible.port] = outer
-                self._hosts.setdefault((host, SIP_PORT), outer)
-            self._addresses |= {listener.external.addr, listener.internal.addr, listener.visible.addr}
+                self.hosts[host, listener.visible.port] = outer
+                self.hosts.setdefault((host, SIP_PORT), outer)
+            self.addresses |= {listener.external.addr, listener.internal.addr, listener.visible.addr}
         self.backends: Sequence[Backend] = setup.known
-        self._by_endpoint: dict[Endpoint, int] = {}
-        self._by_address: dict[bytes, int] = {}
+        self.by_endpoint: dict[Endpoint, int] = {}
+        self.by_address: dict[bytes, int] = {}
         for index, backend in enumerate(self.backends):
-            self._by_endpoint.setdefault(backend.address, index)
-            self._by_address.setdefault(backend.address.addr, index)
+            self.by_endpoint.setdefault(backend.address, index)
+            self.by_address.setdefault(backend.address.addr, index)
 
     def find_host(self, host: bytes, port: int | None) -> Own | None:
         """Is this sent-by or host:port ours? `host` in lower case, IPv6 in brackets; no port means 5060."""
         addr = pack_host(host)
-        return self._hosts.get((host if addr is None else host_text(addr), SIP_PORT if port is None else port))
+        return self.hosts.get((host if addr is None else host_text(addr), SIP_PORT if port is None else port))
 
     def find_uri(self, uri: Uri) -> Own | None:
         """Is this URI ours? `maddr` naming us counts (P16)."""
@@ -115,16 +117,16 @@ class Identity:
 
     def may_be_peer(self, endpoint: Endpoint) -> bool:
         """Can somebody outside have this address (P18)?"""
-        return endpoint.addr not in NEVER_PEERS and endpoint.addr not in self._addresses
+        return endpoint.addr not in NEVER_PEERS and endpoint.addr not in self.addresses
 
     def backend_at(self, endpoint: Endpoint) -> int:
         """Index of the backend with that address and port, -1 for none."""
-        return self._by_endpoint.get(endpoint, -1)
+        return self.by_endpoint.get(endpoint, -1)
 
     def backend_from(self, source: Endpoint) -> int:
         """Index of the backend that sends from there, -1 for none."""
-        index = self._by_endpoint.get(source, -1)
-        return index if index >= 0 else self._by_address.get(source.addr, -1)
+        index = self.by_endpoint.get(source, -1)
+        return index if index >= 0 else self.by_address.get(source.addr, -1)
 
     def side(self, own: Own, source: Endpoint) -> Side:
         """The side a packet to that socket came from; with a one-armed listener the source decides."""

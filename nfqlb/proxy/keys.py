@@ -26,6 +26,13 @@ SIG_BYTES = 10
 """80 bits: a Path lives for days and a guess opens a flow of the guesser's choice."""
 TAG_BYTES = 8
 
+# What sets the hashes of one purpose apart from those of all others.
+BRANCH_PERSON = b"nfqlb-branch"
+LOOP_PERSON = b"nfqlb-loop"
+PATH_PERSON = b"nfqlb-path"
+ROUTE_PERSON = b"nfqlb-route"
+TAG_PERSON = b"nfqlb-to-tag"
+
 _Mac = Callable[[bytes], str]
 
 
@@ -48,11 +55,11 @@ class Keyring:
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._keys = tuple(keys)
-        self._branch = _macs(keys, b"nfqlb-branch", BRANCH_BYTES)
-        self._loop = _macs(keys, b"nfqlb-loop", LOOP_BYTES)
-        self._path = _macs(keys, b"nfqlb-path", SIG_BYTES)
-        self._route = _macs(keys, b"nfqlb-route", SIG_BYTES)
-        self._tag = _macs(keys, b"nfqlb-to-tag", TAG_BYTES)
+        self._branch = _macs(keys, BRANCH_PERSON, BRANCH_BYTES)
+        self._loop = _macs(keys, LOOP_PERSON, LOOP_BYTES)
+        self._path = _macs(keys, PATH_PERSON, SIG_BYTES)
+        self._route = _macs(keys, ROUTE_PERSON, SIG_BYTES)
+        self._tag = _macs(keys, TAG_PERSON, TAG_BYTES)
 
     def __reduce__(self) -> tuple[type["Keyring"], tuple[tuple[bytes, ...]]]:
         """Pickled as the secrets alone: the states of the hash, made of them, cannot be."""

@@ -50,7 +50,7 @@ class RequestRules:
     def __init__(self, setup: Setup, identity: Identity, keys: Keyring, tables: Tables, recent: Recent | None) -> None:
         self._identity = identity
         self._keys = keys
-        self._choice = Choice(setup, identity, tables, recent)
+        self.choice = Choice(setup, identity, tables, recent)
         self._egress = NetworkSet(setup.egress)
         self._name = setup.name.encode()
         self._path_policy = setup.path_policy
@@ -59,7 +59,7 @@ class RequestRules:
 
     def sibling(self, recent: Recent | None, names: Names | None) -> "RequestRules":
         other = copy(self)
-        other._choice = self._choice.sibling(recent)
+        other.choice = self.choice.sibling(recent)
         other._names = names
         return other
 
@@ -206,7 +206,7 @@ class RequestRules:
         """The backend that a request from outside goes to. Raises Reject."""
         if passage.next is None:
             request_uri = uri.parse(passage.uri)
-            return self._choice.choose(message, facts, request_uri, arrival.own.listener, arrival.src, note)
+            return self.choice.choose(message, facts, request_uri, arrival.own.listener, arrival.src, note)
         identity = self._identity
         target = identity.target(passage.next.uri)
         index = -1 if target is None else identity.backend_at(target)

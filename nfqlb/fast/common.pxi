@@ -1,0 +1,84 @@
+# What requests and responses have in common: who they belong to, the branch that says so, and the packet that goes out.
+
+cdef object new_tuple = tuple.__new__
+
+cdef struct Facts:      # nfqlb.proxy.facts.Facts, and what goes with them
+    Via via
+    Party sender
+    Party to
+    Span cseq
+    Uri uri
+    int method
+    int hops            # -1: no Max-Forwards
+
+
+cdef object endpoint(uint32_t addr, int port):
+    cdef uint8_t packed[4]
+    set_big(packed, addr, 4)
+    return new_tuple(Endpoint, (PyBytes_FromStringAndSize(<char *>packed, 4), port))
+
+
+cdef bint read_facts(Reading *m, Facts *f) noexcept nogil:
+    """All but Via and Request-URI; a CSeq that names another method than the request line is none."""
+    cdef const uint8_t *p = m.p
+    cdef Span method
+    if m.call_id.a == m.call_id.b or is_in(p, m.call_id.a, m.call_id.b, c" "):
+        return False
+    if is_in(p, m.call_id.a, m.call_id.b, c"\t") or not read_cseq(p, &m.cseq, &f.cseq, &method):
+        return False
+    if m.request and (
+        method.b - method.a != m.method.b - m.method.a
+        or memcmp(p + method.a, p + m.method.a, method.b - method.a) != 0
+    ):
+        return False
+    return read_party(p, m.sender.a, m.sender.b, &f.sender) and read_party(p, m.to.a, m.to.b, &f.to)
+
+
+cdef void put_transaction(Buffer *work, Reading *m, Facts *f) noexcept nogil:
+    """Facts.transaction."""
+    put(work, m.p + m.call_id.a, m.call_id.b - m.call_id.a)
+    put_byte(work, 0)
+    put_span(work, m.p, f.sender.tag)
+    put_byte(work, 0)
+    put_span(work, m.p, f.cseq)
+
+
+cdef void identify(
+    Buffer *work, Reading *m, Facts *f, const Via *via, bint received, uint32_t addr, bint rport, int port, bytes socket
+) noexcept:
+    """What our branch is made of (P24): Via.identity with what stands or will stand in received and rport, the
+    transaction, our socket."""
+    cdef const uint8_t *p = m.p
+    work.used = 0
+    put_lower(work, p, via.host)
+    put_byte(work, c" ")
+    put_number(work, via.port)
+    put_byte(work, c" ")
+    put_span(work, p, via.branch)
+    put_byte(work, c" ")
+    if received:
+        put_ipv4(work, addr)
+    put_byte(work, c" ")
+    if rport:
+        put_number(work, port)
+    put(work, b" \0", 2)  # behind the blank: no maddr
+    put_transaction(work, m, f)
+    put_byte(work, 0)
+    put_bytes(work, socket)
+
+
+cdef object written(
+    FastPath path, Reading *m, Edit *edits, int count, Packet *sent, int ident, object reason, int backend, object src,
+    object dst,
+):
+    """The Verdict with the packet, None when it would be too large. `dst`: None for one to be made."""
+    cdef Buffer *out = &path.out
+    out.used = HEADERS
+    write_edited(out, m.p, m.end, edits, count)
+    if out.overflow or path.text.overflow or path.work.overflow or out.used > MAX_PACKET:
+        return None
+    write_headers(out.p, out.used, sent, ident)
+    if dst is None:
+        dst = endpoint(sent.dst, sent.dst_port)
+    packet = PyBytes_FromStringAndSize(<char *>out.p, out.used)
+    return new_tuple(Verdict, (reason, packet, backend, src, dst))

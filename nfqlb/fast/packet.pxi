@@ -1,0 +1,183 @@
+# IPv4 and UDP, read and written; and the buffers that what is written is gathered in. nfqlb.net.datagram.
+
+cdef enum:
+    HEADERS = 28    # bytes of IPv4 and UDP
+    MAX_PACKET = 65535
+    ROOM = MAX_PACKET + 4096
+
+cdef struct Packet:
+    uint32_t src
+    uint32_t dst
+    int src_port
+    int dst_port
+    int tos
+    const uint8_t *payload
+    int length
+
+cdef struct Buffer:
+    uint8_t *p
+    int used
+    bint overflow
+
+cdef struct Edit:   # raw[a:b] gives way to these bytes
+    int a
+    int b
+    const uint8_t *p
+    int length
+
+
+cdef inline void put(Buffer *out, const uint8_t *p, Py_ssize_t length) noexcept nogil:
+    if out.used + length > ROOM:
+        out.overflow = True
+        return
+    memcpy(out.p + out.used, p, length)
+    out.used += <int>length
+
+
+cdef inline void put_bytes(Buffer *out, bytes text) noexcept:
+    put(out, <const uint8_t *><const char *>text, len(text))
+
+
+cdef inline void put_span(Buffer *out, const uint8_t *p, Span s) noexcept nogil:
+    put(out, p + s.a, s.b - s.a)
+
+
+cdef inline void put_byte(Buffer *out, uint8_t byte) noexcept nogil:
+    put(out, &byte, 1)
+
+
+cdef void put_lower(Buffer *out, const uint8_t *p, Span s) noexcept nogil:
+    cdef int i
+    for i in range(s.a, s.b):
+        put_byte(out, LOWER[p[i]])
+
+
+cdef void put_number(Buffer *out, uint32_t value) noexcept nogil:
+    cdef uint8_t digits[10]
+    cdef int i = 10
+    while True:
+        i -= 1
+        digits[i] = <uint8_t>(c"0" + value % 10)
+        value //= 10
+        if value == 0:
+            break
+    put(out, digits + i, 10 - i)
+
+
+cdef void put_ipv4(Buffer *out, uint32_t addr) noexcept nogil:
+    put_number(out, addr >> 24)
+    put_byte(out, c".")
+    put_number(out, addr >> 16 & 255)
+    put_byte(out, c".")
+    put_number(out, addr >> 8 & 255)
+    put_byte(out, c".")
+    put_number(out, addr & 255)
+
+
+cdef void put_flow(Buffer *out, uint32_t addr, int port) noexcept nogil:
+    """nfqlb.proxy.stamp.flow_text. Nothing in it needs to be escaped."""
+    put(out, b"sip:", 4)
+    put_ipv4(out, addr)
+    put_byte(out, c":")
+    put_number(out, port)
+
+
+cdef void put_hex(Buffer *out, const uint64_t *digest, int size) noexcept nogil:
+    cdef const uint8_t *p = <const uint8_t *>digest
+    cdef int i
+    for i in range(size):
+        put_byte(out, b"0123456789abcdef"[p[i] >> 4])
+        put_byte(out, b"0123456789abcdef"[p[i] & 15])
+
+
+cdef inline uint32_t big(const uint8_t *p, int size) noexcept nogil:
+    cdef uint32_t value = 0
+    cdef int i
+    for i in range(size):
+        value = value << 8 | p[i]
+    return value
+
+
+cdef inline void set_big(uint8_t *p, uint32_t value, int size) noexcept nogil:
+    while size:
+        size -= 1
+        p[size] = <uint8_t>value
+        value >>= 8
+
+
+cdef uint64_t word_sum(const uint8_t *p, int length) noexcept nogil:
+    """nfqlb.net.checksum.word_sum, but modulo 0xffff not yet. The sum does not depend on the order of bytes in a word,
+    other than that its own bytes are swapped [RFC 1071 2(B)].
+    """
+    cdef uint64_t total = 0
+    cdef uint32_t word
+    cdef uint16_t half
+    while length >= 4:
+        memcpy(&word, p, 4)
+        total += word
+        p += 4
+        length -= 4
+    if length >= 2:
+        memcpy(&half, p, 2)
+        total += half
+        p += 2
+        length -= 2
+    if length:
+        total += p[0]
+    total %= 0xFFFF
+    return (total & 255) << 8 | total >> 8
+
+
+cdef bint read_packet(const uint8_t *p, Py_ssize_t size, bint verify, Packet *packet) noexcept nogil:
+    """Without IP options, not a fragment. nfqlb.net.datagram.parse."""
+    cdef int total, length
+    if size < HEADERS or p[0] != 0x45:
+        return False
+    total = big(p + 2, 2)
+    length = big(p + 24, 2)
+    if total > size or p[9] != 17 or big(p + 6, 2) & 0x3FFF or length < 8 or 20 + length > total:
+        return False
+    if verify and big(p + 26, 2):
+        if (word_sum(p + 12, 8) + 17 + length + word_sum(p + 20, length)) % 0xFFFF:
+            return False
+    packet.tos = p[1]
+    packet.src, packet.dst = big(p + 12, 4), big(p + 16, 4)
+    packet.src_port, packet.dst_port = big(p + 20, 2), big(p + 22, 2)
+    packet.payload, packet.length = p + HEADERS, length - 8
+    return True
+
+
+cdef void write_headers(uint8_t *p, int total, const Packet *packet, int ident) noexcept nogil:
+    """Headers and checksums; the payload is in its place already. nfqlb.net.datagram.build."""
+    cdef uint64_t words
+    memset(p, 0, HEADERS)
+    p[0], p[1], p[8], p[9] = 0x45, <uint8_t>packet.tos, 64, 17
+    set_big(p + 2, total, 2)
+    set_big(p + 4, ident, 2)
+    set_big(p + 12, packet.src, 4)
+    set_big(p + 16, packet.dst, 4)
+    words = word_sum(p, 20) % 0xFFFF
+    set_big(p + 10, 0xFFFF - <uint32_t>(words if words else 0xFFFF), 2)
+    set_big(p + 20, packet.src_port, 2)
+    set_big(p + 22, packet.dst_port, 2)
+    set_big(p + 24, total - 20, 2)
+    words = word_sum(p + 12, 8) + 17 + total - 20 + word_sum(p + 20, total - 20)
+    set_big(p + 26, 0xFFFF - <uint32_t>(words % 0xFFFF), 2)
+
+
+cdef void write_edited(Buffer *out, const uint8_t *p, int end, Edit *edits, int count) noexcept nogil:
+    """`p[:end]` with the edits made, in the order of their places. nfqlb.sip.edit.apply."""
+    cdef int i, j, position = 0
+    cdef Edit edit
+    for i in range(1, count):
+        edit = edits[i]
+        j = i
+        while j > 0 and edits[j - 1].a > edit.a:
+            edits[j] = edits[j - 1]
+            j -= 1
+        edits[j] = edit
+    for i in range(count):
+        put(out, p + position, edits[i].a - position)
+        put(out, edits[i].p, edits[i].length)
+        position = edits[i].b
+    put(out, p + position, end - position)

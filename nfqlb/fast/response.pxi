@@ -1,0 +1,58 @@
+# A response: is its top Via ours, and where does the one below want it? nfqlb.proxy.response (P33-P36).
+
+
+cdef object response(FastPath path, Reading *m, Packet *heard, Door door, bint inside, int backend, int ident):
+    """nfqlb.proxy.response."""
+    cdef Rulebook rules = path.rules
+    cdef const uint8_t *p = m.p
+    cdef Facts f
+    cdef Via below
+    cdef Packet sent
+    cdef Edit edit
+    cdef uint64_t mac[8]
+    cdef Span hash            # its hex text in the branch
+    cdef uint32_t addr
+    cdef int port = 0, i
+    cdef Own own
+    if m.vias < 2 or not read_via(p, m.via[0].a, m.via[0].b, &f.via):
+        return None
+    if not read_via(p, m.via[1].a, m.via[1].b, &below) or not read_facts(m, &f):
+        return None
+    own = rules.own(p, f.via.host, f.via.port)
+    if own is None or own.door is not door:
+        return None
+    hash.a = f.via.branch.a + MARK
+    hash.b = hash.a + 2 * BRANCH_BYTES
+    if hash.b > f.via.branch.b or memcmp(p + f.via.branch.a, PyBytes_AS_STRING(MARKER), MARK) != 0:
+        return None
+    if hash.b < f.via.branch.b and p[hash.b] != c".":
+        return None
+    # Where it goes: received, else sent-by; rport, else the port of sent-by (P35).
+    if below.branch.b == 0:
+        return None
+    if below.received.b:
+        if not read_ipv4(p, below.received.a, below.received.b, &addr):
+            return None
+    elif not read_ipv4(p, below.host.a, below.host.b, &addr):
+        return None
+    port = below.port
+    if below.rport.b:
+        port = number(p, below.rport.a, below.rport.b, 5)
+    if not 0 < port < 65536 or not rules.may_be_peer(addr):
+        return None
+    identify(&path.work, m, &f, &below, below.received.b != 0, addr, below.rport.b != 0, port, door.other.text)
+    digest(&rules.branch[0], path.work.p, path.work.used, mac)
+    i = path.text.used
+    put_hex(&path.text, mac, BRANCH_BYTES)
+    if path.work.overflow or memcmp(path.text.p + i, p + hash.a, 2 * BRANCH_BYTES) != 0:
+        return None
+    edit.a, edit.b, edit.p, edit.length = m.via[0].start, m.via[0].end, NULL, 0
+    sent.src, sent.src_port = door.other.addr, door.other.port
+    sent.dst, sent.dst_port, sent.tos = addr, port, heard.tos
+    if inside:
+        return written(path, m, &edit, 1, &sent, ident, RESPONSE_LEAVING, backend, door.other.socket, None)
+    if door.other.half != EXTERNAL:
+        backend = rules.backend_from(addr, port)
+        if door.other.half == INTERNAL or backend >= 0:
+            return written(path, m, &edit, 1, &sent, ident, RESPONSE_ENTERING, backend, door.other.socket, None)
+    return written(path, m, &edit, 1, &sent, ident, RESPONSE_HAIRPIN, -1, door.other.socket, None)

@@ -1,0 +1,238 @@
+# The rules of one Setup in the form in which the fast path asks them.
+
+cdef enum:
+    EXTERNAL = 0
+    INTERNAL = 1
+    BOTH = 2
+
+    BY_CALL_ID = 0
+    BY_SOURCE = 1
+    BY_FROM = 2
+    BY_TO = 3
+
+    MOST_KEYS = 4
+    MOST_NETWORKS = 16
+
+cdef dict HALVES = {Half.EXTERNAL: EXTERNAL, Half.INTERNAL: INTERNAL, Half.BOTH: BOTH}
+cdef dict FORCES = {"never": 0, "auto": 1, "always": 2}
+cdef dict HASHES = {"call-id": BY_CALL_ID, "source-ip": BY_SOURCE, "from-uri": BY_FROM, "to-uri": BY_TO}
+
+cdef tuple METHODS = (
+    b"REGISTER", b"INVITE", b"ACK", b"CANCEL", b"BYE", b"OPTIONS", b"PRACK", b"UPDATE", b"INFO", b"MESSAGE",
+    b"SUBSCRIBE", b"NOTIFY", b"REFER", b"PUBLISH",
+)
+cdef dict METHOD_NUMBERS = {name: number for number, name in enumerate(METHODS)}
+
+cdef enum:
+    REGISTER = 0
+    INVITE = 1
+    ACK = 2
+    CANCEL = 3
+    OPTIONS = 5
+
+cdef struct Networks:
+    int count
+    uint32_t masks[MOST_NETWORKS]
+    uint32_t bases[MOST_NETWORKS]
+
+
+class Unusual(Exception):
+    """This Setup is not one for the fast path."""
+
+
+cdef inline bint in_networks(const Networks *networks, uint32_t addr) noexcept nogil:
+    cdef int i
+    for i in range(networks.count):
+        if addr & networks.masks[i] == networks.bases[i]:
+            return True
+    return False
+
+
+cdef int fill_networks(Networks *networks, found) except -1:
+    """Those of IPv4 in a NetworkSet."""
+    networks.count = 0
+    for length, mask, base in found.networks:
+        if length == 4:
+            if networks.count == MOST_NETWORKS:
+                raise Unusual
+            networks.masks[networks.count], networks.bases[networks.count] = mask, base
+            networks.count += 1
+    return 0
+
+
+cdef class Pool:
+    """Where requests of one kind go that no Route sends anywhere."""
+    cdef int how
+    cdef object pair
+
+
+cdef class Door:
+    """One of our sockets, with what is written about it and the other one of its listener."""
+    cdef int number
+    cdef int half
+    cdef int force
+    cdef uint32_t addr
+    cdef int port
+    cdef object socket
+    cdef bytes text         # as hashes have it
+    cdef Door other         # where what came in here goes out; itself if it is the only one
+    cdef Door internal
+    cdef Door external
+    cdef bytes via_inside   # as far as our mark
+    cdef bytes via_outside
+    cdef bytes path
+    cdef bytes route        # Record-Route as far as the flow
+    cdef bytes outer_route  # the other value; empty: there is none
+    cdef list pools         # by method
+
+
+cdef class Own:
+    """A host and port of ours, as a URI or a Via names it. `half`: which of the two is meant."""
+    cdef Door door
+    cdef int half
+
+
+cdef class Rulebook:
+    cdef bint verify
+    cdef bint paths
+    cdef dict doors         # by place
+    cdef list by_number
+    cdef dict hosts
+    cdef set sockets
+    cdef set addresses
+    cdef dict by_endpoint
+    cdef dict by_address
+    cdef list backends
+    cdef Networks never_sources, never_peers, private, egress
+    cdef bytes name
+    cdef int keys
+    cdef Hash branch[MOST_KEYS]
+    cdef Hash loop[MOST_KEYS]
+    cdef Hash path[MOST_KEYS]
+    cdef Hash route[MOST_KEYS]
+    cdef Hash slot
+    cdef Hash transaction
+    cdef object tables
+    cdef object scanners    # None: there are none
+    cdef object recent
+    cdef uint64_t[::1] cells
+    cdef dict owners
+    cdef list tokens
+
+    def __init__(self, setup, identity, choice, recent, verify):
+        self.verify = verify
+        self.paths = setup.path_policy == "always"
+        self.name = setup.name.encode()
+        if len(setup.keys) > MOST_KEYS or len(self.name) > 64:
+            raise Unusual
+        fill_networks(&self.never_sources, _identity.NEVER_SOURCES)
+        fill_networks(&self.never_peers, _identity.NEVER_PEERS)
+        fill_networks(&self.private, _stamp.PRIVATE)
+        fill_networks(&self.egress, _NetworkSet(setup.egress))
+        self.scanners = _Scanners(setup.scanners) if setup.scanners else None
+        self.keys = len(setup.keys)
+        for i, key in enumerate(setup.keys):
+            hash_start(&self.branch[i], key, _keys.BRANCH_PERSON, BRANCH_BYTES)
+            hash_start(&self.loop[i], key, _keys.LOOP_PERSON, LOOP_BYTES)
+            hash_start(&self.path[i], key, _keys.PATH_PERSON, SIG_BYTES)
+            hash_start(&self.route[i], key, _keys.ROUTE_PERSON, SIG_BYTES)
+        hash_start(&self.slot, b"", _tables.SLOT_PERSON, 8)
+        hash_start(&self.transaction, b"", _recent.PERSON, _recent.DIGEST_SIZE)
+        self.tables, self.recent = choice.tables, recent
+        if recent is not None:
+            self.cells = recent.cells
+        self.owners, self.tokens = choice.owners[4], choice.tokens
+        self.by_endpoint = {packed(each): n for each, n in identity.by_endpoint.items() if each.version == 4}
+        self.by_address = {int.from_bytes(each, "big"): n for each, n in identity.by_address.items() if len(each) == 4}
+        self.backends = [each.address for each in identity.backends]
+        self.addresses = {int.from_bytes(each, "big") for each in identity.addresses if len(each) == 4}
+        self.sockets = {packed(each) for each in identity.sockets if each.version == 4}
+        self.by_number, self.doors = [], {}
+        for listener in setup.listeners:
+            if {listener.external.version, listener.internal.version, listener.visible.version} == {4}:
+                self.open(listener, identity, choice)
+        self.hosts = {}
+        for key, found in identity.hosts.items():
+            own = Own()
+            own.half = HALVES[found.half]
+            own.door = self.doors.get(packed(found.socket)) if found.socket.version == 4 else None
+            self.hosts[key] = own
+
+    cdef int open(self, listener, identity, choice) except -1:
+        """Both doors of a listener."""
+        cdef Door door
+        made = []
+        inside, outside = listener.internal.hostport, listener.visible.hostport
+        for socket in (listener.external, listener.internal)[:1 if listener.one_armed else 2]:
+            door = Door()
+            door.number = len(self.by_number)
+            door.half = HALVES[identity.sockets[socket].half]
+            door.force = FORCES[listener.force_rport]
+            door.addr, door.port = int.from_bytes(socket.addr, "big"), socket.port
+            door.socket, door.text = socket, _stamp.socket_text(socket)
+            door.via_inside = b"Via: SIP/2.0/UDP %b;branch=%b" % (inside, MARKER)
+            door.via_outside = b"Via: SIP/2.0/UDP %b;branch=%b" % (outside, MARKER)
+            door.path = b"Path: <sip:%b@%b;lr;received=" % (self.name, inside)
+            if listener.one_face:
+                door.route, door.outer_route = b"Record-Route: <sip:%b@%b;lr;received=" % (self.name, outside), b""
+            else:
+                door.route = b"Record-Route: <sip:%b@%b;lr;r2=on;received=" % (self.name, inside)
+                door.outer_route = b"Record-Route: <sip:%b@%b;lr;r2=on>\r\n" % (self.name, outside)
+            door.pools = [self.pool(choice, name, listener.name) for name in METHODS]
+            made.append(door)
+            self.by_number.append(door)
+            self.doors[packed(socket)] = door
+        for door in made:
+            door.external, door.internal = made[0], made[len(made) - 1]
+            door.other = door.external if door is door.internal else door.internal
+        return 0
+
+    cdef Pool pool(self, choice, method, listener):
+        """None where more is asked than method and listener, or there is none, or its key is one of the rarer kinds."""
+        cdef Pool pool
+        name = choice.rules.settled(method, listener)
+        if name is None or len(choice.hash_on[name]) != 1 or choice.hash_on[name][0] not in HASHES:
+            return None
+        pool = Pool()
+        pool.how = HASHES[choice.hash_on[name][0]]
+        pool.pair = choice.tables.pairs.get((name, 4))
+        return None if pool.pair is None else pool
+
+    cdef Own own(self, const uint8_t *p, Span host, int port):
+        """Identity.find_host for a host that is no IPv6 address."""
+        return self.hosts.get((PyBytes_FromStringAndSize(<char *>p + host.a, host.b - host.a).lower(), port))
+
+    cdef int backend_from(self, uint32_t addr, int port):
+        found = self.by_endpoint.get(place(addr, port))
+        if found is None:
+            found = self.by_address.get(addr)
+        return -1 if found is None else found
+
+    cdef bint may_be_peer(self, uint32_t addr):
+        return not in_networks(&self.never_peers, addr) and addr not in self.addresses
+
+
+cdef inline object place(uint32_t addr, int port):
+    """The key of an address and port."""
+    return <uint64_t>addr << 16 | <uint32_t>port
+
+
+def packed(each):
+    return int.from_bytes(each.addr, "big") << 16 | each.port
+
+
+cdef object junk(const uint8_t *p, int length):
+    """The verdict on what is no SIP at all, None for all that needs a closer look."""
+    cdef int i = 0, end = 0
+    while i < length and (CLASS[p[i]] & BLANK or p[i] == c"\r" or p[i] == c"\n" or p[i] == 0):
+        i += 1
+    if i == length:
+        return KEEPALIVE
+    if i or (length >= 8 and memcmp(p + 4, b"\x21\x12\xa4\x42", 4) == 0):  # CRLFs before a message; STUN
+        return None
+    while end < length and p[end] != c"\r" and p[end] != c"\n":
+        end += 1
+    for i in range(end - 3):
+        if p[i + 3] == c"/" and LOWER[p[i]] == c"s" and LOWER[p[i + 1]] == c"i" and LOWER[p[i + 2]] == c"p":
+            return None
+    return NOT_SIP

@@ -1,0 +1,448 @@
+# What SIP bytes say, as far as the fast path understands them: rows, Via, URI, name-addr, CSeq.
+#
+# Each reader here takes a subset of what its model in nfqlb.sip takes, and says no (False) to everything else, be it
+# broken or only unusual: folding, blanks in odd places, escapes, quotes, IPv6. What it says yes to, it reads as the model
+# does. So "no" is never a verdict, it only sends the message the careful way.
+
+from nfqlb.sip import grammar as _grammar
+import re as _re
+
+cdef enum:
+    TOKEN = 1
+    HOST = 2
+    DIGIT = 4
+    VALUE = 8       # of a header parameter
+    URI_VALUE = 16  # of a URI parameter, its name included
+    USER = 32
+    IN_URI = 64     # in a Request-URI
+    BLANK = 128
+
+    VIAS = 12
+    ROUTES = 12
+    VALUES = 12
+
+cdef uint8_t CLASS[256]
+for _set, _bit in (
+    (_grammar.TOKEN, TOKEN), (rb"[A-Za-z0-9._\-]", HOST), (rb"[0-9]", DIGIT), (rb'[^\x00-\x20;,"<>]', VALUE),
+    (rb'[^;?@<>" \t\r\n\x00]', URI_VALUE), (rb'[^@<>" \t\r\n%\x00]', USER), (rb"[^\x00-\x20\x7f]", IN_URI),
+    (rb"[ \t]", BLANK),
+):
+    for _byte in range(256):
+        if _re.match(_set, bytes((_byte,))):
+            CLASS[_byte] |= _bit
+
+cdef uint8_t LOWER[256]
+for _byte in range(256):
+    LOWER[_byte] = bytes((_byte,)).lower()[0]
+
+cdef struct Span:
+    int a
+    int b
+
+cdef struct Row:
+    int start
+    int a           # of the value, without blanks around it
+    int b
+    int end
+
+cdef struct Reading:
+    const uint8_t *p
+    int length
+    bint request
+    Span method
+    int first_header
+    int end         # of the message, Content-Length seen to
+    Span uri
+    Row via[VIAS]
+    int vias
+    Row route[ROUTES]
+    int routes
+    Row sender      # From
+    Row to
+    Row call_id
+    Row cseq
+    Row hops        # Max-Forwards
+    Row contact
+    Row agent       # User-Agent
+    Row content_length
+
+cdef struct Via:
+    int end         # of the value
+    Span host
+    int port
+    Span branch     # a == b: not there
+    Span received
+    Span rport      # the digits
+    bint asked      # `rport`, with or without digits
+    Span rport_span # with its semicolon
+
+cdef struct Uri:
+    Span user
+    bint has_user
+    Span host
+    int port        # 0: none
+    bint ipv4
+    uint32_t addr
+    bint lr
+    bint paired     # r2=on
+    bint nat        # nat=yes
+    bint has_flow
+    Span flow       # the value of `received`
+    Span sig
+
+cdef inline int port_of(const Uri *uri) noexcept nogil:
+    return uri.port if uri.port else 5060
+
+
+cdef struct Party:  # From, To, Contact
+    Span uri
+    Span tag        # a == b: not there
+
+
+cdef inline bint same(const uint8_t *p, Span s, const char *lower, int length) noexcept nogil:
+    """Is it this text, in whatever case? `lower`: in lower case."""
+    cdef int i
+    if s.b - s.a != length:
+        return False
+    for i in range(length):
+        if LOWER[p[s.a + i]] != <uint8_t>lower[i]:
+            return False
+    return True
+
+
+cdef inline int skip(const uint8_t *p, int i, int end, int characters) noexcept nogil:
+    """Behind the run of such characters that begins at `i`."""
+    while i < end and CLASS[p[i]] & characters:
+        i += 1
+    return i
+
+
+cdef inline bint is_in(const uint8_t *p, int a, int b, int character) noexcept nogil:
+    return memchr(p + a, character, b - a) != NULL
+
+
+cdef int number(const uint8_t *p, int a, int b, int digits) noexcept nogil:
+    """1 to `digits` (9 at most) digits and nothing else, no zero in front; -1 for all other texts."""
+    cdef int value = 0, i
+    if not 0 < b - a <= digits or (p[a] == c"0" and b - a > 1):
+        return -1
+    for i in range(a, b):
+        if not CLASS[p[i]] & DIGIT:
+            return -1
+        value = value * 10 + p[i] - c"0"
+    return value
+
+
+cdef bint read_ipv4(const uint8_t *p, int a, int b, uint32_t *addr) noexcept nogil:
+    """As ipaddress.IPv4Address reads it: one text for each address, so that equal texts are equal addresses."""
+    cdef int octet, value, i = a, begin
+    addr[0] = 0
+    for octet in range(4):
+        begin = i
+        i = skip(p, i, b, DIGIT)
+        value = number(p, begin, i, 3)
+        if value < 0 or value > 255 or (octet < 3 and (i >= b or p[i] != c".")):
+            return False
+        addr[0] = addr[0] << 8 | <uint32_t>value
+        i += octet < 3
+    return i == b
+
+
+cdef bint read_port(const uint8_t *p, int *at, int end, int *port) noexcept nogil:
+    """`:5060` at `at`, or nothing there (port 0)."""
+    cdef int begin
+    port[0] = 0
+    if at[0] < end and p[at[0]] == c":":
+        begin = at[0] + 1
+        at[0] = skip(p, begin, end, DIGIT)
+        port[0] = number(p, begin, at[0], 5)
+        return 0 < port[0] < 65536
+    return True
+
+
+cdef bint read_message(Reading *m) noexcept nogil:
+    """Start line and rows of `m.p`, `m.length` bytes. nfqlb.sip.message.parse."""
+    cdef const uint8_t *p = m.p
+    cdef const uint8_t *found
+    cdef int i, end = m.length, value, stop, first, body, count
+    cdef Row row
+    m.request = not (end > 12 and memcmp(p, b"SIP/2.0 ", 8) == 0)
+    if m.request:
+        m.method.a, m.method.b = 0, skip(p, 0, end, TOKEN)
+        i = m.method.b
+        if i == 0 or i >= end or p[i] != c" ":
+            return False
+        m.uri.a = i + 1
+        m.uri.b = i = skip(p, i + 1, end, IN_URI)
+        if m.uri.a == i or end - i < 10 or memcmp(p + i, b" SIP/2.0\r\n", 10) != 0:
+            return False
+        i += 10
+    else:
+        if not (c"1" <= p[8] <= c"6" and CLASS[p[9]] & DIGIT and CLASS[p[10]] & DIGIT):
+            return False
+        if p[11] != c" " and p[11] != c"\r":
+            return False
+        found = <const uint8_t *>memchr(p + 11, c"\n", end - 11)
+        if found == NULL or (found - 1)[0] != c"\r" or is_in(p, 11, <int>(found - p) - 1, c"\r"):
+            return False
+        i = <int>(found - p) + 1
+    m.first_header = i
+    m.vias = m.routes = 0
+    m.sender.start = m.to.start = m.call_id.start = m.cseq.start = 0
+    m.hops.start = m.contact.start = m.agent.start = m.content_length.start = 0
+    while True:
+        row.start = i
+        i = skip(p, i, end, TOKEN)
+        if i >= end:
+            return False
+        if i == row.start:
+            break
+        if p[i] != c":":
+            return False
+        value = i + 1
+        found = <const uint8_t *>memchr(p + value, c"\n", end - value)
+        if found == NULL or (found - 1)[0] != c"\r":
+            return False
+        i = <int>(found - p) + 1
+        stop = i - 2
+        if is_in(p, value, stop, c"\r"):
+            return False
+        first = LOWER[p[row.start]]
+        count = value - 1 - row.start
+        # Only the names that matter, by length: all others are nobody's business (P6).
+        if count not in (1, 2, 3, 4, 5, 7, 10, 12, 13, 14):
+            continue
+        row.end = i
+        row.a = skip(p, value, stop, BLANK)
+        row.b = stop
+        while row.b > row.a and CLASS[p[row.b - 1]] & BLANK:
+            row.b -= 1
+        if not keep(m, &row, first, count):
+            return False
+    if end - i < 2 or p[i] != c"\r" or p[i + 1] != c"\n" or is_in(p, 0, i, 0):
+        return False
+    body = i + 2
+    m.end = end
+    if m.content_length.start:
+        count = number(p, m.content_length.a, m.content_length.b, 5)
+        if count < 0 or body + count > end:
+            return False
+        m.end = body + count
+    return m.vias != 0 and m.sender.start != 0 and m.to.start != 0 and m.call_id.start != 0 and m.cseq.start != 0
+
+
+cdef inline bint once(Row *place, Row *row) noexcept nogil:
+    if place.start:
+        return False
+    place[0] = row[0]
+    return True
+
+
+cdef bint keep(Reading *m, Row *row, int first, int length) noexcept nogil:
+    """Note the row if it is one that we use, by its name's first character (in lower case) and length."""
+    cdef Span name
+    name.a, name.b = row.start, row.start + length
+    if (length == 1 and first == c"v") or (length == 3 and same(m.p, name, b"via", 3)):
+        if m.vias == VIAS:
+            return False
+        m.via[m.vias] = row[0]
+        m.vias += 1
+    elif (length == 1 and first == c"f") or (length == 4 and same(m.p, name, b"from", 4)):
+        return once(&m.sender, row)
+    elif (length == 1 and first == c"t") or (length == 2 and same(m.p, name, b"to", 2)):
+        return once(&m.to, row)
+    elif (length == 1 and first == c"i") or (length == 7 and same(m.p, name, b"call-id", 7)):
+        return once(&m.call_id, row)
+    elif length == 4 and same(m.p, name, b"cseq", 4):
+        return once(&m.cseq, row)
+    elif length == 12 and same(m.p, name, b"max-forwards", 12):
+        return once(&m.hops, row)
+    elif (length == 1 and first == c"m") or (length == 7 and same(m.p, name, b"contact", 7)):
+        if not m.contact.start:
+            m.contact = row[0]
+    elif (length == 1 and first == c"l") or (length == 14 and same(m.p, name, b"content-length", 14)):
+        return once(&m.content_length, row)
+    elif length == 5 and same(m.p, name, b"route", 5):
+        if m.routes == ROUTES:
+            return False
+        m.route[m.routes] = row[0]
+        m.routes += 1
+    elif length == 10 and same(m.p, name, b"user-agent", 10):
+        if not m.agent.start:
+            m.agent = row[0]
+    elif length == 13 and same(m.p, name, b"proxy-require", 13):
+        return False
+    return True
+
+
+cdef bint read_via(const uint8_t *p, int a, int b, Via *via) noexcept nogil:
+    """A row that holds one value. nfqlb.sip.via.parse."""
+    cdef int i, begin
+    cdef Span name, value
+    cdef bint has
+    if b - a < 13 or memcmp(p + a, b"SIP/2.0/UDP ", 12) != 0:
+        return False
+    via.end = b
+    via.host.a = skip(p, a + 11, b, BLANK)
+    via.host.b = i = skip(p, via.host.a, b, HOST)
+    if via.host.a == i or not read_port(p, &i, b, &via.port):
+        return False
+    if via.port == 0:
+        via.port = 5060
+    via.branch.a = via.branch.b = via.received.a = via.received.b = 0
+    via.rport.a = via.rport.b = via.rport_span.a = via.rport_span.b = 0
+    via.asked = False
+    while i < b:
+        if p[i] != c";":
+            return False
+        begin = i
+        name.a = i + 1
+        name.b = i = skip(p, i + 1, b, TOKEN)
+        if name.a == i:
+            return False
+        has = i < b and p[i] == c"="
+        value.a = value.b = i
+        if has:
+            value.a = i + 1
+            value.b = i = skip(p, i + 1, b, VALUE)
+        if same(p, name, b"branch", 6):
+            if via.branch.b or value.a == value.b:
+                return False
+            via.branch = value
+        elif same(p, name, b"received", 8):
+            if via.received.b or value.a == value.b:
+                return False
+            via.received = value
+        elif same(p, name, b"rport", 5):
+            if via.asked or (has and value.a == value.b):
+                return False
+            via.asked = True
+            if has:
+                via.rport = value
+            via.rport_span.a, via.rport_span.b = begin, i
+        elif same(p, name, b"maddr", 5):
+            return False
+    return True
+
+
+cdef bint read_uri(const uint8_t *p, int a, int b, Uri *uri) noexcept nogil:
+    """A sip URI. nfqlb.sip.uri.parse."""
+    cdef int i = a + 4
+    cdef const uint8_t *found
+    cdef Span name, value
+    cdef bint has, has_r2 = False, has_nat = False, has_received = False, has_sig = False
+    if b - a < 5 or memcmp(p + a, b"sip:", 4) != 0:
+        return False
+    found = <const uint8_t *>memchr(p + i, c"@", b - i)
+    uri.has_user = found != NULL
+    if uri.has_user:
+        uri.user.a, uri.user.b = i, <int>(found - p)
+        i = uri.user.b + 1
+        if uri.user.a == uri.user.b or skip(p, uri.user.a, uri.user.b, USER) != uri.user.b:
+            return False
+    uri.host.a = i
+    uri.host.b = i = skip(p, i, b, HOST)
+    if uri.host.a == i or not read_port(p, &i, b, &uri.port):
+        return False
+    uri.ipv4 = read_ipv4(p, uri.host.a, uri.host.b, &uri.addr)
+    uri.lr = uri.paired = uri.nat = uri.has_flow = False
+    uri.flow.a = uri.flow.b = uri.sig.a = uri.sig.b = 0
+    while i < b:
+        if p[i] != c";":
+            return False
+        name.a = i + 1
+        value.b = i = skip(p, i + 1, b, URI_VALUE)
+        if name.a == i:
+            return False
+        found = <const uint8_t *>memchr(p + name.a, c"=", i - name.a)
+        has = found != NULL
+        name.b = <int>(found - p) if has else i
+        value.a = name.b + 1 if has else i
+        # The first of two of one name wins.
+        if same(p, name, b"lr", 2):
+            uri.lr = True
+        elif same(p, name, b"maddr", 5):
+            return False
+        elif same(p, name, b"r2", 2):
+            if not has_r2:
+                uri.paired = value.b - value.a == 2 and memcmp(p + value.a, b"on", 2) == 0
+            has_r2 = True
+        elif same(p, name, b"nat", 3):
+            if not has_nat:
+                uri.nat = value.b - value.a == 3 and memcmp(p + value.a, b"yes", 3) == 0
+            has_nat = True
+        elif same(p, name, b"received", 8):
+            if not has_received and has:
+                uri.has_flow = True
+                uri.flow = value
+            has_received = True
+        elif same(p, name, b"sig", 3):
+            if not has_sig:
+                uri.sig = value
+            has_sig = True
+    return True
+
+
+cdef bint read_party(const uint8_t *p, int a, int b, Party *party) noexcept nogil:
+    """A row that holds one name-addr with its URI in angle brackets. nfqlb.sip.address.parse."""
+    cdef int i = a
+    cdef const uint8_t *found
+    cdef Span name, value
+    cdef bint has
+    while i < b and p[i] != c"<":
+        if p[i] == c'"':
+            found = <const uint8_t *>memchr(p + i + 1, c'"', b - i - 1)
+            if found == NULL or is_in(p, i + 1, <int>(found - p), c"\\"):
+                return False
+            i = <int>(found - p)
+        elif p[i] == c",":
+            return False
+        i += 1
+    if i >= b:
+        return False
+    party.uri.a = i + 1
+    found = <const uint8_t *>memchr(p + i, c">", b - i)
+    if found == NULL:
+        return False
+    party.uri.b = i = <int>(found - p)
+    if party.uri.a == i or is_in(p, party.uri.a, i, c"<"):
+        return False
+    if CLASS[p[party.uri.a]] & BLANK or CLASS[p[i - 1]] & BLANK:
+        return False
+    party.tag.a = party.tag.b = 0
+    i += 1
+    while i < b:
+        if p[i] != c";":
+            return False
+        name.a = i + 1
+        name.b = i = skip(p, i + 1, b, TOKEN)
+        if name.a == i:
+            return False
+        has = i < b and p[i] == c"="
+        value.a = value.b = i
+        if has:
+            value.a = i + 1
+            if value.a < b and p[value.a] == c'"':
+                found = <const uint8_t *>memchr(p + value.a + 1, c'"', b - value.a - 1)
+                if found == NULL or is_in(p, value.a + 1, <int>(found - p), c"\\"):
+                    return False
+                i = <int>(found - p) + 1
+                value.b = value.a  # no tag is quoted
+            else:
+                value.b = i = skip(p, i + 1, b, VALUE)
+        if same(p, name, b"tag", 3):
+            if party.tag.b or value.a == value.b:
+                return False
+            party.tag = value
+    return True
+
+
+cdef bint read_cseq(const uint8_t *p, Row *row, Span *digits, Span *method) noexcept nogil:
+    """nfqlb.proxy.facts: digits, blanks, a method."""
+    cdef int i = skip(p, row.a, row.b, DIGIT)
+    if number(p, row.a, i, 9) < 0:
+        return False
+    digits.a, digits.b = row.a, i
+    method.a = skip(p, i, row.b, BLANK)
+    method.b = skip(p, method.a, row.b, TOKEN)
+    return i < method.a < method.b == row.b

@@ -1,0 +1,369 @@
+"""The fast path against the careful one: the same verdict, byte for byte, the same memory of choices, or None.
+
+Real messages of every kind, over gateways of every kind, are mutilated; nothing may tell the two apart. What the fast
+path must answer itself is in a table, so that it cannot pass by answering nothing.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sipcase import (
+    EXT,
+    INT,
+    KEY,
+    OTHER,
+    PHONE,
+    PROXY1,
+    REG1,
+    REG2,
+    REGISTER,
+    Result,
+    endpoint,
+    one_armed,
+    request,
+    response_to,
+    setup,
+    standing,
+    wire,
+)
+
+from nfqlb import fast
+from nfqlb.balance import tables
+from nfqlb.balance.recent import SIZE, Recent
+from nfqlb.capture.packets import PacketReader
+from nfqlb.capture.source import Source
+from nfqlb.config import load
+from nfqlb.engine import Engine
+from nfqlb.net import datagram
+from nfqlb.proxy.setup import Backend, Listener, Pool, RouteRule, Setup, State
+from nfqlb.proxy.verdict import Action, Reason, Verdict
+
+ROOT = Path(__file__).parent.parent
+Packet = tuple[str, str, bytes]
+"""Source, destination, payload."""
+
+pytestmark = pytest.mark.skipif(fast.which() != "compiled", reason=f"no fast path here: {fast.which()}")
+
+BASE = setup()
+SETUPS: dict[str, Setup] = {
+    "two-armed": BASE,
+    "one-armed": one_armed(),
+    "1:1 NAT": setup(listeners=(Listener("main", endpoint(EXT), endpoint(INT), endpoint("198.51.100.7:5060")),)),
+    "one-armed, 1:1 NAT": setup(
+        listeners=(Listener("main", endpoint(EXT), endpoint(EXT), endpoint("198.51.100.7:5060")),)
+    ),
+    "other ports": setup(
+        listeners=(Listener("main", endpoint(EXT), endpoint(INT), aliases=("sbc.example.org",), force_rport="never"),),
+        pools=(Pool("proxies", (Backend("proxy1", endpoint(PROXY1)),), hash_on=("from-uri",)),),
+        routes=(RouteRule("proxies"),),
+        scanners=("friendly-scanner",),
+    ),
+    "two listeners": setup(
+        listeners=(
+            Listener("main", endpoint(EXT), endpoint(INT), force_rport="always"),
+            Listener("more", endpoint("203.0.113.6:5070"), endpoint("192.168.1.5:5080")),
+            Listener("six", endpoint("[2001:db8::5]:5060"), endpoint("[2001:db8:1::5]:5060"), aliases=("six.example",)),
+        ),
+        keys=(KEY, b"k" * 16),
+        egress=(ip_network("172.16.0.0/12"),),
+    ),
+    "to-uri, rules": setup(
+        pools=tuple(replace(pool, hash_on=("to-uri",)) for pool in BASE.pools),
+        routes=(
+            RouteRule("proxies", listeners=frozenset(("other",))),
+            RouteRule("registrars", methods=frozenset(("REGISTER", "INVITE"))),
+            RouteRule("proxies", domains=frozenset(("example.org",))),
+        ),
+    ),
+    "source-ip, no paths": setup(
+        pools=tuple(replace(pool, hash_on=("source-ip",)) for pool in BASE.pools), path_policy="if-supported"
+    ),
+}
+
+
+class Twins:
+    """Two engines, one of them without a fast path, each with a memory of its own."""
+
+    def __init__(self, with_setup: Setup) -> None:
+        self.setup = with_setup
+        self.memories = []
+        for _ in range(2):
+            cells = memoryview(bytearray(SIZE)).cast("Q")
+            Recent.format(cells)
+            self.memories.append(Recent(cells))
+            self.memories[-1].now = 2**24 - 5
+        self.swift = Engine(with_setup, recent=self.memories[0])
+        self.careful = Engine(with_setup, recent=self.memories[1], careful=True)
+        assert (self.swift.path, self.careful.path) == ("compiled", "pure")
+
+    def process(self, src: str, dst: str, payload: bytes) -> Verdict:
+        packet = datagram.build(endpoint(src), endpoint(dst), payload, tos=0xB8)
+        return self.packet(packet)
+
+    def packet(self, packet: bytes) -> Verdict:
+        verdict = self.swift.process(packet)
+        assert verdict == self.careful.process(packet)
+        assert type(verdict) is Verdict
+        return verdict
+
+    def check_memory(self) -> None:
+        swift, careful = ((each.stored, each.kept, each.misses, each.evicted) for each in self.memories)
+        assert swift == careful
+        assert self.memories[0].cells == self.memories[1].cells
+
+    def answers(self, src: str, dst: str, payload: bytes) -> bool:
+        """Whether the fast path has a verdict of its own."""
+        path = fast.make(self.setup, self.swift._proxy, None, verify=True)
+        assert path is not None
+        return path.process(datagram.build(endpoint(src), endpoint(dst), payload), 1) is not None
+
+
+SDP = "v=0\no=- 1 1 IN IP4 10.1.1.9\ns=-\nc=IN IP4 10.1.1.9\nt=0 0\nm=audio 4000 RTP/AVP 8"
+LENGTH = str(len(SDP) + SDP.count("\n"))
+FIELDS = {
+    "From": '"Alice \u260e, A." <sip:alice@example.org;user=phone>;tag=f1',
+    "To": "<sip:bob@example.org>",
+    "Contact": '<sip:alice@10.1.1.9:5060>;+sip.instance="<urn:uuid:1>"',
+    "User-Agent": "Phone/1.0",
+}
+
+
+@cache
+def passed(name: str) -> list[tuple[str, Packet]]:
+    """What makes a registration and calls in all directions, by what it is: all are plain messages."""
+    engine = Engine(SETUPS[name], careful=True)
+    inside = str(SETUPS[name].listeners[0].internal)
+    found: list[tuple[str, Packet]] = []
+
+    def send(kind: str, src: str, dst: str, text: str) -> Result:
+        found.append((kind, (src, dst, wire(text))))
+        verdict = engine.process(datagram.build(endpoint(src), endpoint(dst), wire(text)))
+        assert verdict.action is Action.FORWARD, (kind, verdict.reason)
+        return Result(verdict, [])
+
+    behind = "172.31.23.177:40001"
+    answered = send("register", behind, EXT, REGISTER)
+    send("register-200", str(answered.verdict.dst), inside, response_to(answered))
+    path = answered.headers("Path")
+    for src, via in ((PHONE, "172.31.23.177"), (behind, "10.1.1.9:5060;rport")):
+        fields = {**FIELDS, "Via": f"SIP/2.0/UDP {via};branch=z9hG4bKa"}
+        invite = send("invite", src, EXT, request(**fields, Content_Length=LENGTH) + SDP)
+        backend = str(invite.verdict.dst)
+        for status in ("100 Trying", "180 Ringing", "200 OK", "487"):
+            send("response-leaving", backend, inside, response_to(invite, status))
+        send("cancel", src, EXT, request("CANCEL", **fields))
+        send("ack", src, EXT, request("ACK", **fields | {"To": "<sip:bob@example.org>;tag=t1"}))
+        recorded = invite.headers("Record-Route")
+        routes = [f"Route: {value}" for value in recorded[::-1]]
+        fields["To"] = "<sip:bob@example.org>;tag=t1"
+        for method in ("ACK", "UPDATE", "BYE"):
+            bye = send("entering", src, EXT, request(method, f"sip:b2bua@{backend}", *routes, **fields))
+        send("response-leaving", backend, inside, response_to(bye))
+        joined = f"Route: {', '.join(value for value in recorded[::-1])}, <sip:{backend};lr>"
+        send("entering", src, EXT, request("BYE", "sip:bob@example.net", joined, **fields))
+        back = {**FIELDS, "Via": f"SIP/2.0/UDP {backend};branch=z9hG4bKk", "From": "<sip:b@b>;tag=t"}
+        back["To"] = "<sip:alice@example.org>;tag=f1"
+        routes = [f"Route: {value}" for value in recorded]
+        for method in ("BYE", "NOTIFY"):
+            bye = send("leaving", backend, inside, request(method, f"sip:alice@{src}", *routes, **back))
+        send("response-entering", str(bye.verdict.dst), EXT, response_to(bye))
+    if path:
+        below = "Via: SIP/2.0/UDP 172.31.23.177;branch=z9hG4bKa"
+        via = f"SIP/2.0/UDP {PROXY1};branch=z9hG4bKb;i=7"
+        text = request("INVITE", "sip:alice@10.1.1.9:5060", below, f"Route: {path[0]}", Via=via)
+        towards = send("leaving", PROXY1, inside, text)
+        ringing = send("response-entering", behind, EXT, response_to(towards, "180 Ringing"))
+        assert ringing.dst == PROXY1
+        both = [f"Route: {value}" for value in towards.headers("Record-Route") + recorded]
+        hairpin = request("BYE", "sip:alice@10.1.1.9", *both, To="<sip:a@b>;tag=t", Via=f"SIP/2.0/UDP {OTHER}")
+        hairpin = hairpin.replace(OTHER, f"{OTHER};branch=z9hG4bKh")
+        engine_says = engine.process(datagram.build(endpoint(OTHER), endpoint(EXT), wire(hairpin)))
+        found.append((f"hairpin {engine_says.reason.name}", (OTHER, EXT, wire(hairpin))))
+    return found
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_plain_messages_have_the_same_verdict(name: str) -> None:
+    twins = Twins(SETUPS[name])
+    for _, packet in passed(name) * 2:  # the second time, choices are remembered
+        twins.process(*packet)
+    twins.check_memory()
+
+
+CAREFUL = {
+    "to-uri, rules": {"entering", "ack", "response-leaving"},
+    "source-ip, no paths": {"register"},
+}
+"""Kinds that go the careful way there, or some of them: their rule asks for more than method and listener, or Path
+depends on Supported."""
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_plain_messages_take_the_fast_path(name: str) -> None:
+    twins = Twins(SETUPS[name])
+    slow = {kind for kind, packet in passed(name) if not twins.answers(*packet) and not kind.startswith("hairpin")}
+    assert slow <= CAREFUL.get(name, set())
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"", Reason.KEEPALIVE),
+        (b"\r\n\r\n", Reason.KEEPALIVE),
+        (b"\0 \t", Reason.KEEPALIVE),
+        (bytes(range(128, 256)), Reason.NOT_SIP),
+        (b"GET / HTTP/1.1\r\n\r\nSIP/2.0", Reason.NOT_SIP),
+        (b"x", Reason.NOT_SIP),
+    ],
+)
+def test_what_is_no_sip_takes_the_fast_path(payload: bytes, reason: Reason) -> None:
+    twins = Twins(BASE)
+    assert twins.process(PHONE, EXT, payload).reason is reason
+    assert twins.answers(PHONE, EXT, payload)
+    assert twins.process("192.168.1.99:5060", INT, payload).reason is Reason.NOT_FROM_BACKEND
+
+
+JUNK = [b"SIP/", b"xsip/", b"x sip/2.0", b" SIP/2.0 200", b"\r\n\r\nx", b"\0\1", b"SIP/2.0 200", b"INVITE"]
+STUN = b"\0\1\0\0\x21\x12\xa4\x42" + bytes(12)
+
+
+@given(st.one_of(st.sampled_from([*JUNK, STUN, b"\1" + STUN[1:]]), st.binary(max_size=40)), st.binary(max_size=30))
+@settings(max_examples=300, deadline=None)
+def test_junk_has_the_same_verdict(before: bytes, after: bytes) -> None:
+    twin_of("two-armed").process(PHONE, EXT, before + after)
+
+
+@cache
+def twin_of(name: str) -> Twins:
+    return Twins(SETUPS[name])
+
+
+PIECES = [
+    "\r\n", "\n", "\r", "\0", " ", "\t", ",", ";", ":", "<", ">", '"', "\\", "%41", "@", "=", "?", "[", "[::1]", "0",
+    "00", "1", "9999999999", "65536", "é", ";tag=x", ";tag", ";lr", ";LR", ";maddr=6.6.6.6", ";received=1.2.3.4",
+    ";received=010.1.1.1", ";rport", ";rport=1", ";rport=01", ";branch=z9hG4bKz", ";nat=yes", ";r2=on", ";r2=off",
+    ";nat=no", ";received=", ";sig=0", "nfq", "sip:", "sips:", "tel:", "SIP:", "203.0.113.5", "192.168.1.5", "lb@",
+    "192.168.1.21", "127.0.0.1", "10.0.0.1", "172.31.23.177", "example.org", ":5060", ":5070", "INVITE", "ACK",
+    "CANCEL", "OPTIONS", "TCP", "z9hG4bK", "z9hG4bKnfq", "sbc.example.org", "six.example", "friendly-scanner",
+    "\r\nUser-Agent: friendly-scanner", "\r\nContact: <sip:a@10.9.9.9>", "\r\nContact: *", "\r\nMax-Forwards: 7",
+    "\r\nl: 0", "\r\nContent-Length: 4", "\r\nProxy-Require: x", "\r\nv: SIP/2.0/UDP 1.1.1.1;branch=z9hG4bKq",
+    "\r\nRoute: <sip:lb@203.0.113.5;lr>", "\r\nRoute: <sip:192.168.1.21;lr>, <sip:lb@192.168.1.5>", "\r\n X: folded",
+    "\r\nX: 1", "\r\nRoute: <sip:lb@sbc.example.org;lr;r2=on>", "\r\nRoute:", "\r\nroute: <sip:lb@six.example;lr>",
+]  # fmt: skip
+
+
+@st.composite
+def mutilated(draw: st.DrawFn, name: str) -> Packet:
+    """A message that passed, with some bytes gone, and others come."""
+    packets = passed(name)
+    src, dst, payload = draw(st.sampled_from(packets))[1]
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(payload)))
+        if draw(st.booleans()):  # most of what is of interest stands at such places
+            marks = [i for i, byte in enumerate(payload[:1200]) if byte in b'\r\n:;<>,@="']
+            at = draw(st.sampled_from(marks)) if marks else 0
+        gone = draw(st.sampled_from([0, 0, 1, 2, 5, 11]))
+        new = draw(st.one_of(st.sampled_from(PIECES), st.just(""))).encode()
+        payload = payload[:at] + new + payload[at + gone :]
+    if draw(st.integers(0, 5)) == 0:
+        payload = payload.replace(
+            *draw(st.sampled_from([(b"Via", b"v"), (b"From", b"f"), (b": ", b":"), (b"T", b"t")]))
+        )
+    if draw(st.integers(0, 5)) == 0:
+        src = draw(st.sampled_from([PHONE, OTHER, PROXY1, REG1, REG2, "192.168.1.99:5060", EXT, "224.0.0.1:5060"]))
+    if draw(st.integers(0, 9)) == 0:
+        dst = draw(st.sampled_from([EXT, INT, "203.0.113.6:5070", "192.168.1.5:5080"]))
+    return src, dst, payload
+
+
+@pytest.mark.parametrize("name", SETUPS)
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_mutilated_messages_have_the_same_verdict(name: str, data: st.DataObject) -> None:
+    twins = twin_of(name)
+    twins.process(*data.draw(mutilated(name)))
+    assert twins.memories[0].stored == twins.memories[1].stored
+
+
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_P37_mutilated_packets_have_the_same_verdict(data: st.DataObject) -> None:
+    """Headers of IP and UDP."""
+    src, dst, payload = data.draw(st.sampled_from(passed("two-armed")))[1]
+    packet = bytearray(datagram.build(endpoint(src), endpoint(dst), payload))
+    for _ in range(data.draw(st.integers(1, 2))):
+        packet[data.draw(st.integers(0, 35))] = data.draw(st.sampled_from([0, 1, 4, 0x45, 0x46, 0x60, 17, 127, 255]))
+    if data.draw(st.booleans()):
+        packet[26:28] = bytes(2)  # no checksum
+    twin_of("two-armed").packet(bytes(packet[: data.draw(st.sampled_from([len(packet), 27, 28, 60]))]))
+    twin_of("two-armed").packet(bytes(packet) + b"padding")
+
+
+def test_P31_what_has_begun_stays_where_it_is() -> None:
+    twins = Twins(BASE)
+    packets = [
+        (src, dst, payload.replace(b"Call-ID: ", b"Call-ID: %d-" % number))
+        for number in range(40)
+        for kind, (src, dst, payload) in passed("two-armed")
+        if kind in ("register", "invite", "cancel")
+    ]
+    states = [{}, {("registrars", "reg1"): State.DRAINING}, {("registrars", "reg2"): State.DOWN}]
+    for each in states:
+        for engine in (twins.swift, twins.careful):
+            built = [tables.build(draft) for draft in engine.tables.changed(standing(each))]
+            engine.tables.put(standing(each), built)
+        for packet in packets:
+            twins.process(*packet)
+        twins.memories[0].now += 20
+        twins.memories[1].now += 20
+        twins.check_memory()
+    assert twins.memories[0].kept > 10
+
+
+@pytest.mark.parametrize("size", [60_000, 65_000, 65_300, 65_507])
+def test_P7_large_messages_have_the_same_verdict(size: int) -> None:
+    twins = Twins(BASE)
+    for kind, (src, dst, payload) in passed("two-armed"):
+        if kind in ("invite", "register-200", "leaving", "register"):
+            filler = b"x" * (size - len(payload) - 12)
+            start, _, cookie = payload.rpartition(b"z9hG4bK")
+            for larger in (
+                payload.replace(b"Content-Length", b"X") + filler,
+                payload.replace(b"CSeq", b"Subject: " + filler + b"\r\nCSeq"),
+                start + b"z9hG4bK" + filler + cookie,
+            ):
+                twins.process(src, dst, larger)
+
+
+@pytest.mark.parametrize("kind", ["two-armed", "one-armed", "two-armed-ipv6", "one-armed-ipv6"])
+def test_stored_packets_have_the_same_verdict(kind: str) -> None:
+    with_setup = load(ROOT / "pcaps" / kind / "nfqlb.toml").setup()
+    swift, careful = (
+        pickle.loads(pickle.dumps(Engine(with_setup, verify_checksums=False, careful=each))) for each in (False, True)
+    )
+    assert (swift.path, careful.path) == ("compiled", "pure")
+    for packet in stored(ROOT / "pcaps" / kind):
+        assert swift.process(packet) == careful.process(packet)
+
+
+def stored(directory: Path) -> Iterator[bytes]:
+    for capture in sorted(directory.glob("*.pcap")):
+        with Source(capture) as source:
+            yield from (packet.data for packet in PacketReader(source) if not packet.skipped)
+
+
+def test_what_was_compiled_is_what_is_written() -> None:
+    """In a checkout, the sources may have changed since."""
+    from nfqlb.fast import path
+
+    sources = sorted(each for each in (ROOT / "nfqlb" / "fast").iterdir() if each.suffix in (".pyx", ".pxi"))
+    digest = hashlib.sha256(b"".join(each.read_bytes() for each in sources)).hexdigest()
+    assert digest == path.SOURCES, "compile it again: .venv/bin/pip install -e . (tools/test does)"
