@@ -160,3 +160,13 @@ def test_P34_what_stands_further_down_is_nobodys_business() -> None:
     gateway = Gateway()
     sent = gateway.from_phone(request("INVITE", "sip:bob@x", 'Via: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bKz;x="oops'))
     assert gateway.from_backend(response_to(sent), PROXY1).reason is Reason.RESPONSE_LEAVING
+
+
+def test_P36_a_peer_s_tag_behind_a_stray_semicolon_of_the_caller_passes() -> None:
+    """RFC 3261 8.2.6.2 has the peer add its tag; behind `To: <sip:b@c>;` that gives `;;tag=`."""
+    gateway = Gateway()
+    asked = gateway.from_phone(request(To="<sip:bob@example.org>;"))
+    answer = response_to(asked, To="<sip:bob@example.org>;;tag=t1")
+    result = gateway.from_backend(answer, asked.dst)
+    assert result.reason is Reason.RESPONSE_LEAVING
+    assert result.header("To") == "<sip:bob@example.org>;;tag=t1"

@@ -70,7 +70,8 @@ def read(message: Message, top: Via | None = None) -> Facts:
     sequence = None if cseq is None else grammar.number(cseq.group(1), 10)
     if sender is None or target is None or cseq is None or sequence is None or sequence >= 2**32:
         raise Reject(Reason.BAD_HEADER)
-    if not (sender.clean and target.clean):
+    # A peer may have put its tag behind a semicolon that the caller had left there.
+    if not (sender.clean and (target.clean or not message.is_request)):
         raise Reject(Reason.BAD_HEADER, detail="something other than parameters behind From or To")
     if not call_id or any(byte in call_id for byte in grammar.LWS):
         raise Reject(Reason.BAD_HEADER)
