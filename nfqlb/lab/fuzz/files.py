@@ -12,7 +12,7 @@ from nfqlb.capture.source import Source
 from nfqlb.config import ConfigError, build, parse
 from nfqlb.lab.fuzz import mutate
 from nfqlb.lab.fuzz.invariants import broken
-from nfqlb.lab.fuzz.packets import PCAPS
+from nfqlb.lab.fuzz.stored import CHECKOUT, PCAPS
 from nfqlb.lab.fuzz.target import Target
 
 CAPTURE_MAX = 1 << 20
@@ -79,7 +79,7 @@ class ConfigTarget(Target):
 
     def seeds(self) -> list[bytes]:
         stored = [path.read_bytes() for path in sorted(PCAPS.glob("*/*.toml"))]
-        example = PCAPS.parent / "docs" / "nfqlb.example.toml"
+        example = CHECKOUT / "docs" / "nfqlb.example.toml"
         lines = b""
         if example.exists():
             text = example.read_bytes()

@@ -112,10 +112,9 @@ def _join(lines: Lines, at: int, chance: Random) -> None:  # noqa: ARG001
         lines[at] += b", " + lines.pop(at + 1).partition(b":")[2]
 
 
-def _unjoin(lines: Lines, at: int, chance: Random) -> None:
+def _unjoin(lines: Lines, at: int, chance: Random) -> None:  # noqa: ARG001
     name, _, value = lines[at].partition(b":")
-    parts = value.split(b",")
-    lines[at : at + 1] = [name + b":" + part for part in parts] or [chance.choice(ROWS)]
+    lines[at : at + 1] = [name + b":" + part for part in value.split(b",")]
 
 
 def _cut(lines: Lines, at: int, chance: Random) -> None:

@@ -103,10 +103,11 @@ def is_nobody(endpoint: Endpoint) -> bool:
 def is_sound(payload: bytes) -> bool:
     """Is the header block made of rows (P5)? Else a reply echoes what could be read."""
     head, blank, _ = payload.lstrip(b"\r\n").partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")[1:]
     bare = head.replace(b"\r\n", b"")
-    return bool(blank) and not any(each in bare for each in (b"\r", b"\n", b"\0")) and all(
-        _ROW.match(line) for line in head.split(b"\r\n")[1:]
-    )  # fmt: skip
+    if not blank or not lines or lines[0][:1] in (b" ", b"\t") or any(each in bare for each in (b"\r", b"\n", b"\0")):
+        return False
+    return all(_ROW.match(line) for line in lines)
 
 
 def judge_reply(way: Way, payload: bytes, verdict: Verdict, written: bytes) -> None:

@@ -5,10 +5,9 @@ An input is two bytes, which way it comes (an index into all ways of all worlds)
 
 from collections.abc import Hashable, Sequence
 from functools import cached_property
-from pathlib import Path
 from random import Random
 
-from nfqlb.lab.fuzz import mutate, oracle
+from nfqlb.lab.fuzz import mutate, oracle, stored
 from nfqlb.lab.fuzz.invariants import broken
 from nfqlb.lab.fuzz.target import Target
 from nfqlb.lab.fuzz.world import Way, World, build_all, payload_of
@@ -16,8 +15,6 @@ from nfqlb.net import datagram
 from nfqlb.proxy.verdict import Action, Verdict
 
 HEAD = 2
-PCAPS = Path(__file__).parents[3] / "pcaps"
-"""Stored captures; they are in a checkout, not in what is installed."""
 
 
 class Stage:
@@ -36,32 +33,16 @@ class Stage:
                 fit = [number for number in own if self.ways[number].dst == dst]
                 same = [number for number in fit if self.ways[number].src == src] or fit
                 found.append(bytes((same[0], 0xB8)) + payload)
-        # Those of captures as from a phone; their answers are strays here, and a few of them will do.
+        # What is stored, as from a phone; their answers are strays here, and a few of them will do.
         entering = [
             number
             for number, way in enumerate(self.ways)
             if way.src in way.world.peers and way.dst == way.world.outside
         ]
-        for number, payload in enumerate(captured()):
+        for number, payload in enumerate(stored.messages()):
             if not payload.startswith(b"SIP/") or not number % 10:
                 found.append(bytes((entering[number % len(entering)], 0)) + payload)
         return found
-
-
-def captured() -> list[bytes]:
-    """The different payloads of all stored captures, none where there are none."""
-    from nfqlb.capture.packets import PacketReader
-    from nfqlb.capture.source import Source
-
-    found: dict[bytes, None] = {}
-    for path in sorted(PCAPS.glob("*/*.pcap")):
-        with Source(path) as source:
-            for packet in PacketReader(source):
-                try:
-                    found[datagram.parse(packet.data, verify=False).payload] = None
-                except datagram.DatagramError:
-                    continue
-    return list(found)
 
 
 def without_ident(packet: bytes) -> bytes:

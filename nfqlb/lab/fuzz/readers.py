@@ -4,9 +4,8 @@ from collections.abc import Hashable, Sequence
 from functools import cached_property
 from random import Random
 
-from nfqlb.lab.fuzz import mutate, naive
+from nfqlb.lab.fuzz import mutate, naive, stored
 from nfqlb.lab.fuzz.invariants import broken
-from nfqlb.lab.fuzz.packets import captured
 from nfqlb.lab.fuzz.target import Target
 from nfqlb.lab.fuzz.world import World, build_all
 from nfqlb.net.endpoint import Endpoint
@@ -17,7 +16,7 @@ from nfqlb.sip.message import Message, NotSip
 
 
 def all_messages() -> list[bytes]:
-    found = [payload for world in build_all() for _, _, payload in world.seeds] + captured()
+    found = [payload for world in build_all() for _, _, payload in world.seeds] + [*stored.messages()]
     return list(dict.fromkeys(found))
 
 
