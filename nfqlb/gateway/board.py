@@ -54,6 +54,10 @@ class Header(IntEnum):
     """Choices that are remembered now, roughly (P31)."""
     ALARMS = 10
     """Pools that something is wrong with."""
+    OFFENCES = 11
+    """That workers have noted; counts on over reloads, take-overs and upgrades, as the next."""
+    BANS = 12
+    """Sources banned for offences."""
     STARTED = 8
     """When the service started, in nanoseconds since 1970; kept over reloads, take-overs and upgrades."""
 
@@ -167,6 +171,9 @@ class Snapshot:
     """Pools that something is wrong with."""
     remembered: int
     """Recent choices in memory, roughly (P31)."""
+    offences: int
+    bans: int
+    """For offences; what the kernel bans for floods is not in it."""
     slots: tuple[Slot, ...]
     retired: Slot
     """The sums of the workers of earlier generations."""
@@ -252,6 +259,8 @@ class Board:
 
     def carry_over(self, past: Snapshot) -> None:
         """Count on from what workers of an earlier generation have counted, they and those before them."""
+        self.set(Header.OFFENCES, past.offences)
+        self.set(Header.BANS, past.bans)
         retired = self.slot(len(self.about.queues))
         slots = (*past.slots, past.retired)
         for cell in SUMMED:
@@ -349,7 +358,8 @@ def _parse(content: bytes, path: Path) -> Snapshot:
     *slots, retired = (_slot(cells[first + i * slot_cells : first + (i + 1) * slot_cells]) for i in range(workers + 1))
     generation, pid, started = (cells[each] for each in (Header.GENERATION, Header.PID, Header.STARTED))
     alarms, remembered = cells[Header.ALARMS], cells[Header.RECENT_USED]
-    return Snapshot(names, state, generation, pid, started, alarms, remembered, tuple(slots), retired)
+    offences, bans = cells[Header.OFFENCES], cells[Header.BANS]
+    return Snapshot(names, state, generation, pid, started, alarms, remembered, offences, bans, tuple(slots), retired)
 
 
 def _slot(cells: memoryview) -> Slot:

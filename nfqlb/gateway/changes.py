@@ -14,6 +14,7 @@ from nfqlb import __version__
 from nfqlb.gateway.care import Care
 from nfqlb.gateway.control import Conversation
 from nfqlb.gateway.directory import Directory
+from nfqlb.gateway.guard import Guard
 from nfqlb.gateway.job import Refused
 from nfqlb.gateway.keeper import Keeper
 from nfqlb.gateway.loop import Flow, Loop
@@ -47,6 +48,7 @@ class Parts:
     backends: Care
     pair: Keeper
     names: Directory
+    guard: Guard
 
     @property
     def plan(self) -> Plan:
@@ -73,6 +75,7 @@ class Parts:
             "backends": list(snapshot.about.backends),
             "leaving": self.plan.leaving,
             "prober": self.backends.prober,
+            "guard": self.guard.pid,
             "alarms": self.backends.alarms(),
             "names": self.names.status(),
         }
@@ -82,6 +85,13 @@ class Parts:
         self.backends.follow(self.plan.charge, self.crews.crew.board)
         self.pair.follow(self.plan.pair)
         self.names.follow(self.plan.naming)
+        self.guard.follow(self.plan.guarding)
+
+    def look_after(self, now: float) -> float:
+        """Replace who has died; seconds until there is something to do again."""
+        board = self.crews.crew.board
+        parts = self.crews, self.backends, self.names
+        return min(*(each.look_after(now) for each in parts), self.guard.look_after(now, board))
 
 
 class Changes:

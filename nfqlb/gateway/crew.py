@@ -25,6 +25,7 @@ from nfqlb.gateway import privileges
 from nfqlb.gateway.board import STUCK_AFTER, Board, Cell, Header, State
 from nfqlb.gateway.desk import Desk
 from nfqlb.gateway.lifeline import Lifeline
+from nfqlb.gateway.offences import Rings
 from nfqlb.gateway.plan import Plan
 from nfqlb.gateway.queue import Queue
 from nfqlb.gateway.sender import Sender
@@ -110,10 +111,14 @@ class Crew:
         selector: BaseSelector,
         lifeline: Lifeline,
         desk: Desk,
+        offences: Rings,
     ) -> None:
-        """`memory`, of recent choices, is shared by all crews; so are `lifeline`, as far as it is held, and `desk`."""
+        """`memory`, of recent choices, is shared by all crews; so are `lifeline`, as far as it is held, `desk`, and the
+        memory of `offences`.
+        """
         self.plan, self.queues, self.sender, self.board = plan, queues, sender, board
         self.memory, self._selector, self._lifeline, self._desk = memory, selector, lifeline, desk
+        self._offences = offences
         self._supervisor = os.getpid()
         self.seats = [Seat(index, queue, board.slot(index)) for index, queue in enumerate(queues)]
         self.failed = ""
@@ -315,7 +320,13 @@ class Crew:
             names = self._desk.names() if naming is not None and naming.egress else None
             process = self.plan.process(first_ident, recent, names)
             worker = Worker(
-                process, self.sender, seat.slot, self.board.header, recent, lambda: seat.queue.stop(RELIEF_DRAIN)
+                process,
+                self.sender,
+                seat.slot,
+                self.board.header,
+                recent,
+                lambda: seat.queue.stop(RELIEF_DRAIN),
+                self._offences.notebook(seat.index),
             )
             if self.plan.pin:
                 privileges.pin(seat.index, len(self.seats))

@@ -10,6 +10,7 @@ from pathlib import Path
 from nfqlb.balance.recent import Recent
 from nfqlb.gateway.charge import Charge
 from nfqlb.gateway.duties import Duties
+from nfqlb.gateway.guarding import Guarding
 from nfqlb.gateway.naming import Naming
 from nfqlb.gateway.worker import Process
 from nfqlb.net.endpoint import Endpoint
@@ -69,6 +70,8 @@ class Plan:
     """What there is to do for the pair; None when this node stands alone."""
     naming: Naming | None = None
     """What there is to do about names; None: nothing."""
+    guarding: Guarding | None = None
+    """Who is banned; None: nobody."""
     pin: bool = False
     """Each worker to a core of its own, when there are enough."""
 

@@ -20,7 +20,7 @@ from nfqlb.balance.recent import Recent
 from nfqlb.balance.tables import Tables
 from nfqlb.config import Config, ConfigError, load
 from nfqlb.engine import Engine
-from nfqlb.gateway import board, charge, duties, naming
+from nfqlb.gateway import board, charge, duties, guarding, naming
 from nfqlb.gateway.building import Building
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.job import Refused
@@ -174,6 +174,7 @@ def build(source: Source, ranges: tuple[range, ...], placed: range | None, build
         charge=charge.make(setup, engine.tables, checks, config.gateway.state_dir, duties.own_sources(config)),
         pair=duties.make(config, setup),
         naming=naming.make(config, source.answers),
+        guarding=guarding.make(config),
         pin=config.workers.pin,
     )
 

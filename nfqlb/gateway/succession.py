@@ -23,6 +23,7 @@ from nfqlb.gateway.desk import Desk
 from nfqlb.gateway.job import Refused
 from nfqlb.gateway.lifeline import Lifeline
 from nfqlb.gateway.loop import Flow, Loop
+from nfqlb.gateway.offences import Rings
 from nfqlb.gateway.plan import Plan
 from nfqlb.gateway.queue import Queue, QueueError, QueueTaken
 from nfqlb.gateway.sender import Sender
@@ -49,11 +50,13 @@ class CannotRun(Exception):
 class Succession:
     """The crew in force, the one that comes, and those that leave."""
 
-    def __init__(self, loop: Loop, plan: Plan, lifeline: Lifeline, desk: Desk, *, beside_others: bool) -> None:
+    def __init__(
+        self, loop: Loop, plan: Plan, lifeline: Lifeline, desk: Desk, offences: Rings, *, beside_others: bool
+    ) -> None:
         """The first crew, before any worker runs. `beside_others`: the queues may be another gateway's, which is to be
         relieved. Raises QueueError, CannotRun.
         """
-        self._loop, self._lifeline, self._desk = loop, lifeline, desk
+        self._loop, self._lifeline, self._desk, self._offences = loop, lifeline, desk, offences
         self._coming: Crew | None = None
         self._leaving: list[Crew] = []
         try:
@@ -117,9 +120,7 @@ class Succession:
         """The new workers on the queues of the old ones, seat by seat."""
         old = self.crew
         board = self._board(plan, self.queues)
-        self._coming = new = Crew(
-            plan, old.queues, old.sender, board, self._memory, self._loop.selector, self._lifeline, self._desk
-        )
+        self._coming = new = self._crew(plan, old.queues, old.sender, board)
         try:
             new.fill(gated=True)
             yield from self._until_ready(new)
@@ -168,20 +169,15 @@ class Succession:
         """A crew of that plan on queues of its own, before any worker runs. Raises QueueError, CannotRun."""
         queues = _bind(plan, look_further)
         try:
-            return Crew(
-                plan,
-                queues,
-                _sender(plan),
-                self._board(plan, span_of(queues)),
-                self._memory,
-                self._loop.selector,
-                self._lifeline,
-                self._desk,
-            )
+            return self._crew(plan, queues, _sender(plan), self._board(plan, span_of(queues)))
         except BaseException:
             for queue in queues:
                 queue.close()
             raise
+
+    def _crew(self, plan: Plan, queues: Sequence[Queue], sender: Sender, board: Board) -> Crew:
+        shared = self._memory, self._loop.selector, self._lifeline, self._desk, self._offences
+        return Crew(plan, queues, sender, board, *shared)
 
     def _board(self, plan: Plan, queues: range) -> Board:
         about = About(plan.gateway, tuple(queues), plan.backends, plan.addresses)

@@ -24,6 +24,7 @@ from nfqlb.gateway.control import Control, Conversation
 from nfqlb.gateway.crew import RELIEF_DRAIN, RELIEVE, STOP_DRAIN, hurry
 from nfqlb.gateway.directory import Directory
 from nfqlb.gateway.elders import Elders
+from nfqlb.gateway.guard import Guard
 from nfqlb.gateway.handover import Predecessor, hand_over
 from nfqlb.gateway.instance import Instance
 from nfqlb.gateway.job import Refused
@@ -71,6 +72,7 @@ class Supervisor:
         self._care: Care | None = None
         self._keeper: Keeper | None = None
         self._directory: Directory | None = None
+        self._guard: Guard | None = None
         self._made: Parts | None = None
         self._changing: Changes | None = None
         self._in_force = predecessor is None
@@ -150,10 +152,9 @@ class Supervisor:
             self._elders = None
         self._keeper = Keeper(self._loop, plan.run_dir, lambda: self._parts.backends.digest)
         self._keeper.prepare(plan.pair, fresh=self._elders is None)
-        self._directory = Directory(self._loop)
-        self._succession = Succession(
-            self._loop, plan, self._keeper.lifeline, self._directory.desk, beside_others=self._elders is not None
-        )
+        self._directory, self._guard = Directory(self._loop), Guard(self._loop.selector)
+        shared = self._keeper.lifeline, self._directory.desk, self._guard.rings
+        self._succession = Succession(self._loop, plan, *shared, beside_others=self._elders is not None)
         self._care = Care(
             self._loop, plan.charge, plan.run_dir, past=self._elders is not None, nameless=self._directory.unresolved
         )
@@ -161,7 +162,7 @@ class Supervisor:
             self._control = Control(plan.run_dir, self._loop.selector, self._asked)
         except OSError as error:
             raise CannotRun(f"{plan.run_dir} can have no control socket: {error.strerror or error}.") from error
-        self._made = Parts(self._succession, self._care, self._keeper, self._directory)
+        self._made = Parts(self._succession, self._care, self._keeper, self._directory, self._guard)
         self._changing = Changes(self._loop, self._operator, self._made, self._notifier)
         board = self._crews.crew.board
         board.set(Header.STARTED, time.time_ns())
@@ -244,6 +245,8 @@ class Supervisor:
             self._care.end(others_go_on=bool(others_go_on))
         if self._directory is not None:
             self._directory.end()
+        if self._guard is not None:
+            self._guard.end()
         if crews is not None:
             if self.handed_over:
                 crews.end(RELIEVE, RELIEF_DRAIN + PATIENCE)
@@ -335,12 +338,7 @@ class Supervisor:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        pause = min(
-            self._crews.look_after(now),
-            self._parts.backends.look_after(now),
-            self._look_after_pair(now),
-            self._parts.names.look_after(now),
-        )
+        pause = min(self._parts.look_after(now), self._look_after_pair(now))
         self._changes.look_after_names(now)
         if self._notifier.interval is not None:
             if now >= self._next_feeding and self._crews.crew.alive():

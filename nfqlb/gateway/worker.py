@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from nfqlb.balance.recent import Recent
 from nfqlb.gateway.board import BACKENDS, REASONS, Cell, Header, State, Traffic
+from nfqlb.gateway.offences import OFFENCE, Notebook
 from nfqlb.gateway.queue import MAX_PACKET
 from nfqlb.gateway.sender import IPV6_MINIMUM_MTU, Sender
 from nfqlb.proxy.verdict import REASON_SLOTS, Action, Reason, Verdict
@@ -64,6 +65,7 @@ class Worker:
         header: memoryview,
         recent: Recent,
         leave: Callable[[], None],
+        offences: Notebook,
     ) -> None:
         self._process = process
         self._sender = sender
@@ -71,6 +73,7 @@ class Worker:
         self._header = header
         self._recent = recent
         self._leave = leave
+        self._offences = offences
         self._until_sample = 1
         self._limits: dict[str, _Limit] = {}
         self._stamp(time.monotonic_ns())
@@ -80,6 +83,8 @@ class Worker:
         self._until_sample -= 1
         verdict = self._process(packet) if self._until_sample else self._timed(packet)
         reason = verdict.reason
+        if OFFENCE[reason]:
+            self._offences.note(packet, reason)
         if not _GOES_ON[reason]:
             self._slot[REASONS + reason] += 1
             return None

@@ -91,7 +91,7 @@ class Gateway:
     def settled(self, workers: int = 2) -> bool:
         """Only who is in force is left of all there were: supervisor, workers, and who asks others, if any."""
         status = self.status()
-        others = status["prober"], status["names"]["resolver"]
+        others = status["prober"], status["guard"], status["names"]["resolver"]
         now = [pid for pid in (status["pid"], *others, *self.workers()) if pid]
         return len(self.workers()) == workers and sorted(now) == sorted(namespaces.members([self.net.gateway]))
 

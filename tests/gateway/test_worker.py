@@ -9,6 +9,7 @@ import pytest
 from nfqlb.balance.recent import SIZE, Recent
 from nfqlb.gateway import worker as worker_module
 from nfqlb.gateway.board import About, Board, Cell, Slot, Traffic, read
+from nfqlb.gateway.offences import Rings
 from nfqlb.gateway.queue import MAX_PACKET
 from nfqlb.gateway.worker import LOG_BYTES, SAMPLE, Worker
 from nfqlb.net import datagram
@@ -47,6 +48,7 @@ class Bench:
         self.board.publish()
         self.recent = recent()
         self.told_to_leave = 0
+        self.rings = Rings()
         self.worker = Worker(
             lambda _: self.verdict,
             self.sender,  # type: ignore[arg-type]
@@ -54,6 +56,7 @@ class Bench:
             self.board.header,
             self.recent,
             self.leave,
+            self.rings.notebook(0),
         )
 
     def leave(self) -> None:

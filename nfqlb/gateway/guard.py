@@ -1,0 +1,91 @@
+"""The process that bans sources for their offences, as the supervisor has it.
+
+Knows when it runs, what it shares with the workers, and what it has counted. What it does is in `bans`. It ends by
+itself when the supervisor is gone; the next one starts another.
+"""
+
+import mmap
+import os
+import time
+from selectors import BaseSelector
+
+from nfqlb.gateway import privileges
+from nfqlb.gateway.aide import Aide
+from nfqlb.gateway.board import Board, Header
+from nfqlb.gateway.guarding import Guarding
+from nfqlb.gateway.offences import Rings, Tally
+
+NAME = "nfqlb-guard"
+"""What ps and top call the process."""
+
+TICK = 0.1
+"""Seconds between two looks at what workers have noted."""
+
+STUCK_AFTER = 10.0
+"""Seconds without a sign of life after which it is replaced."""
+
+
+class Guard:
+    """The supervisor's side, over all its plans."""
+
+    def __init__(self, selector: BaseSelector) -> None:
+        self.rings = Rings()
+        """What workers write their offences into."""
+        self._tally = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+        self._aide = Aide(NAME, "the process that bans sources", "floods are still stopped", _ignore, selector)
+        self._guarding: Guarding | None = None
+        self._before: tuple[int, int] | None = None
+        """What was counted before us."""
+        self._born = 0.0
+
+    @property
+    def pid(self) -> int:
+        return self._aide.pid
+
+    def follow(self, guarding: Guarding | None) -> None:
+        """The plan in force is the one with that."""
+        before, self._guarding = self._guarding, guarding
+        if guarding != before:
+            self._aide.end()
+            if guarding is not None:
+                self._start()
+
+    def look_after(self, now: float, board: Board) -> float:
+        """Replace a process that has died or hangs, and tell on the board what it has counted; seconds until there is
+        something to do again.
+        """
+        if self._before is None:
+            self._before = board.get(Header.OFFENCES), board.get(Header.BANS)
+        board.set(Header.OFFENCES, self._before[0] + self._tally[Tally.OFFENCES])
+        board.set(Header.BANS, self._before[1] + self._tally[Tally.BANS])
+        aide = self._aide
+        aide.look_after(now, max(self._born, self._tally[Tally.HEARTBEAT] / 1e9), STUCK_AFTER)
+        if self._guarding is not None and not aide.pid and now >= aide.start_at:
+            self._start()
+        return 1.0
+
+    def end(self) -> None:
+        self._aide.end()
+
+    def _start(self) -> None:
+        assert self._guarding is not None
+        guarding, supervisor = self._guarding, os.getpid()
+        self._born = time.monotonic()
+        self._aide.start(lambda _: self._work(guarding, supervisor))
+
+    def _work(self, guarding: Guarding, supervisor: int) -> None:
+        """In the child."""
+        from pyroute2 import IPSet  # which no other process of a gateway needs
+
+        from nfqlb.gateway.bans import Bans
+
+        os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
+        bans = Bans(guarding, self.rings, self._tally, IPSet())
+        privileges.drop()
+        while os.getppid() == supervisor:
+            bans.turn(time.monotonic())
+            time.sleep(TICK)
+
+
+def _ignore(_: object) -> None:
+    """The process says nothing by its pipe."""

@@ -1,0 +1,34 @@
+"""What a plan says of bans: whom the gateway bans for offences, and for how long.
+
+Plain values. Made from the configuration by `plans`, lived by `guard`; knows neither. Limits that the kernel keeps by
+itself are in the rules.
+"""
+
+from dataclasses import dataclass
+from ipaddress import ip_network
+
+from nfqlb.config import Config
+from nfqlb.proxy.setup import Network
+
+
+@dataclass(frozen=True)
+class Guarding:
+    """Made in a child, so it must be picklable."""
+
+    offences: int
+    """Points a minute that are too much."""
+    seconds: int
+    """That a ban lasts."""
+    allowed: tuple[Network, ...]
+    """Never banned."""
+
+
+def make(config: Config) -> Guarding | None:
+    """None: nobody is banned."""
+    from nfqlb.gateway import sets  # not for the supervisor, nor for workers
+
+    limits = config.limits
+    if not limits.enabled:
+        return None
+    own = [ip_network(each.host) for listener in config.listeners for each in (listener.external, listener.internal)]
+    return Guarding(limits.offences, limits.ban_for, (*sets.allowed(config, 4), *sets.allowed(config, 6), *own))

@@ -1,0 +1,96 @@
+"""The whole way from an offence to a ban: workers note, the guard bans, the kernel drops."""
+
+import os
+import signal
+
+import pytest
+from livegateway import Gateway
+from livenet import PHONE, Net, until
+from test_run_live import CONFIG, Host, request
+
+from nfqlb.gateway import sets
+from nfqlb.lab import namespaces
+from nfqlb.proxy.verdict import Reason
+
+pytestmark = pytest.mark.root
+
+JUNK = b"\x16\x03\x01 nothing that SIP would be"
+ENOUGH = 150
+"""Packets of junk that are too much."""
+
+
+@pytest.fixture
+def gateway(net: Net) -> Gateway:
+    return Gateway(Host(net))
+
+
+def banned(net: Net) -> dict[str, sets.Entry]:
+    return {entry.source: entry for entry in namespaces.inside(net.gateway, sets.entries)}
+
+
+def send(gateway: Gateway, content: bytes, times: int, family: int = 4) -> None:
+    phone = gateway.net.phone_socket(family)
+    for _ in range(times):
+        phone.send(content)
+    phone.close()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_junk_is_banned_and_drops_in_the_kernel(gateway: Gateway, family: int) -> None:
+    assert gateway.serves(family)
+    send(gateway, JUNK, ENOUGH, family)
+    source = {4: PHONE[4], 6: "2001:db8:1::/64"}[family]
+    assert until(lambda: source in banned(gateway.net), 10), gateway.net.log
+    assert banned(gateway.net)[source].why == "not-sip"
+    before = gateway.net.counted(Reason.NOT_SIP)
+    send(gateway, JUNK, 10, family)
+    assert until(lambda: banned(gateway.net)[source].packets >= 10, 10)
+    assert gateway.net.counted(Reason.NOT_SIP) == before
+    assert until(lambda: gateway.net.board().bans == 1, 10)
+    assert gateway.net.board().offences >= ENOUGH * 2 // 3
+    assert f"{source} banned for 600 s" in gateway.net.log
+    gateway.stop()
+
+
+def test_bans_outlive_reload_and_upgrade_and_are_counted_on(gateway: Gateway) -> None:
+    send(gateway, JUNK, ENOUGH)
+    assert until(lambda: gateway.net.board().bans == 1, 10)
+    gateway.host.write(CONFIG + "\n[limits]\nban_for = 300\n")
+    gateway.reload()
+    gateway.upgrade()
+    assert list(banned(gateway.net)) == [PHONE[4]]
+    assert until(lambda: gateway.net.board().bans == 1, 10)
+    assert until(lambda: gateway.status()["guard"] != 0, 10)
+    gateway.stop()
+
+
+def test_a_guard_that_dies_is_replaced(gateway: Gateway) -> None:
+    first = gateway.status()["guard"]
+    os.kill(first, signal.SIGKILL)
+    assert until(lambda: gateway.status()["guard"] not in (0, first), 10)
+    send(gateway, JUNK, ENOUGH)
+    assert until(lambda: PHONE[4] in banned(gateway.net), 10)
+    gateway.stop()
+
+
+def test_without_limits_there_is_no_guard(net: Net) -> None:
+    host = Host(net)
+    host.write(CONFIG + "\n[limits]\nenabled = false\n")
+    gateway = Gateway(host)
+    assert gateway.status()["guard"] == 0
+    send(gateway, JUNK, ENOUGH)
+    assert until(lambda: net.counted(Reason.NOT_SIP) == ENOUGH, 10)
+    assert gateway.serves()
+    gateway.stop()
+
+
+def test_a_carrier_with_a_bad_call_now_and_then_is_not_banned(gateway: Gateway) -> None:
+    """1 % of a trunk's requests broken: docs/limits.md."""
+    phone = gateway.net.phone_socket(4)
+    for number in range(40):
+        good = request(phone, f"b{number}")
+        phone.send(good if number % 20 else good.replace(b"Max-Forwards: 70", b"Max-Forwards: many"))
+    assert until(lambda: gateway.net.counted(Reason.BAD_MAX_FORWARDS) == 2, 10)
+    assert gateway.serves()
+    assert banned(gateway.net) == {}
+    gateway.stop()
