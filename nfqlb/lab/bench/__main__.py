@@ -1,15 +1,22 @@
 """`tools/bench`: its options, its output, its exit status. The work is done by the modules beside it."""
 
+import os
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 
 from nfqlb.cli.common import UserError, console, echo_json, json_option
 from nfqlb.lab import LabError
 from nfqlb.lab.bench import traffic
+from nfqlb.lab.bench.load import MIXES
+from nfqlb.lab.lab import check_host
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -106,14 +113,73 @@ def ratchet_(renew: bool, as_json: bool) -> None:
     sys.exit(1 if broken else 0)
 
 
-def table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print it: the first column left, the others right."""
+@main.command("live")
+@click.option("--mix", "mixes", multiple=True, type=click.Choice(list(MIXES)), help="Only this one; repeatable.")
+@click.option("--system", "names", multiple=True, type=click.Choice(["nfqlb", "kamailio", "floor"]), help="Likewise.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100), help="Alternations.")
+@click.option("--seconds", default=1.5, show_default=True, type=click.FloatRange(0.1, 60), help="Of each run.")
+@click.option("--phones", default=20_000, show_default=True, type=click.IntRange(10, 4_000_000), help="Sources.")
+@click.option("--backends", default=4, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--quick", is_flag=True, help="One round of short runs: to see that it works.")
+@click.option(
+    "-o",
+    "--output",
+    "stem",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="STEM",
+    help="Write STEM.json and STEM.svg.",
+)
+@json_option
+def live_(
+    mixes: tuple[str, ...],
+    names: tuple[str, ...],
+    quick: bool,
+    stem: Path | None,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """nfqlb, Kamailio and the floor side by side: one core, the same traffic, turn by turn.
+
+    The floor is the least that Python can do in the packet path: netfilterqueue with a constant rewrite. Needs root and
+    two cores, one for the system under test and one for the load; everything runs in network namespaces that are
+    removed again. The figures mean something on a machine that does nothing else: docs/benchmarks.md says more.
+
+    \b
+    Example:
+      sudo tools/bench live -o docs/benchmark
+    """
+    from nfqlb.lab.bench import live, report
+
+    if quick:
+        values |= {"rounds": 1, "seconds": 0.2, "phones": 200, "prepared": 20}
+    options = live.Options(systems=names or live.Options.systems, mixes=mixes or live.Options.mixes, **values)
+    with told():
+        check_host({"ip": "iproute2", "iptables": "iptables", "taskset": "util-linux", "kamailio": "kamailio"})
+        name = f"nfqlb-bench{os.getpid()}"
+        say(f"namespaces: {name}")
+        results = live.run(name, options, say)
+    date = time.strftime("%Y-%m-%d")
+    if stem is not None:
+        for path in report.write(results, asdict(options), date, stem):
+            say(f"written: {path}")
+    if as_json:
+        echo_json(report.as_dict(results, asdict(options), date))
+        return
+    table(report.TITLES, report.rows(results), left=2)
+    table(report.RATIO_TITLES, report.ratio_rows(results), left=2)
+    junk = report.junk_part(results)
+    if junk is not None:
+        click.echo(f"Junk costs {junk:.0%} of a forwarded REGISTER.")
+
+
+def table(titles: tuple[str, ...], rows: list[tuple[str, ...]], left: int = 1) -> None:
+    """Print it: the first `left` columns left, the others right."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     made = Table(box=SIMPLE_HEAD)
     for number, title in enumerate(titles):
-        made.add_column(title, justify="right" if number else "left")
+        made.add_column(title, justify="left" if number < left else "right")
     for row in rows:
         made.add_row(*row)
     console().print(made)
@@ -126,11 +192,22 @@ def say(text: str) -> None:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """What goes wrong becomes an error of the command."""
+    """What goes wrong becomes an error of the command; Ctrl-C and SIGTERM clean up, undisturbed by more."""
+
+    def stop(number: int, frame: object) -> NoReturn:  # noqa: ARG001  (the signal module's shape)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        say("stopping")
+        sys.exit(128 + number)
+
+    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except LabError as error:
         raise UserError(str(error)) from None
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nfqlb import fast
+
 FILE = Path(__file__).with_name("ratchet.json")
 TOLERANCE = 0.05
 """Part by which a count may exceed the one that is kept."""
@@ -18,7 +20,7 @@ RENEW = "tools/bench ratchet --renew"
 
 
 def build() -> str:
-    """What counts are comparable: version, compiler and processor of this Python."""
+    """What counts are comparable: version, compiler and processor of this Python, and which engine it runs."""
     optimised = "pgo" if "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS")) else "plain"
     return " ".join(
         (
@@ -27,6 +29,7 @@ def build() -> str:
             platform.python_compiler(),
             optimised,
             platform.machine(),
+            fast.which().partition(" ")[0],
         )
     )
 

@@ -222,11 +222,11 @@ PING = _message(
 
 
 @cache
-def scripts() -> dict[str, Script]:
-    """All scripts by name."""
+def scripts(register_size: int = REGISTER_SIZE) -> dict[str, Script]:
+    """All scripts by name; a REGISTER has about so many bytes."""
     opening = tuple(step for step in _call(OUTSIDE) if step.kind in ("invite-in", "200-out", "ack-in"))
     found = (
-        Script("register", (Step("register", OUTSIDE, register_text()),)),
+        Script("register", (Step("register", OUTSIDE, register_text(register_size)),)),
         Script("call-in", _call(OUTSIDE)),
         Script("call-out", _call(INSIDE)),
         Script("info-in", _info(OUTSIDE), opening),
