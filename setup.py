@@ -4,9 +4,11 @@ Without it nfqlb does the same, only slower; `nfqlb version` says which one runs
 """
 
 import hashlib
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 FAST = Path("nfqlb", "fast")
 
@@ -24,9 +26,20 @@ else:
             depends=[str(each) for each in sources],
             define_macros=[("NFQLB_SOURCES", f'"{digest}"')],
             extra_compile_args=["-O3"],
-            optional=True,  # no compiler, no fast path, and no error
         ),
         build_dir="build",
     )
+    extensions[0].optional = True
 
-setup(ext_modules=extensions)
+
+class BuildWherePossible(build_ext):
+    """No compiler, or one that fails: no fast path, and no error."""
+
+    def build_extension(self, ext: Extension) -> None:
+        try:  # `optional` forgives what the compiler says, but not that it is missing
+            super().build_extension(ext)
+        except Exception as error:
+            print(f"nfqlb: the fast path was not compiled ({error}), so the pure one will run.", file=sys.stderr)
+
+
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildWherePossible})

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from commandlines import assert_parses, nfqlb_calls
 
 import nfqlb
-from nfqlb import cli
+from nfqlb import cli, fast
 from nfqlb.cli import COMMANDS, main
 from nfqlb.cli.common import UserError, config_option, json_option
 
@@ -186,10 +186,13 @@ def test_version_names_every_library(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(main, ["version"])
     assert result.exit_code == 0
     assert [line.split()[0] for line in result.output.splitlines()] == [
-        *("nfqlb", "python", "kernel", "click", "dnspython", "dpkt", "google-re2", "netfilterqueue", "pydantic"),
-        *("pyroute2", "rich"),
+        *("nfqlb", "fast", "python", "kernel", "click", "dnspython", "dpkt", "google-re2", "netfilterqueue"),
+        *("pydantic", "pyroute2", "rich"),
     ]
     assert "missing" not in result.output
+    assert f"fast path       {fast.which()}\n" in result.output
+    monkeypatch.setenv(fast.PURE, "1")
+    assert "pure (NFQLB_PURE is set)" in CliRunner().invoke(main, ["version"]).output
 
     def nothing(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)

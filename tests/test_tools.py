@@ -31,6 +31,10 @@ def test_shellcheck_finds_nothing() -> None:
     assert (result.returncode, result.stdout) == (0, "")
 
 
+COMPILED = ("pyproject.toml", "setup.py", "nfqlb/fast/path.pyx", "nfqlb/fast/text.pxi")
+"""What an environment is made of."""
+
+
 class Checkout:
     """A copy of the set-up script in a directory of its own, with stand-ins that log what they were asked."""
 
@@ -42,7 +46,9 @@ class Checkout:
         self.bin.mkdir()
         self.log.touch()
         shutil.copy(ROOT / "tools" / "setup.sh", root / "co" / "tools")
-        (root / "co" / "pyproject.toml").write_text("one")
+        for name in COMPILED:
+            (root / "co" / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / "co" / name).write_text("one")
         self.stand_in("dpkg-query", 'case " $INSTALLED " in *" $3 "*) printf installed;; *) exit 1;; esac')
         for name in ("apt-get", "update-rc.d", "service", "systemctl"):
             self.stand_in(name, f'echo "{name} $*" >>"{self.log}"')
@@ -145,9 +151,10 @@ def test_the_environment_is_made_once(checkout: Checkout) -> None:
     assert checkout.done() == []
 
 
-def test_another_pyproject_is_installed_into_the_same_environment(checkout: Checkout) -> None:
+@pytest.mark.parametrize("name", COMPILED)
+def test_what_has_changed_is_installed_into_the_same_environment(checkout: Checkout, name: str) -> None:
     checkout.run(ENV)
-    (checkout.root / "co" / "pyproject.toml").write_text("two")
+    (checkout.root / "co" / name).write_text("two")
     assert checkout.run(ENV).returncode == 0
     assert [line.split()[0] for line in checkout.done()] == ["pip"]
 

@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 import click
 
-from nfqlb import __version__
+from nfqlb import __version__, fast
 from nfqlb.cli.common import echo_json, json_option
 
 
@@ -34,6 +34,7 @@ def command(as_json: bool) -> None:
     """
     versions = {
         "nfqlb": __version__,
+        "fast path": fast.which(),
         "python": platform.python_version(),
         "kernel": platform.release(),
         **libraries(),
