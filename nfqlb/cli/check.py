@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from nfqlb.config import Config, Problem
     from nfqlb.config.named import Named
+    from nfqlb.config.pair import Pair
     from nfqlb.names.target import Answers
     from nfqlb.proxy.setup import Backend, Pool
 
@@ -182,6 +183,30 @@ def summary(config: Config) -> dict[str, Any]:
         },
         "egress_names": config.egress_names,
         "egress": None if config.egress is None else [str(network) for network in config.egress],
+        "ha": None if config.ha is None else paired(config.ha),
+    }
+
+
+def paired(pair: Pair) -> dict[str, Any]:
+    return {
+        "address": str(pair.address),
+        "peer": str(pair.peer),
+        "interface": pair.interface,
+        "outside": pair.outside,
+        "inside": pair.inside,
+        "networks": [str(network) for network in pair.networks],
+        "interval": pair.interval,
+        "check_port": pair.check_port,
+        "keepalived_conf": str(pair.keepalived_conf),
+        "groups": [
+            {
+                "name": group.name,
+                "listeners": list(group.listeners),
+                "router_id": group.router_id,
+                "priority": group.priority,
+            }
+            for group in pair.groups
+        ],
     }
 
 
@@ -226,4 +251,14 @@ def show(config: Config) -> None:
     for each in (listeners, pools, routes):
         out.print(each)
         out.print()
+    if config.ha is not None:
+        pair = config.ha
+        groups = table("group", "listeners", "interfaces", "router_id", "priority")
+        for group in pair.groups:
+            groups.add_row(
+                *(group.name, ", ".join(group.listeners), ", ".join(pair.interfaces)),
+                *(str(group.router_id), str(group.priority)),
+            )
+        out.print(groups)
+        out.print(f"\nPair: this node {pair.address}, the other {pair.peer}.")
     out.print(f"Path: {config.path_policy}. Workers: {config.workers.count}, {span}.", soft_wrap=True)

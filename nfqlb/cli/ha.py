@@ -42,7 +42,7 @@ def render(config_path: Path, write: bool) -> None:
 
     \b
     Example:
-      nfqlb ha render --write && systemctl reload keepalived
+      nfqlb ha render --write && systemctl reload-or-restart keepalived
     """
     from nfqlb.ha import keepalived
 
@@ -59,9 +59,8 @@ def render(config_path: Path, write: bool) -> None:
         ) from None
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror}). Do this as root.") from None
-    click.echo(
-        f"{file}: {'written; for keepalived to read it: systemctl reload keepalived' if changed else 'as it should be'}"
-    )
+    then = "written; for keepalived to read it: systemctl reload-or-restart keepalived"
+    click.echo(f"{file}: {then if changed else 'as it should be'}")
 
 
 @command.command()
@@ -108,7 +107,8 @@ def check(config_path: Path, as_json: bool, peer: Path | None, installed: Path |
     """Whether the two nodes can stand in for each other.
 
     Compares keys, listeners, pools, routes, tables and code of both, by digests that tell nothing of a key; looks
-    whether each address is on one node, and only one, and whether keepalived.conf is what 'nfqlb ha render' prints.
+    whether keepalived runs on both, by what 'nfqlb ha render' prints here, and whether each address is on one node, and
+    only one.
 
     \b
     Example:
@@ -248,6 +248,8 @@ def show(report: dict[str, Any]) -> None:
     click.echo(f"this node {report['address']}, the other {report['peer']}; weight {report['weight']}")
     if report["yielding"]:
         click.echo("this node yields; to end that: nfqlb ha resume")
+    if report.get("keepalived") is False:  # a gateway of an earlier version does not say
+        click.echo("keepalived does not run here, so nothing moves the addresses: systemctl restart keepalived")
     if not report["lifeline"]:
         click.echo("no lifeline: if all processes of this gateway are killed, nobody takes over")
     for each in report["transitions"][-5:]:

@@ -163,9 +163,8 @@ def _pair(old: Config, new: Config) -> list[str]:
     before, after = (keepalived.render(config) if config.ha else "" for config in (old, new))
     if not after or keepalived.effective(before) == keepalived.effective(after):
         return []
-    return [
-        "keepalived.conf would change, too; after the reload: nfqlb ha render --write && systemctl reload keepalived"
-    ]
+    then = "nfqlb ha render --write && systemctl reload-or-restart keepalived"
+    return [f"keepalived.conf would change, too; after the reload: {then}"]
 
 
 def _how(old: Config, new: Config) -> str:

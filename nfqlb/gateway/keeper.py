@@ -25,6 +25,7 @@ from nfqlb.gateway.duties import Duties
 from nfqlb.gateway.job import Refused
 from nfqlb.gateway.lifeline import Lifeline
 from nfqlb.gateway.loop import Flow, Loop
+from nfqlb.gateway.procfs import IPPROTO_VRRP, raw_sockets
 
 TRACK_FILE = "ha"
 STATE_FILE = "ha.json"
@@ -211,6 +212,7 @@ class Keeper:
             "unwell": list(self._reasons),
             "yielding": self._yielding,
             "lifeline": self.lifeline.held,
+            "keepalived": raw_sockets(IPPROTO_VRRP) > 0,
             "transitions": list(self._transitions),
             "digests": {**duties.digests, "tables": self._tables()},
         }
@@ -223,7 +225,7 @@ class Keeper:
         self._set_yielding(False)
         conversation.refuse(
             f"The other node has not taken over within {YIELD_WITHIN:.0f} s, so this one goes on as before. "
-            "Look at 'nfqlb ha check', and whether keepalived runs on both."
+            "Look at 'nfqlb ha check'."
         )
 
     def _set_yielding(self, on: bool) -> None:

@@ -13,6 +13,9 @@ PROC = Path("/proc")
 CAP_NET_ADMIN = 12
 """Bit number of the capability that netfilter asks for (linux/capability.h)."""
 
+IPPROTO_VRRP = 112
+"""What keepalived speaks (RFC 5798)."""
+
 NETLINK_NETFILTER = 12
 """The netlink protocol number whose sockets hold queues (linux/netlink.h)."""
 
@@ -88,6 +91,19 @@ def processes_with(link: str, proc: Path = PROC) -> tuple[Holder, ...]:
         except OSError:  # it ended meanwhile, or we may not look
             continue
     return tuple(found)
+
+
+def raw_sockets(protocol: int, proc: Path = PROC) -> int:
+    """How many sockets there are for this IP protocol, of either IP version, whoever has them."""
+    found = 0
+    for name in ("raw", "raw6"):
+        try:
+            rows = (proc / "thread-self/net" / name).read_text("ascii").splitlines()[1:]
+        except FileNotFoundError:  # a kernel without IPv6
+            continue
+        # The protocol stands where other sockets have their port.
+        found += sum(int(row.split()[1].rpartition(":")[2], 16) == protocol for row in rows)
+    return found
 
 
 def process_name(pid: int, proc: Path = PROC) -> str:

@@ -40,6 +40,7 @@ class PeerError(Exception):
 def told_by_file(config: Config) -> Report:
     """What can be said of this node when no gateway runs. Raises ConfigError (the secret)."""
     from nfqlb.gateway.keeper import is_here
+    from nfqlb.gateway.procfs import IPPROTO_VRRP, raw_sockets
     from nfqlb.ha.digest import digests
     from nfqlb.ha.keepalived import floating
 
@@ -57,6 +58,7 @@ def told_by_file(config: Config) -> Report:
         "groups": groups,
         "unwell": ["no gateway runs"],
         "yielding": False,
+        "keepalived": raw_sockets(IPPROTO_VRRP) > 0,
         "digests": digests(config, config.setup()),
     }
 
@@ -118,6 +120,13 @@ def problems(own: Report, peer: Report) -> list[str]:
             found.append(f"{text} ({mine} here, {theirs} there)")
     found += [f"this node is unwell: {each}" for each in own["unwell"]]
     found += [f"the peer is unwell: {each}" for each in peer["unwell"]]
+    for who, report in (("this node", own), ("the peer", peer)):
+        if report.get("keepalived") is False:
+            text = "its addresses do not move, and it takes none. Start it there: systemctl restart keepalived"
+            found.append(f"keepalived does not run on {who}: {text}")
+        if report.get("yielding"):
+            text = "it takes the addresses only when the other one is unwell. To end that there: nfqlb ha resume"
+            found.append(f"{who} yields: {text}")
     if own.get("lifeline") is False or peer.get("lifeline") is False:
         who = "this node" if own.get("lifeline") is False else "the peer"
         found.append(f"{who} has no lifeline: if all its processes are killed, nobody takes over; its log says why")

@@ -21,7 +21,7 @@ from nfqlb.net.endpoint import Endpoint
 HEAD = """\
 # keepalived's configuration for node {address} of a pair of nfqlb gateways.
 # Rendered from {config} by: nfqlb ha render
-# Do not change it by hand; change [ha] there, render it anew on both nodes, and: systemctl reload keepalived
+# Do not change it by hand; change [ha] there, render it anew on both nodes, and: systemctl reload-or-restart keepalived
 
 global_defs {{
     router_id nfqlb_{address}
@@ -106,7 +106,7 @@ def outdated(config: Config, file: Path | None = None) -> str:
     except FileNotFoundError:
         return (
             f"{file} is not there, so nothing moves the addresses. "
-            f"Put that right with: {anew} && systemctl restart keepalived"
+            f"Put that right with: {anew} && systemctl reload-or-restart keepalived"
         )
     except OSError as error:
         return f"{file} cannot be read ({error.strerror}), so nobody knows whether it fits [ha] and the listeners"
@@ -114,7 +114,7 @@ def outdated(config: Config, file: Path | None = None) -> str:
         return ""
     return (
         f"{file} is not what [ha] and the listeners ask for now, and keepalived goes by it. "
-        f"Put that right with: {anew} && systemctl reload keepalived"
+        f"Put that right with: {anew} && systemctl reload-or-restart keepalived"
     )
 
 

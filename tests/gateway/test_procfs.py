@@ -63,6 +63,17 @@ def test_holders_without_the_table_are_unknown(proc: Path) -> None:
     assert procfs.holders(row, proc) == ()
 
 
+def test_raw_sockets_are_told_by_their_protocol(proc: Path) -> None:
+    head = "  sl  local_address rem_address   st tx_queue rx_queue\n"
+    (proc / "thread-self/net/raw").write_text(
+        f"{head} 153: 00000000:0070 0:0 07\n 153: 0201A8C0:0070 0:0 07\n   1: 00000000:0001 0:0 07\n"
+    )
+    assert procfs.raw_sockets(procfs.IPPROTO_VRRP, proc) == 2
+    assert (procfs.raw_sockets(1, proc), procfs.raw_sockets(255, proc)) == (1, 0)
+    (proc / "thread-self/net/raw6").write_text(f"{head}   1: {'0' * 32}:0070 {'0' * 32}:0000 07\n")
+    assert procfs.raw_sockets(procfs.IPPROTO_VRRP, proc) == 3
+
+
 def test_a_zombie_is_not_alive() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert procfs.alive(child.pid)

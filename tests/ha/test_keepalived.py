@@ -1,5 +1,6 @@
 """keepalived.conf: what stands in it, and that keepalived itself reads it without a complaint."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -148,6 +149,20 @@ def test_keepalived_reads_it_without_a_complaint(text: str, tmp_path: Path) -> N
     assert tried(path).returncode != 0, "the test would find nothing"
 
 
+def test_check_sums_the_pair_up(tmp_path: Path) -> None:
+    config = config_in(tmp_path, HA + GROUPS)
+    secret = tmp_path / "secret"
+    secret.write_text("a-key-for-this-test-only-and-for-no-other\n")
+    secret.chmod(0o600)
+    config.path.write_text(config.path.read_text().replace("[gateway]", '[gateway]\nsecret_file = "secret"'))
+    told = CliRunner().invoke(main, ["check", "-c", str(config.path)]).output
+    assert re.search(r"^left +a, a2 +eth1, eth7 +61 +254 *$", told, re.MULTILINE), told
+    assert "Pair: this node 192.168.1.2, the other 192.168.1.3." in told
+    found = json.loads(CliRunner().invoke(main, ["check", "--json", "-c", str(config.path)]).output)["config"]["ha"]
+    assert (found["peer"], found["keepalived_conf"]) == ("192.168.1.3", str(tmp_path / "keepalived.conf"))
+    assert [group["name"] for group in found["groups"]] == ["left", "right"]
+
+
 def test_a_node_that_stands_alone_has_no_keepalived(tmp_path: Path) -> None:
     path = tmp_path / "nfqlb.toml"
     path.write_text(LISTENERS)
@@ -172,7 +187,7 @@ def test_a_file_that_keepalived_goes_by_and_that_nobody_asks_for_any_more_is_tol
     ):
         told = keepalived.outdated(changed)
         assert f"{file} is not what [ha] and the listeners ask for now" in told
-        assert f"nfqlb ha render -c {config.path} --write && systemctl reload keepalived" in told
+        assert f"nfqlb ha render -c {config.path} --write && systemctl reload-or-restart keepalived" in told
     assert keepalived.write(changed)
     assert not keepalived.outdated(changed)
     file.unlink()
@@ -204,7 +219,7 @@ def test_render_writes_the_file_whole_or_not_at_all(tmp_path: Path) -> None:
         done = CliRunner().invoke(main, ["ha", "render", "--write", "-c", str(config.path)])
         return done.exit_code, done.output
 
-    assert render() == (0, f"{file}: written; for keepalived to read it: systemctl reload keepalived\n")
+    assert render() == (0, f"{file}: written; for keepalived to read it: systemctl reload-or-restart keepalived\n")
     assert file.read_text() == keepalived.render(config)
     assert file.stat().st_mode & 0o777 == 0o644
     assert render() == (0, f"{file}: as it should be\n")

@@ -65,6 +65,7 @@ def test_yield_hands_over_without_loss_and_nothing_goes_back(pair: PairLab) -> N
     assert pair.active is not first
     assert found.lost <= 10
     assert first.status()["yielding"]
+    assert any("this node yields" in each for each in checked(first))
     first.nfqlb("ha", "resume")
     time.sleep(1)
     assert pair.active is not first
@@ -184,6 +185,9 @@ def test_keepalived_is_killed() -> None:
         assert first.active, "nobody has taken the addresses away"
         assert moves(first, moment) == []
         assert any("BOTH nodes" in each for each in checked(first))
+        assert any("keepalived does not run on this node" in each for each in checked(first))
+        assert any("keepalived does not run on the peer" in each for each in checked(second))
+        assert "keepalived does not run here" in first.nfqlb("ha", "status")
         found, _ = heard(lab, lambda: time.sleep(0.5))
         assert found.lost <= 5, "either node serves"
         first.start_keepalived()
