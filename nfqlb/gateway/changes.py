@@ -7,6 +7,7 @@ packets, the configuration file or iptables. How the workers of a plan take the 
 import logging
 import os
 import time
+import weakref
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -138,7 +139,7 @@ class Changes:
             if tell is not None:
                 tell.end(True, changes=changes, **self.status())
             if plan.leaving:
-                self._loop.begin(self.let_go(plan))
+                self._loop.begin(self.let_go(weakref.ref(plan)))
         finally:
             self.under_way = ""
             self._notifier.ready(self._parts.summary)
@@ -171,15 +172,18 @@ class Changes:
             come, gone = [", ".join(sorted(each)) or "none" for each in (new - old, old - new)]
             logger.info("names have other addresses: new are %s; gone are %s", come, gone)
             if plan.leaving:
-                self._loop.begin(self.let_go(plan))
+                self._loop.begin(self.let_go(weakref.ref(plan)))
         finally:
             self.under_way = ""
 
-    def let_go(self, plan: Plan) -> Flow[None]:
-        """After LINGER, forget the backends that the reload of `plan` removed, unless another reload came since."""
+    def let_go(self, of: "weakref.ref[Plan]") -> Flow[None]:
+        """After LINGER, forget the backends that the reload of that plan removed, unless another reload came since:
+        then the plan is gone, with its tables, and nothing here shall keep it.
+        """
         yield from self._loop.pause(LINGER)
         yield lambda: not self.under_way
-        if self._parts.plan is not plan:
+        plan = of()
+        if plan is None or self._parts.plan is not plan:
             return
         assert self._operator is not None
         operator = self._operator

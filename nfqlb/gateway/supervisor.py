@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self
@@ -212,7 +213,7 @@ class Supervisor:
             yield from self._see_off(self._elders)
         self._changes.under_way = ""
         if crew.plan.leaving:
-            self._loop.begin(self._changes.let_go(crew.plan))
+            self._loop.begin(self._changes.let_go(weakref.ref(crew.plan)))
 
     def _see_off(self, elders: Elders) -> Flow[None]:
         """Have the workers of another supervisor leave, and go on with what they counted."""

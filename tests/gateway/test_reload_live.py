@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import standin
@@ -116,6 +117,25 @@ def test_keys_are_rotated_and_never_shown(gateway: Gateway) -> None:
     assert "secret: another key signs from now on" in told
     assert "fedcba" not in told + gateway.net.log
     assert gateway.serves()
+    gateway.stop()
+
+
+def test_what_was_in_force_before_is_no_longer_in_memory(gateway: Gateway) -> None:
+    """Also while backends that a reload removed are still remembered. Each plan has shared memory for its tables."""
+
+    def shared() -> int:
+        pid = gateway.status()["pid"]
+        return namespaces.inside(gateway.net.gateway, lambda: Path(f"/proc/{pid}/maps").read_text().count("/dev/zero"))
+
+    found = []
+    for text in (MORE_BACKENDS, CONFIG) * 3:
+        gateway.host.write(text)
+        gateway.change("reload")
+        assert until(gateway.settled)
+        found.append(shared())
+    assert gateway.status()["leaving"] == 1
+    assert found[0] > 0
+    assert len(set(found[1::2])) == 1, found
     gateway.stop()
 
 
