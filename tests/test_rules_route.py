@@ -109,6 +109,18 @@ def test_P17_strict_router_downstream() -> None:
     assert result.dst == PROXY1
 
 
+@pytest.mark.parametrize("sign", ["\x00", "\x01", "\x1f", "\x7f"])
+@pytest.mark.parametrize("route", ["<sip:x{}@192.168.1.21>", "<sip:192.168.1.21;a{}>", "<sip:192.168.1.21?a={}>"])
+def test_P17_a_control_character_in_a_route_never_reaches_the_request_line(sign: str, route: str) -> None:
+    for own in ([E_HALF], []):
+        for lr in ("", ";lr"):
+            value = route.format(sign).replace(">", lr + ">")
+            result = Gateway().from_phone(in_dialog("BYE", "sip:bob@10.9.9.9", [*own, value], VIA_ALICE))
+            assert result.reason in (Reason.BAD_HEADER, Reason.BAD_HEADER_BLOCK)
+    strict = in_dialog("BYE", "sip:lb@203.0.113.5;lr;r2=on", [route.format(sign)], VIA_ALICE)
+    assert Gateway().from_phone(strict).reason in (Reason.BAD_HEADER, Reason.BAD_HEADER_BLOCK)
+
+
 # -- P16: own values -------------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ cdef enum:
 cdef uint8_t CLASS[256]
 for _set, _bit in (
     (_grammar.TOKEN, TOKEN), (rb"[A-Za-z0-9._\-]", HOST), (rb"[0-9]", DIGIT), (rb'[^\x00-\x20;,"<>]', VALUE),
-    (rb'[^;?@<>" \t\r\n\x00]', URI_VALUE), (rb'[^@<>" \t\r\n%\x00]', USER), (rb"[^\x00-\x20\x7f]", IN_URI),
+    (rb'[^;?@<>"\x00-\x20\x7f]', URI_VALUE), (rb'[^@<>"%\x00-\x20\x7f]', USER), (rb"[^\x00-\x20\x7f]", IN_URI),
     (rb"[ \t]", BLANK),
 ):
     for _byte in range(256):
@@ -271,6 +271,8 @@ cdef bint keep(Reading *m, Row *row, int first, int length) noexcept nogil:
         if not m.agent.start:
             m.agent = row[0]
     elif length == 13 and same(m.p, name, b"proxy-require", 13):
+        return False
+    elif m.request and length == 4 and same(m.p, name, b"path", 4):
         return False
     return True
 

@@ -11,14 +11,15 @@ from nfqlb.net.endpoint import SIP_PORT, Endpoint, pack_host
 
 # URI-scheme, RFC 3261 25.1: ALPHA *( ALPHA / DIGIT / "+" / "-" / "." )
 _SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+\-.]*):")
-# SIP-URI = "sip:" [ userinfo ] hostport uri-parameters [ headers ]
+# SIP-URI = "sip:" [ userinfo ] hostport uri-parameters [ headers ]. Without control characters: a Route value may have
+# to go into the request line (P15, P17), and there they would break it.
 _SIP = re.compile(
     rb"[Ss][Ii][Pp]([Ss]?):"
-    rb"(?:([^@<>\" \t\r\n]+)@)?"
+    rb"(?:([^@<>\"\x00-\x20\x7f]+)@)?"
     rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+)"
     rb"(?::([0-9]{1,5}))?"
-    rb"((?:;[^;?@<>\" \t\r\n]+)*)"
-    rb"(\?[^@<>\" \t\r\n]*)?"
+    rb"((?:;[^;?@<>\"\x00-\x20\x7f]+)*)"
+    rb"(\?[^@<>\"\x00-\x20\x7f]*)?"
 )
 
 
