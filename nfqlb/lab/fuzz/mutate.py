@@ -200,6 +200,43 @@ def message(payload: bytes, others: Sequence[bytes], chance: Random, most: int =
     return made[:LONGEST]
 
 
+HARMLESS = (
+    b"X-Other: y", b"Subject: a, b;c", b"m: <sip:alice@10.9.9.9:5062>", b"Contact: <sip:alice@[2001:db8::1]>;q=0.1",
+    b"User-Agent: phone/2.0 (x)", b"Supported: path, timer", b"Record-Route: <sip:10.0.0.1;lr>", b"Allow: INVITE, ACK",
+    b"Path: <sip:10.0.0.1;lr>", b"Date: ", b"Authorization: Digest username=\"a, b\", realm=\"x\"", b"Expires: 60",
+)  # fmt: skip
+_SIGN = re.compile(rb"[0-9A-Za-z]")
+_SIGNS = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-"
+
+
+def gentle(payload: bytes, chance: Random) -> bytes:
+    """A message that is as plain as before, but another: letters, digits, spelling of names, order of rows."""
+    head, blank, body = payload.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    for _ in range(int(chance.random() * 3) + 1):
+        what, at = chance.random(), chance.randrange(len(lines))
+        if what < 0.5:
+            row = lines[at]
+            first = 0 if chance.random() < 0.1 else row.find(b":")
+            place = chance.randint(max(first, 0), len(row))
+            found = _SIGN.search(row, place)
+            if found:
+                lines[at] = row[: found.start()] + bytes((chance.choice(_SIGNS),)) + row[found.end() :]
+        elif what < 0.6 and at:
+            _case(lines, at, chance)
+        elif what < 0.7 and at:
+            lines.insert(chance.randint(1, len(lines) - 1), lines.pop(at))
+        elif what < 0.85:
+            lines.insert(chance.randint(1, len(lines)), chance.choice(HARMLESS))
+        elif what < 0.9 and at:
+            _blank(lines, at, chance)
+        elif what < 0.95:
+            body += chance.randbytes(chance.choice((1, 2, 700)))
+        elif at:
+            _number(lines, at, chance)
+    return b"\r\n".join(lines) + blank + body
+
+
 def data(raw: bytes, chance: Random, tokens: Sequence[bytes] = TOKENS) -> bytes:
     """Any bytes with one to three of them changed, cut out, doubled, moved or made up."""
     for _ in range(int(chance.random() * 3) + 1):

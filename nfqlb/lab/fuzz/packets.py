@@ -114,18 +114,35 @@ class JourneyTarget(EngineTarget):
 
 class TwinsTarget(EngineTarget):
     name = "twins"
-    about = "plain messages with one thing changed: two workers, one of which explains itself, write the same bytes"
+    about = "messages that stay nearly plain: two workers, one of which explains itself, write the same bytes"
+
+    def seeds(self) -> list[bytes]:
+        """Those that go a faster way, if there is one."""
+        found = super().seeds()
+        return [data for data in found if self.is_fast(data)] or found
+
+    def is_fast(self, data: bytes) -> bool:
+        """Whether the compiled path decides it; the engine itself does not tell who has."""
+        way = self.way(data)
+        path = way.world.engine._fast
+        return path is not None and path.process(datagram.build(way.src, way.dst, data[HEAD:]), 0) is not None
+
+    def way(self, data: bytes) -> Way:
+        return self.ways[data[0] % len(self.ways)]
 
     def mutate(self, data: bytes, others: Sequence[bytes], chance: Random) -> bytes:
         if len(data) < HEAD:
             return data + bytes(HEAD)
-        head = data[:HEAD] if chance.random() < 0.95 else chance.randbytes(HEAD)
+        if chance.random() < 0.6:
+            return data[:HEAD] + mutate.gentle(data[HEAD:], chance)
+        head = chance.choice(others)[:HEAD] if others and chance.random() < 0.1 else data[:HEAD]
         return head + mutate.message(data[HEAD:], [chance.choice(others)[HEAD:]] if others else (), chance, 1)
 
     def run(self, data: bytes) -> Hashable:
         if len(data) < HEAD:
             return None
-        way, payload = self.ways[data[0] % len(self.ways)], data[HEAD : HEAD + mutate.LONGEST]
+        way, payload = self.way(data), data[HEAD : HEAD + mutate.LONGEST]
+        way.world.forget()
         verdict, rules = both(way, datagram.build(way.src, way.dst, payload, tos=data[1]))
         return data[0] % len(self.ways), verdict.reason, rules
 

@@ -65,7 +65,7 @@ class World:
             Recent.format(cells)
             self._memory = Recent(cells)
         self.engine = own.sibling(7, self._memory, Directory())
-        self.twin = own.sibling(40_000, self._memory, Directory())
+        self.twin = Engine(setup, careful=True).sibling(40_000, self._memory, Directory())
         listener = setup.listeners[0]
         self.outside, self.inside = listener.external, listener.internal
         self.sockets = {each.external for each in setup.listeners} | {each.internal for each in setup.listeners}
