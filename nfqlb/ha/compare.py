@@ -25,6 +25,7 @@ DIFFERENT = {
     "pools": "the pools differ: calls would go to other backends after a move",
     "routes": "the route rules differ",
     "path and egress": "[path] or [egress] differ",
+    "limits": "[limits] differs: one node bans whom the other serves",
     "health": "[health] differs",
     "pair": "[ha] differs in groups, router_id or interval",
     "code": "the code differs; harmless for as long as an upgrade takes, one node after the other",
@@ -116,7 +117,8 @@ def problems(own: Report, peer: Report) -> list[str]:
         found.append(f"[ha] peer there is {peer['peer']}, but this node's [ha] address is {own['address']}")
     for name, text in DIFFERENT.items():
         mine, theirs = own["digests"].get(name), peer["digests"].get(name)
-        if mine != theirs and (name != "tables" or (mine and theirs)):
+        # One that only one of them knows comes of other code, and that is told.
+        if mine != theirs and (name == "code" or (mine and theirs)):
             found.append(f"{text} ({mine} here, {theirs} there)")
     found += [f"this node is unwell: {each}" for each in own["unwell"]]
     found += [f"the peer is unwell: {each}" for each in peer["unwell"]]

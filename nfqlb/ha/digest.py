@@ -18,6 +18,9 @@ from nfqlb.proxy.setup import Setup
 SIZE = 8
 """Bytes of a digest: two nodes that differ by accident do not collide, and nobody gains by an accident of ours."""
 
+SOURCES = (".py", ".pyx", ".pxi")
+"""Endings of names. What is compiled from them is another file on each machine."""
+
 NOT_THE_GATEWAY = ("lab", "iptables", "__pycache__")
 """Folders of the package that no packet passes, and a link to a folder whose text is in the rules."""
 
@@ -31,7 +34,8 @@ def digests(config: Config, setup: Setup) -> dict[str, str]:
         "listeners": (config.gateway.name, setup.listeners),
         "pools": setup.pools,
         "routes": setup.routes,
-        "path and egress": (setup.path_policy, setup.accept_unsigned, setup.egress),
+        "path and egress": (setup.path_policy, setup.accept_unsigned, setup.egress, config.egress_names),
+        "limits": config.limits,
         "health": (config.health, dict(config.pool_health)),
         "pair": together,
     }
@@ -54,7 +58,7 @@ def _sources(folder: Traversable, prefix: str) -> Iterable[tuple[str, bytes]]:
     for each in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if each.is_dir() and each.name not in NOT_THE_GATEWAY:
             yield from _sources(each, f"{prefix}{each.name}/")
-        elif each.name.endswith(".py"):
+        elif each.name.endswith(SOURCES):
             yield prefix + each.name, each.read_bytes()
 
 

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields, replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ import pytest
 from nfqlb.capture.packets import PacketReader
 from nfqlb.capture.source import Source
 from nfqlb.config import Config, load
+from nfqlb.config.pair import Pair
 from nfqlb.engine import Engine
+from nfqlb.ha.compare import problems
 from nfqlb.ha.digest import digests, written
 
 PCAPS = Path(__file__).parent.parent.parent / "pcaps"
@@ -97,6 +101,47 @@ def test_digests_are_the_same_in_every_process() -> None:
         for seed in (1, 2)
     }
     assert len(told) == 1
+
+
+OF_ONE_NODE = {"path", "workers", "dns", "rules", "pools", "names", "warnings", "notes"}
+"""Fields of a Config that may differ, or (pools, names) are in the Setup, with what DNS says of them."""
+
+
+def test_no_part_of_the_configuration_is_left_out() -> None:
+    """Whoever adds a table to the configuration has to say whether both nodes need the same."""
+    path = PCAPS / "two-armed" / "nfqlb.toml"
+    config = load(path)
+    before = digests(config, config.setup())
+    changes: dict[str, object] = {
+        "gateway": replace(config.gateway, name="other"),
+        "listeners": (),
+        "routes": (),
+        "path_policy": "require",
+        "accept_unsigned": not config.accept_unsigned,
+        "egress": (),
+        "egress_names": not config.egress_names,
+        "limits": replace(config.limits, ban_for=7),
+        "health": replace(config.health, interval=7.0),
+        "pool_health": {"registrars": replace(config.health, interval=7.0)},
+        "ha": Pair(*(IPv4Address(f"192.0.2.{n}") for n in (1, 2)), "a", "a", "a", (), 0.1, 0, Path("/x"), ()),
+    }
+    assert set(changes) | OF_ONE_NODE == {each.name for each in fields(config)}
+    for name, value in changes.items():
+        other = replace(config, **{name: value})  # type: ignore[arg-type]
+        assert digests(other, other.setup()) != before, name
+
+
+def test_what_an_older_version_does_not_compare_is_no_difference() -> None:
+    node = {
+        "address": "a",
+        "peer": "b",
+        "groups": [],
+        "unwell": [],
+        "digests": {"code": "1", "keys": "k", "limits": "l"},
+    }
+    older = {"address": "b", "peer": "a", "groups": [], "unwell": [], "digests": {"code": "0", "keys": "k"}}
+    found = problems(node, older)
+    assert (len(found), "the code differs" in found[0]) == (1, True)
 
 
 def test_digests_tell_what_differs_and_nothing_of_a_key(tmp_path: Path) -> None:
