@@ -234,7 +234,7 @@ def gentle(payload: bytes, chance: Random) -> bytes:
             body += chance.randbytes(chance.choice((1, 2, 700)))
         elif at:
             _number(lines, at, chance)
-    return b"\r\n".join(lines) + blank + body
+    return (b"\r\n".join(lines) + blank + body)[:LONGEST]
 
 
 def data(raw: bytes, chance: Random, tokens: Sequence[bytes] = TOKENS) -> bytes:
