@@ -106,9 +106,9 @@ def status(config_path: Path, as_json: bool) -> None:
 def check(config_path: Path, as_json: bool, peer: Path | None, installed: Path | None) -> None:
     """Whether the two nodes can stand in for each other.
 
-    Compares keys, listeners, pools, routes, limits, tables and code of both, by digests that tell nothing of a key; looks
-    whether keepalived runs on both, by what 'nfqlb ha render' prints here, and whether each address is on one node, and
-    only one.
+    Compares keys, listeners, pools, routes, limits, tables and code of both, by digests that tell nothing of a key.
+    Looks whether keepalived runs on both, by what 'nfqlb ha render' prints here, and whether each address is on one
+    node, and only one.
 
     \b
     Example:
