@@ -274,6 +274,8 @@ cdef bint keep(Reading *m, Row *row, int first, int length) noexcept nogil:
         return False
     elif m.request and length == 4 and same(m.p, name, b"path", 4):
         return False
+    elif m.request and length == 4 and same(m.p, name, b"path", 4):
+        return False
     return True
 
 

@@ -17,7 +17,7 @@ from nfqlb.proxy.names import Missing, Names
 from nfqlb.proxy.route import Passage, Way
 from nfqlb.proxy.setup import Listener, Setup
 from nfqlb.proxy.verdict import Reason, Side
-from nfqlb.sip import edit, grammar, uri
+from nfqlb.sip import address, edit, grammar, uri
 from nfqlb.sip.edit import Edit
 from nfqlb.sip.message import Message
 
@@ -269,6 +269,8 @@ class RequestRules:
         """Path or Record-Route (P25, P26). Raises Reject (PATH_REQUIRED)."""
         method, entering = message.method, passage.way is Way.ENTERING
         if method == b"REGISTER" and entering:
+            if b"path" in message.rows:
+                self._check_paths(message)
             if not self._wants_path(message):
                 return []
             row = stamp.path_row(self._name, listener, arrival.src, self._keys)
@@ -287,6 +289,25 @@ class RequestRules:
         return [
             stamp.record_route_rows(self._name, listener, peer, facts.call_id, self._keys, nat=nat, entering=entering)
         ]
+
+    def _check_paths(self, message: Message) -> None:
+        """A phone that brings a Path in our form must have it from us: registrars keep it, and send calls along it
+        (P18). Raises Reject.
+        """
+        try:
+            found = [address.parse(message.raw, *span) for span in message.values(b"path")]
+        except grammar.QuotingError:
+            raise Reject(Reason.BAD_QUOTING) from None
+        for value in found:
+            parsed = None if value is None else uri.parse(value.uri)
+            own = None if parsed is None else self._identity.find_uri(parsed)
+            if parsed is None or own is None or b"received" not in parsed.params:
+                continue
+            flow = uri.flow_param(parsed.params[b"received"])
+            internal = stamp.socket_text(own.listener.internal)
+            sig = parsed.params.get(b"sig")
+            if flow is None or not self._keys.is_path(sig, stamp.flow_text(flow), internal):
+                raise Reject(Reason.BAD_FLOW, detail="Path in our form that is not signed by us")
 
     def _wants_path(self, message: Message) -> bool:
         if self._path_policy == "always":
