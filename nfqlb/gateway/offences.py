@@ -36,7 +36,10 @@ RING = FIRST + 2 * NOTES
 
 IPV6 = 1 << 16
 
-NO_SIP, REFUSED, SCAN, BROKEN, STRAY = 5, 5, 20, 1, 1
+NO_SIP, REFUSED, SCAN, BROKEN, STRAY = 10, 5, 20, 1, 1
+
+SHORT = 8
+"""Bytes of a datagram that may be anything: phones hold their NAT's door open with more than CRLF."""
 
 WEIGHTS: dict[Reason, int] = {
     Reason.NOT_SIP: NO_SIP,
@@ -97,14 +100,18 @@ class Notebook:
     def note(self, packet: bytes, reason: Reason) -> None:
         """An offence: the IP packet as it came, and what became of it, a Reason in WEIGHTS.
 
-        A request of a dialog that is refused is none: the backend in its Route may have been taken out meanwhile.
+        A request of a dialog that is refused is none: the backend in its Route may have been taken out meanwhile. Nor
+        is a keepalive of a phone's own making.
         """
+        four = packet[0] >> 4 == 4
+        if reason == Reason.NOT_SIP and len(packet) <= SHORT + (28 if four else 48):
+            return
         if reason in _REFUSALS and _IN_DIALOG.search(packet):
             return
         ring = self._ring
         count = ring[0]
         at = FIRST + 2 * (count % NOTES)
-        if packet[0] >> 4 == 4:
+        if four:
             ring[at] = int.from_bytes(packet[12:16], "big")
             ring[at + 1] = reason
         else:

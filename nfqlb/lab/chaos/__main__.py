@@ -13,7 +13,7 @@ import click
 
 from nfqlb.cli.common import UserError
 from nfqlb.lab import LabError
-from nfqlb.lab.chaos import calls, large, nodes, outages, run, soak
+from nfqlb.lab.chaos import calls, flood, large, nodes, outages, run, soak
 from nfqlb.lab.chaos.scenarios import SCENARIOS, Scenario
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -192,6 +192,32 @@ def large_(compact: bool, name: str, ipv6: bool, **options: Any) -> None:
     end([result])
 
 
+@main.command("flood")
+@click.option("--seconds", default=30.0, show_default=True, type=click.FloatRange(1, 86_400), help="Of the flood.")
+@click.option("--calls", default=200, show_default=True, type=click.IntRange(4, 2000), help="Calls per s.")
+@click.option("--junk", default=20_000, show_default=True, type=click.IntRange(1, 1_000_000), help="Packets per s.")
+@click.option("--sources", default=2000, show_default=True, type=click.IntRange(1, 4_000_000), help="Of the junk.")
+@click.option("--flood", "one", default=20_000, show_default=True, type=click.IntRange(1, 1_000_000), help="OPTIONS/s.")
+@click.option("--ban", default=10, show_default=True, type=click.IntRange(1, 3600), help="[limits] ban_for.")
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Of the gateway.")
+@click.option("--name", default="", help="Of the lab; chaos and the process id unless given.")
+@click.option("--json", "compact", is_flag=True, help="The JSON in one line.")
+def flood_(compact: bool, name: str, one: int, **options: Any) -> None:
+    """Junk from many sources, valid requests from one that floods, and SIPp calls from others.
+
+    99 % of the calls must succeed. The flooding source must be banned within a second, and let go after its time. No
+    worker may be replaced, or grow by more than 2 MB.
+
+    \b
+    Example:
+      sudo tools/chaos flood --seconds 600
+    """
+    with told():
+        result = flood.run(name or own_name(), flood.Options(flood=one, **options), say)
+    show(result.as_dict(), compact)
+    end([result])
+
+
 def add_outage(kind: type[outages.Outage]) -> None:
     """A command for one kind of outage."""
     default = kind.defaults
@@ -273,7 +299,9 @@ def show(value: object, compact: bool) -> None:
 
 
 def end(
-    results: Sequence[run.Result | soak.Result | calls.Result | outages.Result | large.Result | nodes.Result],
+    results: Sequence[
+        run.Result | soak.Result | calls.Result | outages.Result | large.Result | nodes.Result | flood.Result
+    ],
 ) -> NoReturn:
     """Exit as the results say; what is wrong goes to stderr, too."""
     for result in results:
