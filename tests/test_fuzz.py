@@ -472,17 +472,19 @@ def test_results_are_told_and_accounted_for(tmp_path: Path) -> None:
     assert all(line["executions"] >= 500 and not line["violations"] for line in lines)
 
 
-def test_ctrl_c_ends_all_and_tells_what_was_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_all_and_tells_what_was_done(number: signal.Signals, tmp_path: Path) -> None:
     started = subprocess.Popen(
-        [sys.executable, "-m", "nfqlb.lab.fuzz", "lists", "via", "--jobs", "2", "--kind", "blind", "--seconds", "600",
-         "--dir", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-m", "nfqlb.lab.fuzz", "lists", "via",
+         "--jobs", "2", "--kind", "blind", "--seconds", "600", "--dir", tmp_path],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip
     try:
         for _ in range(600):
             if len(list(tmp_path.glob("corpus/*/*"))) > 1:
                 break
             signal.sigtimedwait([], 0.1)
-        started.send_signal(signal.SIGINT)
+        started.send_signal(number)
         out, err = started.communicate(timeout=60)
     finally:
         started.kill()

@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -74,6 +76,9 @@ def main(
         604_800.0 if runs else seconds, runs, jobs or os.cpu_count() or 1,
         int.from_bytes(os.urandom(4), "big") if seed is None else seed, folder.absolute(),
     )  # fmt: skip
+    # Also where the shell that started us has SIGINT ignored, as it does in the background.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     progress = Progress()
     results, interrupted = run(plan, progress.show)
     progress.clear()
@@ -83,6 +88,10 @@ def main(
         sys.exit(1)
     if interrupted:
         sys.exit(130)
+
+
+def stop(number: int, frame: object) -> NoReturn:  # noqa: ARG001  (the signal module's shape)
+    raise KeyboardInterrupt
 
 
 def show_list(as_json: bool) -> int:
