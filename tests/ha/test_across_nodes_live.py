@@ -1,5 +1,6 @@
 """A transaction that begins on one node and ends on the other (P24, P33, P39), with the real keepalived in between."""
 
+import signal
 from contextlib import ExitStack
 
 import pytest
@@ -40,17 +41,18 @@ def test_what_one_node_has_begun_the_other_one_ends(family: int, one_armed: bool
                 and end == (each.target if to else each.source)
             ]
 
-        late = Manner(late_ms=3000, hold_ms=500, patchy=True)
-        impatient = Manner(hold_ms=3000)
+        calm, impatient = Manner(hold_ms=500, patchy=True), Manner(hold_ms=4000)
         dialogues = [
-            alice.start("call", caller=False, peer="bob", manner=late),
+            callee := alice.start("call", caller=False, peer="bob", manner=calm),
             carol.start("cancel", caller=False, peer="dave", manner=impatient),
-            bob.start("call", caller=True, peer="alice", manner=late),
+            bob.start("call", caller=True, peer="alice", manner=calm),
             dave.start("cancel", caller=True, peer="carol", manner=impatient),
         ]
+        callee.process.send_signal(signal.SIGSTOP)  # nobody answers the call until the addresses have moved
         assert until(lambda: all(seen(first, b"SIP/2.0 1", b"INVITE", to=port) for port in (5060, PORT)))
         first.unplug()
         assert until(lambda: second.active)
+        callee.process.send_signal(signal.SIGCONT)
         for dialogue in dialogues:
             dialogue.finish()
         taps[second].settled()
