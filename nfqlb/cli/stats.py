@@ -138,6 +138,9 @@ def shown(report: Report, per_second: list[Counts] | None = None) -> RenderableT
     if report.alarms:
         pools = "1 pool" if report.alarms == 1 else f"{report.alarms} pools"
         parts.append(Text(f"ALARM in {pools}: 'nfqlb backends' tells more.", style="bold red"))
+    if shedding := [str(row.worker) for row in report.queues if row.shedding]:
+        text = f"OVERLOAD of worker {', '.join(shedding)}: new requests are shed, so that calls go on."
+        parts.append(Text(text, style="bold red"))
     if per_second:
         parts.append(Text(f"Packets per second; in all, {tell(report.totals)}"))
     parts += [queues(report), workers(report, counts), reasons(counts), backends(counts[-1])]
@@ -162,13 +165,13 @@ def remembered(report: Report, counts: Counts) -> str:
 
 
 def queues(report: Report) -> Table:
-    table = grid("Queue", "Worker", "Waiting", "Dropped: queue full", "Dropped: buffer full")
+    table = grid("Queue", "Worker", "Waiting", "Full", "Age, ms", "Dropped: queue full", "Dropped: buffer full")
     for row in report.queues:
         dropped = (row.dropped, row.user_dropped)
         table.add_row(
             *(str(row.queue), str(row.worker), number(row.waiting)),
-            *map(number, dropped),
-            style="red" if any(dropped) else None,
+            *(f"{row.fill:.0%}", number(1000 * row.age), *map(number, dropped)),
+            style="red" if any(dropped) or row.shedding else None,
         )
     return table
 

@@ -132,6 +132,7 @@ class Config:
             path_policy=self.path_policy,
             accept_unsigned=self.accept_unsigned,
             egress=EVERYWHERE if self.egress is None else self.egress,
+            scanners=self.limits.scanners if self.limits.enabled else (),
         )
 
 

@@ -173,6 +173,9 @@ def ban_below_limit(draft: Draft) -> Iterator[Problem]:
     if limits is not None and limits.ban_above < limits.requests:
         text = f"expected at least requests, {limits.requests}: nobody is banned for what may pass"
         yield Problem("limits.ban_above", text, value=shown(limits.ban_above))
+    if limits is not None and limits.replies < limits.replies_per_network:
+        text = f"expected at least replies_per_network, {limits.replies_per_network}: one network is a part of all"
+        yield Problem("limits.replies", text, value=shown(limits.replies))
 
 
 def min_up_out_of_reach(draft: Draft) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ Knows no kernel and no packet. Why the defaults are what they are: docs/limits.m
 
 from dataclasses import dataclass
 
+from nfqlb.proxy import scanners
 from nfqlb.proxy.setup import Network
 
 
@@ -25,3 +26,13 @@ class Limits:
     """Points a minute."""
     allow: tuple[Network, ...] = ()
     """Never limited, never banned; backends and the other node are not in it, and are neither limited nor banned."""
+    replies: int = 5000
+    """Of our own, a second, of all workers together."""
+    replies_per_network: int = 500
+    """A second; a network is an IPv4 /24 or an IPv6 /56."""
+    shed_at: float = 75.0
+    """Percent of a queue."""
+    shed_age: float = 0.4
+    """Seconds that packets wait in a queue."""
+    scanners: tuple[str, ...] = scanners.KNOWN
+    """Parts of User-Agents."""

@@ -264,6 +264,16 @@ class LimitsTable(Table):
     """Points a minute above which a source is banned."""
     allow: Annotated[tuple[NetworkField, ...], Listed] = LIMITS.allow
     """Networks never limited and never banned: peers, carriers, monitors. Backends and the other node are, anyway."""
+    replies: Annotated[int, Field(ge=10, le=10_000_000)] = LIMITS.replies
+    """Replies of our own (503, 483, OPTIONS …) that leave in a second."""
+    replies_per_network: Annotated[int, Field(ge=10, le=10_000_000)] = LIMITS.replies_per_network
+    """And those to one network: an IPv4 /24, or a /56 of IPv6."""
+    shed_at: Annotated[float, Field(ge=1, le=100)] = LIMITS.shed_at
+    """Percent of a queue; fuller ones get no new requests, so that there is room for those who have calls."""
+    shed_age: Annotated[float, Field(ge=0.05, le=60, allow_inf_nan=False)] = LIMITS.shed_age
+    """Seconds that packets wait in a queue, with the same effect."""
+    scanners: Annotated[tuple[Piece, ...], Listed] = LIMITS.scanners
+    """Parts of User-Agents, in whatever case, whose requests get no answer."""
 
     def value(self) -> Limits:
         return Limits(**dict(self))

@@ -32,7 +32,7 @@ from nfqlb.proxy.verdict import REASON_SLOTS
 
 FILE_NAME = "board"
 MAGIC = int.from_bytes(b"nfqlbBRD", "big")
-LAYOUT = 3
+LAYOUT = 4
 HEADER_CELLS = 16
 CELL = 8
 """Bytes of a cell."""
@@ -93,9 +93,18 @@ class Cell(IntEnum):
     """ACKs and CANCELs sent by the table because nothing was known of their INVITE."""
     RECENT_EVICTED = 9
     """Choices forgotten before their time because the memory was full."""
+    QUEUE_FILL = 10
+    """How full the queue is now, of 1,000."""
+    QUEUE_AGE = 11
+    """How long the packet in hand has waited in it, in microseconds."""
+    SHEDDING = 12
+    """1 while new requests are shed, else 0."""
+    OVERLOADS = 13
+    """How often that has begun, and not just gone on after a moment."""
 
 
-SUMMED = tuple(cell for cell in Cell if cell not in (Cell.PID, Cell.HEARTBEAT))
+MOMENTARY = (Cell.PID, Cell.HEARTBEAT, Cell.QUEUE_FILL, Cell.QUEUE_AGE, Cell.SHEDDING)
+SUMMED = tuple(cell for cell in Cell if cell not in MOMENTARY)
 """The cells that count something, and so go on in the retired slot."""
 
 STUCK_AFTER = 5.0

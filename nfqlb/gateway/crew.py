@@ -327,6 +327,8 @@ class Crew:
                 recent,
                 lambda: seat.queue.stop(RELIEF_DRAIN),
                 self._offences.notebook(seat.index),
+                shield=None if self.plan.shield is None else self.plan.shield(first_ident, recent, len(self.seats)),
+                load=seat.queue.load,
             )
             if self.plan.pin:
                 privileges.pin(seat.index, len(self.seats))

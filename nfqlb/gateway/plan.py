@@ -12,6 +12,7 @@ from nfqlb.gateway.charge import Charge
 from nfqlb.gateway.duties import Duties
 from nfqlb.gateway.guarding import Guarding
 from nfqlb.gateway.naming import Naming
+from nfqlb.gateway.shield import Shield
 from nfqlb.gateway.worker import Process
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.names import Names
@@ -72,6 +73,8 @@ class Plan:
     """What there is to do about names; None: nothing."""
     guarding: Guarding | None = None
     """Who is banned; None: nobody."""
+    shield: Callable[[int, Recent, int], Shield] | None = None
+    """As `process`; given the number of workers instead of who knows names. None: nothing is limited or shed."""
     pin: bool = False
     """Each worker to a core of its own, when there are enough."""
 

@@ -25,12 +25,14 @@ from nfqlb.gateway.building import Building
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.job import Refused
 from nfqlb.gateway.plan import LINGER, Plan
+from nfqlb.gateway.shield import Bounds, Shield
 from nfqlb.gateway.worker import Process
 from nfqlb.names.settle import answers_for, unanswered
 from nfqlb.names.target import Answers
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.names import Names
 from nfqlb.proxy.setup import Setup
+from nfqlb.proxy.triage import Triage
 
 NOT_IN_PLACE = ("rules", "sysctls")
 """Places of problems that placing the rules puts right."""
@@ -162,6 +164,7 @@ def build(source: Source, ranges: tuple[range, ...], placed: range | None, build
         socket_buffer=config.workers.socket_buffer,
         run_dir=config.gateway.run_dir,
         process=partial(worker_process, engine),
+        shield=partial(worker_shield, engine, bounds(config), Triage(setup)) if config.limits.enabled else None,
         place=partial(place_rules, config),
         displace=partial(take_rules_out, config),
         summary=", ".join(f"{each.name} {each.external} / {each.internal}" for each in config.listeners),
@@ -192,6 +195,18 @@ def tables_of(plan: Plan | None) -> Tables | None:
 def worker_process(engine: Engine, first_ident: int, recent: Recent, names: Names | None) -> Process:
     """What a worker asks about each packet: an engine of its own, with the tables of all."""
     return engine.sibling(first_ident, recent, names).process
+
+
+def worker_shield(
+    engine: Engine, bounds: Bounds, triage: Triage, first_ident: int, recent: Recent, workers: int
+) -> Shield:
+    """What a worker has against floods: its part of the bounds, and an engine to refuse requests by."""
+    return Shield(bounds, workers, triage, engine.sibling(first_ident, recent).refuse)
+
+
+def bounds(config: Config) -> Bounds:
+    limits = config.limits
+    return Bounds(limits.replies, limits.replies_per_network, limits.allow, limits.shed_at / 100, limits.shed_age)
 
 
 def place_rules(config: Config, queues: range) -> int:

@@ -1,25 +1,31 @@
 """One netfilter queue: whole packets in, exactly one verdict each out.
 
 Knows netfilterqueue, and the few netlink messages that it does not send by itself. Does not know SIP, counters or
-processes: a `Consumer` decides. Everything else in the gateway sees only the interface below, so another
-implementation can take its place.
+processes: a `Consumer` decides. Everything else in the gateway sees only the interface below. Behind it are two loops that
+do the same, and pass the same tests: netfilterqueue's, and where it could be compiled the shorter one of pump.pyx.
 
 The queue belongs to the netlink socket, not to a process: it lives, and packets wait in it, as long as any process
 has that socket open. So one process binds, its children serve, and packets survive the death of a child.
 """
 
 import errno
+import importlib.util
 import os
 import socket
 import struct
 import time
 import warnings
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from netfilterqueue import NetfilterQueue, Packet
 
+from nfqlb import fast
 from nfqlb.gateway import procfs
+
+if TYPE_CHECKING:
+    from nfqlb.gateway.pump import Pump
+from nfqlb.gateway.overload import Load
 
 MAX_PACKET = 0xFFFF - 4
 """Bytes of the largest packet that fits a netlink attribute, either way: its 16-bit length counts its own header.
@@ -31,6 +37,10 @@ RECEIVE_SIZE = 0x10000 + 0x1000
 TICK = 0.1
 """Seconds after which a queue without packets calls `Consumer.idle`, and looks whether it shall stop."""
 
+LEAST_MEMORY = 1280
+"""Bytes that the kernel needs for a waiting packet: that of 200 to 500 bytes; a shorter one takes a third less, a
+longer one more. So a queue is taken to be full a little early."""
+
 # linux/netfilter/nfnetlink.h, nfnetlink_queue.h, linux/netfilter.h, netlink.h
 _SUBSYSTEM = 3
 _MSG_CONFIG = 2
@@ -40,6 +50,9 @@ _VERDICT_HEADER = 2
 _COPY_PACKET = 2
 _NF_DROP = 0
 _NLM_F_REQUEST = 1
+_SO_TIMESTAMP = 29
+_SO_MEMINFO = 55
+_meminfo = struct.Struct("@9I")
 _SOL_NETLINK = 270
 _NETLINK_NO_ENOBUFS = 5
 
@@ -72,6 +85,13 @@ class Consumer(Protocol):
         """Nothing came for TICK seconds."""
 
 
+def loop() -> str:
+    """Which loop serves a queue: `compiled` (pump.pyx), or `pure` (netfilterqueue's)."""
+    if fast.which() != "compiled" or os.environ.get("NOPUMP"):
+        return "pure"
+    return "pure" if importlib.util.find_spec("nfqlb.gateway.pump") is None else "compiled"
+
+
 class Queue:
     """A bound queue, to be served by one process at a time: a child of the process that made this object."""
 
@@ -89,6 +109,8 @@ class Queue:
         self._flags = 0
         self._deadline: float | None = None
         self._fresh = True
+        self._current: Packet | None = None
+        self._pump: Pump | None = None
         self._queue = _bind(number, self._handle, length, socket_buffer)
         os.set_inheritable(self._queue.get_fd(), False)  # whoever had it open would keep the queue alive
         self._socket = socket.socket(fileno=os.dup(self._queue.get_fd()))
@@ -98,6 +120,9 @@ class Queue:
         # A socket that wants to be told of a full buffer (ENOBUFS) gets nothing more until it has read the very last
         # packet: a short burst would cost all that comes in the second after. The kernel counts what it drops anyhow.
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
+        # The kernel then stamps packets when they come in, so that their age can be told: `load`.
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMP, 1)
+        self._room = min(length * LEAST_MEMORY, self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
         self._copy_whole_packets()
 
     @property
@@ -111,9 +136,30 @@ class Queue:
         clean-up would unbind the queue under its owner."""
         return self._queue.get_fd(), self._socket.fileno()
 
+    def load(self) -> Load:
+        """How full the queue is, and how long the packet in hand has waited in it; for who serves it."""
+        waiting = _meminfo.unpack(self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _meminfo.size))[0]
+        stamp = 0.0
+        if waiting and self._pump is not None:
+            stamp = self._pump.stamp
+        elif waiting and self._current is not None:
+            stamp = self._current.get_timestamp()
+        return Load(waiting / self._room, max(0.0, time.time() - stamp) if stamp else 0.0)
+
     def serve(self, consumer: Consumer) -> None:
         """Ask `consumer` about each packet, until `stop`."""
         self._consumer = consumer
+        if loop() == "compiled":
+            from nfqlb.gateway.pump import Pump
+
+            self._pump = Pump(self._socket.fileno(), self.number, consumer)
+            if self._deadline is not None:
+                self._pump.stop(self._deadline)
+            while self._deadline is None:
+                self._pump.run()
+                consumer.idle()
+            self._pump.run()
+            return
         source = cast(socket.socket, self)  # run_socket needs no more of it than `recv`
         while self._deadline is None:
             self._queue.run_socket(source)  # returns when recv has nothing
@@ -125,6 +171,8 @@ class Queue:
         self._flags = socket.MSG_DONTWAIT
         deadline = time.monotonic() + drain
         self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
+        if self._pump is not None:
+            self._pump.stop(self._deadline)
 
     def recv(self, _size: int) -> bytes:
         """The next netlink message: `run_socket` takes us for its socket, and would read 4 KiB only."""
@@ -144,6 +192,7 @@ class Queue:
             # Older ids than the first that we see were read by a predecessor who died with them in its hands.
             self._fresh = False
             self._drop_older_than(packet.id)
+        self._current = packet
         try:
             content = packet.get_payload()
         except RuntimeError:  # it came in the instant before the queue was told to copy packets

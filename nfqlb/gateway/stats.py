@@ -52,6 +52,12 @@ class QueueRow:
     """Because the queue was full."""
     user_dropped: int | None
     """Because the worker's socket buffer was full."""
+    fill: float
+    """How full it is, 0 to 1, as its worker sees it: of the packets or the bytes that may wait, the nearer limit."""
+    age: float
+    """Seconds that the packet in the worker's hands has waited."""
+    shedding: bool
+    """The worker has more to do than it can, and sheds new requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,8 @@ class Counts:
     """Packets that were timed, a sample of all."""
     engine_ns: float
     """Nanoseconds that the timed packets took."""
+    overloads: float
+    """Times that a worker has begun to shed new requests; what comes and goes within seconds is one time."""
     socket_sent: float
     """Packets among the forwards and replies that left through a socket: large IPv6 ones."""
     recent: dict[str, float]
@@ -155,7 +163,10 @@ def gather(run_dir: Path, proc: Path = procfs.PROC) -> Report:
         pid=snapshot.pid,
         started=_iso(datetime.fromtimestamp(snapshot.started / 1e9, UTC)),
         time=_iso(datetime.now(UTC)),
-        queues=tuple(_queue(number, index, kernel.get(number)) for index, number in enumerate(snapshot.about.queues)),
+        queues=tuple(
+            _queue(number, index, kernel.get(number), snapshot.slots[index].cells)
+            for index, number in enumerate(snapshot.about.queues)
+        ),
         workers=workers,
         totals=_counts((*snapshot.slots, snapshot.retired), snapshot.about.backends),
         memory=MemoryRow(snapshot.remembered, ENTRIES, SIZE),
@@ -177,7 +188,7 @@ def rates(before: Counts, after: Counts, seconds: float) -> Counts:
         reasons=table(before.reasons, after.reasons),
         backends={name: table(before.backends.get(name, {}), new) for name, new in after.backends.items()},
         us_per_packet=_mean(after.engine_ns - before.engine_ns, after.timed - before.timed),
-        **{name: rate(name) for name in ("timed", "engine_ns", "socket_sent")},
+        **{name: rate(name) for name in ("timed", "engine_ns", "overloads", "socket_sent")},
         recent=table(before.recent, after.recent),
     )
 
@@ -201,10 +212,17 @@ def _worker(index: int, slot: Slot, snapshot: Snapshot, proc: Path) -> WorkerRow
     )
 
 
-def _queue(number: int, worker: int, row: procfs.KernelQueue | None) -> QueueRow:
-    if row is None:
-        return QueueRow(number, worker, None, None, None)
-    return QueueRow(number, worker, row.waiting, row.dropped, row.user_dropped)
+def _queue(number: int, worker: int, row: procfs.KernelQueue | None, cells: Sequence[int]) -> QueueRow:
+    return QueueRow(
+        queue=number,
+        worker=worker,
+        waiting=None if row is None else row.waiting,
+        dropped=None if row is None else row.dropped,
+        user_dropped=None if row is None else row.user_dropped,
+        fill=cells[Cell.QUEUE_FILL] / 1000,
+        age=cells[Cell.QUEUE_AGE] / 1e6,
+        shedding=bool(cells[Cell.SHEDDING]),
+    )
 
 
 def _counts(slots: Sequence[Slot], backends: Sequence[str]) -> Counts:
@@ -226,6 +244,7 @@ def _counts(slots: Sequence[Slot], backends: Sequence[str]) -> Counts:
         us_per_packet=_mean(engine_ns, timed),
         timed=timed,
         engine_ns=engine_ns,
+        overloads=sum(slot.cells[Cell.OVERLOADS] for slot in slots),
         socket_sent=sum(slot.cells[Cell.SOCKET_SENT] for slot in slots),
         recent={name: sum(slot.cells[cell] for slot in slots) for name, cell in _RECENT.items()},
     )

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from nfqlb.balance.recent import Recent
 from nfqlb.gateway.board import BACKENDS, REASONS, Cell, Header, State, Traffic
 from nfqlb.gateway.offences import OFFENCE, Notebook
+from nfqlb.gateway.overload import Load
 from nfqlb.gateway.queue import MAX_PACKET
 from nfqlb.gateway.sender import IPV6_MINIMUM_MTU, Sender
+from nfqlb.gateway.shield import Shield
 from nfqlb.proxy.verdict import REASON_SLOTS, Action, Reason, Verdict
 
 Process = Callable[[bytes], Verdict]
@@ -21,6 +23,10 @@ Process = Callable[[bytes], Verdict]
 SAMPLE = 17
 """One packet in so many is timed, and stamps the heartbeat. A prime: requests and responses that alternate, or any
 other short pattern, come up in turn."""
+
+LOOK_INTERVAL = 10_000_000
+"""Nanoseconds between two looks at how full the queue is: some hundred packets in overload, and queues hold thousands.
+"""
 
 LOG_INTERVAL = 10.0
 """Seconds between two log lines about the same kind of failure; those between are only counted."""
@@ -37,10 +43,12 @@ _TRAFFIC = {
 
 # Indexed by the number of a Reason: what the loop needs, without a look at attributes.
 _BY_CLASS = Traffic.RESPONSES_1XX
-_GOES_ON = [False] * REASON_SLOTS
+_FORWARDS = [False] * REASON_SLOTS
+_REPLIES = [False] * REASON_SLOTS
 _TRAFFIC_OFFSET = [-1] * REASON_SLOTS
 for _reason in Reason:
-    _GOES_ON[_reason] = _reason.action in (Action.FORWARD, Action.REPLY)
+    _FORWARDS[_reason] = _reason.action is Action.FORWARD
+    _REPLIES[_reason] = _reason.action is Action.REPLY
     _TRAFFIC_OFFSET[_reason] = _TRAFFIC.get(_reason, -1)
 
 _VERSION = b"2.0 "
@@ -66,8 +74,15 @@ class Worker:
         recent: Recent,
         leave: Callable[[], None],
         offences: Notebook,
+        *,
+        shield: Shield | None = None,
+        load: Callable[[], Load] | None = None,
     ) -> None:
-        self._process = process
+        self._process = self._calm = process
+        self._shield, self._load = shield, load
+        self._shedding = False
+        self._episodes = 0
+        self._look_at = 0
         self._sender = sender
         self._slot = slot
         self._header = header
@@ -83,11 +98,12 @@ class Worker:
         self._until_sample -= 1
         verdict = self._process(packet) if self._until_sample else self._timed(packet)
         reason = verdict.reason
-        if OFFENCE[reason]:
-            self._offences.note(packet, reason)
-        if not _GOES_ON[reason]:
-            self._slot[REASONS + reason] += 1
-            return None
+        if not _FORWARDS[reason]:
+            if OFFENCE[reason]:
+                self._offences.note(packet, reason)
+            if not _REPLIES[reason] or not self._granted(verdict):
+                self._slot[REASONS + (Reason.REPLY_LIMIT if _REPLIES[reason] else reason)] += 1
+                return None
         answer: bytes | None = verdict.packet
         if len(verdict.packet) > IPV6_MINIMUM_MTU:
             reason, answer = self._large(verdict)
@@ -127,6 +143,12 @@ class Worker:
         self._stamp(end)
         return verdict
 
+    def _granted(self, verdict: Verdict) -> bool:
+        """Whether a reply may leave. Backends get all of theirs."""
+        if self._shield is None or verdict.backend >= 0 or verdict.dst is None:
+            return True
+        return self._shield.budget.grants(verdict.dst.addr)
+
     def _large(self, verdict: Verdict) -> tuple[Reason, bytes | None]:
         """What becomes of a packet over IPV6_MINIMUM_MTU: Reason to count, and what goes on in the queue."""
         packet = verdict.packet
@@ -152,8 +174,29 @@ class Worker:
         slot[Cell.RECENT_MISSES] += recent.misses
         slot[Cell.RECENT_EVICTED] += recent.evicted
         recent.stored = recent.kept = recent.misses = recent.evicted = 0
+        if now >= self._look_at and self._load is not None:
+            self._look_at = now + LOOK_INTERVAL
+            self._look(self._load(), now)
         if self._header[Header.STATE] == State.RETIRED:
             self._leave()
+
+    def _look(self, load: Load, now: int) -> None:
+        """Where there is more to do than can be done, let go of what can wait."""
+        slot, shield = self._slot, self._shield
+        slot[Cell.QUEUE_FILL] = min(1000, int(1000 * load.fill))
+        slot[Cell.QUEUE_AGE] = int(1e6 * load.age)
+        if shield is None:
+            return
+        self._shedding = shield.look(load, now / 1e9)
+        slot[Cell.SHEDDING] = self._shedding
+        slot[Cell.OVERLOADS] += shield.overload.episodes - self._episodes
+        self._episodes = shield.overload.episodes
+        # Another function, so that in all other times no packet is asked whether there is overload.
+        self._process = self._pressed if self._shedding else self._calm
+
+    def _pressed(self, packet: bytes) -> Verdict:
+        assert self._shield is not None
+        return self._shield.decide(packet, self._calm)
 
     def _log(self, kind: str, text: str, *values: object) -> None:
         """One line, at most every LOG_INTERVAL for each kind."""

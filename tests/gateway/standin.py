@@ -1,7 +1,7 @@
 """A gateway as `nfqlb run` starts it, but with a stand-in for the engine whose mistakes the sender can order.
 
-Run as a program inside a namespace: `standin.py RUN_DIR WORKERS [crash | buffer=BYTES | backend=ADDRESS:PORT]`. Prints
-`ready` when the workers take packets.
+Run as a program inside a namespace: `standin.py RUN_DIR WORKERS [crash | slow | buffer=BYTES |
+backend=ADDRESS:PORT]`. Prints `ready` when the workers take packets.
 The datagrams that it understands, by their first word: see `process`.
 """
 
@@ -18,11 +18,14 @@ from nfqlb.balance.recent import Recent
 from nfqlb.gateway.instance import InstanceError
 from nfqlb.gateway.plan import Plan
 from nfqlb.gateway.queue import QueueError
+from nfqlb.gateway.shield import Bounds, Shield
 from nfqlb.gateway.succession import CannotRun
 from nfqlb.gateway.supervisor import Supervisor
 from nfqlb.gateway.worker import Process
 from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy.setup import Listener, Setup
+from nfqlb.proxy.triage import Triage
 from nfqlb.proxy.verdict import Reason, Verdict
 
 EXTERNAL = {4: Endpoint.parse("198.51.100.1:5060"), 6: Endpoint.parse("[2001:db8:1::1]:5060")}
@@ -90,6 +93,25 @@ def make_process(first_ident: int, _recent: Recent, _names: object, backend: str
     return process
 
 
+def make_slow_process(first_ident: int, recent: Recent, names: object) -> Process:
+    """One that takes so long that a sender overtakes it easily."""
+    process = make_process(first_ident, recent, names)
+
+    def slow(packet: bytes) -> Verdict:
+        time.sleep(0.0005)
+        return process(packet)
+
+    return slow
+
+
+def make_shield(_first_ident: int, _recent: Recent, workers: int) -> Shield:
+    """Sheds what a gateway at EXTERNAL would; nobody is told to come again."""
+    listeners = tuple(Listener(f"v{version}", EXTERNAL[version], INTERNAL[version]) for version in (4, 6))
+    triage = Triage(Setup("lb", (bytes(32),), listeners, pools=(), routes=()))
+    bounds = Bounds(replies=10, replies_per_network=10, peers=(), shed_at=0.5, shed_age=60.0)
+    return Shield(bounds, workers, triage, lambda _: Verdict(Reason.SHED, b""))
+
+
 def crash(_first_ident: int, _recent: Recent, _names: object) -> Process:
     raise OSError("ordered by the test")
 
@@ -109,6 +131,7 @@ def divert(queues: range) -> int:
 
 def make_plan(run_dir: str, workers: str, how: str = "") -> Plan:
     count = int(workers)
+    processes = {"crash": crash, "slow": make_slow_process}
     elsewhere = how.removeprefix("backend=") if how.startswith("backend=") else ""
     return Plan(
         gateway="lb",
@@ -119,7 +142,8 @@ def make_plan(run_dir: str, workers: str, how: str = "") -> Plan:
         queue_length=QUEUE_LENGTH,
         socket_buffer=int(how.removeprefix("buffer=")) if how.startswith("buffer=") else SOCKET_BUFFER,
         run_dir=Path(run_dir),
-        process=crash if how == "crash" else partial(make_process, backend=elsewhere),
+        process=processes.get(how, partial(make_process, backend=elsewhere)),
+        shield=make_shield if how == "slow" else None,
         place=divert,
         displace=lambda: 0,
     )

@@ -97,11 +97,14 @@ def test_the_keys_of_the_json_form_are_stable(gateway: Gateway) -> None:
         *("gateway", "state", "generation", "pid", "started", "time"),
         *("queues", "workers", "totals", "memory", "alarms"),
     ]
-    assert list(shape["queues"][0]) == ["queue", "worker", "waiting", "dropped", "user_dropped"]
+    assert list(shape["queues"][0]) == [
+        *("queue", "worker", "waiting", "dropped", "user_dropped"),
+        *("fill", "age", "shedding"),
+    ]
     assert list(shape["workers"][0]) == ["worker", "pid", "state", "restarts", "heartbeat_age", "counts"]
     counts = [
         *("packets", "forwards", "replies", "drops", "ignored", "reasons", "backends", "us_per_packet"),
-        *("timed", "engine_ns", "socket_sent", "recent"),
+        *("timed", "engine_ns", "overloads", "socket_sent", "recent"),
     ]
     assert list(shape["workers"][0]["counts"]) == list(shape["totals"]) == counts
     assert set(shape["totals"]["reasons"]) == {reason.slug for reason in Reason}

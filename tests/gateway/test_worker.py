@@ -10,7 +10,9 @@ from nfqlb.balance.recent import SIZE, Recent
 from nfqlb.gateway import worker as worker_module
 from nfqlb.gateway.board import About, Board, Cell, Slot, Traffic, read
 from nfqlb.gateway.offences import Rings
+from nfqlb.gateway.overload import Load
 from nfqlb.gateway.queue import MAX_PACKET
+from nfqlb.gateway.shield import LEAST, REFUSALS, Bounds, Shield
 from nfqlb.gateway.worker import LOG_BYTES, SAMPLE, Worker
 from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint
@@ -38,12 +40,13 @@ class FakeSender:
 
 
 class Bench:
-    """A worker whose engine gives the verdict it is handed."""
+    """A worker whose engine gives the verdict it is handed, and whose queue is as full as it is told."""
 
-    def __init__(self, folder: Path, sender: FakeSender | None = None) -> None:
+    def __init__(self, folder: Path, sender: FakeSender | None = None, shield: Shield | None = None) -> None:
         self.path = folder / "board"
         self.sender = sender or FakeSender()
         self.verdict = Verdict(Reason.NOT_SIP, b"")
+        self.load = Load(0.0, 0.0)
         self.board = Board(self.path, About("lb", (1,), ("b0", "b1")))
         self.board.publish()
         self.recent = recent()
@@ -57,6 +60,8 @@ class Bench:
             self.recent,
             self.leave,
             self.rings.notebook(0),
+            shield=shield,
+            load=lambda: self.load,
         )
 
     def leave(self) -> None:
@@ -204,3 +209,126 @@ def test_the_heartbeat_is_stamped_by_packets_and_by_their_absence(bench: Bench) 
     bench.worker.idle()
     stamps.append(bench.slot.cells[Cell.HEARTBEAT])
     assert stamps == sorted(set(stamps))
+
+
+# -- bounds and overload
+
+REPLY = Verdict(Reason.NO_BACKEND, b"reply", -1, *FOUR)
+NEW, DIALOG = b"E new", b"E dialog"
+
+
+class OnlyNew:
+    """A Triage."""
+
+    def is_new(self, packet: bytes) -> bool:
+        return packet == NEW
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def shielded(folder: Path, *, refused: Verdict | None = None, per_network: int = LEAST, workers: int = 1) -> Bench:
+    """With room for 2 * LEAST replies a second; the clock of the budgets stands still."""
+    bounds = Bounds(2 * LEAST, per_network, (), 0.5, 0.4)
+    triage = OnlyNew()
+    return Bench(folder, shield=Shield(bounds, workers, triage, lambda _: refused, Clock()))  # type: ignore[arg-type]
+
+
+def look(bench: Bench, fill: float, age: float = 0.0) -> None:
+    bench.load = Load(fill, age)
+    bench.worker._look_at = 0  # the time between two looks has passed
+    bench.worker.idle()
+
+
+def some(bench: Bench, packet: bytes, times: int) -> list[bytes | None]:
+    return [bench.worker.decide(packet) for _ in range(times)]
+
+
+def test_replies_over_the_budget_are_counted_and_dropped(tmp_path: Path) -> None:
+    bench = shielded(tmp_path)
+    answers = [bench.decide(REPLY) for _ in range(100)]
+    granted = answers.count(b"reply")
+    assert LEAST <= granted <= LEAST + 2
+    assert answers == [b"reply"] * granted + [None] * (100 - granted)
+    assert bench.counted() == {Reason.NO_BACKEND: granted, Reason.REPLY_LIMIT: 100 - granted}
+
+
+def test_backends_get_all_their_replies_and_forwards_are_no_replies(tmp_path: Path) -> None:
+    bench = shielded(tmp_path)
+    assert [bench.decide(REPLY._replace(backend=0)) for _ in range(100)] == [b"reply"] * 100
+    forward = Verdict(Reason.REQUEST_ENTERING, b"out", 0, *FOUR)
+    assert [bench.decide(forward) for _ in range(100)] == [b"out"] * 100
+    assert bench.decide(REPLY) == b"reply"
+
+
+def test_a_full_queue_lets_go_of_what_is_new(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bench = shielded(tmp_path)
+    bench.verdict = Verdict(Reason.REQUEST_ENTERING, b"out", 0, *FOUR)
+    look(bench, 0.49)
+    assert some(bench, NEW, 3) == [b"out"] * 3
+    look(bench, 0.5)
+    assert (bench.slot.cells[Cell.SHEDDING], bench.slot.cells[Cell.QUEUE_FILL]) == (1, 500)
+    assert some(bench, DIALOG, 3) == [b"out"] * 3
+    assert "overload: the queue is 50 % full" in caplog.text
+    # The engine would not refuse these (transactions that have begun), so they go their way, too.
+    assert some(bench, NEW, 3) == [b"out"] * 3
+    look(bench, 0.1)
+    assert bench.slot.cells[Cell.SHEDDING] == 0
+    assert some(bench, NEW, 3) == [b"out"] * 3
+    assert Reason.SHED not in bench.counted()
+    assert bench.slot.cells[Cell.OVERLOADS] == 1
+
+
+def test_some_are_told_when_to_come_again_and_the_others_dropped(tmp_path: Path) -> None:
+    refused = Verdict(Reason.OVERLOADED, b"503", -1, *FOUR)
+    bench = shielded(tmp_path, refused=refused)
+    look(bench, 1.5)
+    assert bench.slot.cells[Cell.QUEUE_FILL] == 1000
+    packet = b"E" + bytes(11) + FOUR[1].addr
+    bench.worker._shield._triage.is_new = lambda _: True  # type: ignore[union-attr,method-assign]
+    answers = some(bench, packet, 100)
+    told = answers.count(b"503")
+    assert LEAST <= told <= LEAST + 2
+    assert bench.counted() == {Reason.OVERLOADED: told, Reason.SHED: 100 - told}
+
+
+def test_refusals_have_a_bound_of_their_own() -> None:
+    """They take a worker longer than a decision."""
+    bounds = Bounds(10**7, 10**7, (), 0.5, 0.4)
+    refused = Verdict(Reason.OVERLOADED, b"503", -1, *FOUR)
+    shield = Shield(bounds, 1, OnlyNew(), lambda _: refused, Clock())  # type: ignore[arg-type]
+    verdicts = [shield.decide(NEW, lambda _: refused) for _ in range(3 * REFUSALS)]
+    assert REFUSALS <= verdicts.count(refused) <= REFUSALS + 2
+
+
+def test_a_network_has_its_least_share_of_each_worker(tmp_path: Path) -> None:
+    bench = shielded(tmp_path, workers=64)
+    assert LEAST <= [bench.decide(REPLY) for _ in range(100)].count(b"reply") <= LEAST + 2
+
+
+def test_old_packets_in_a_short_queue_are_overload_when_it_lasts(tmp_path: Path) -> None:
+    bench = shielded(tmp_path)
+    look(bench, 0.1, 0.5)
+    assert bench.slot.cells[Cell.QUEUE_AGE] == 500_000
+    assert bench.slot.cells[Cell.SHEDDING] == 0
+    shield = bench.worker._shield
+    assert shield is not None
+    assert shield.look(Load(0.1, 0.5), 1e9)
+
+
+def test_the_end_of_an_episode_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING")
+    shield = shielded(tmp_path).worker._shield
+    assert shield is not None
+    for now, fill in enumerate((0.9, 0.1, 0.9, 0.9, 0.1, 0.1)):
+        if shield.look(Load(fill, 0.0), float(now)):
+            shield.decide(NEW, lambda _: REPLY)
+    assert len(caplog.messages) == 1
+    for now in range(6, 30):
+        shield.look(Load(0.1, 0.0), float(now))
+    assert len(caplog.messages) == 2
+    assert caplog.messages[1].startswith("overload is over: ")
