@@ -28,7 +28,7 @@ from nfqlb.lab.chaos.generator import Answer
 from nfqlb.lab.chaos.large import LargeArena
 from nfqlb.lab.chaos.outages import OUTAGES
 from nfqlb.lab.chaos.pauses import Window, pauses, ways
-from nfqlb.lab.chaos.proof import Request, prove, requests_in
+from nfqlb.lab.chaos.proof import NS, Request, prove, requests_in
 from nfqlb.lab.chaos.scenarios import SCENARIOS, BadReload, Reload, ReloadRules
 from nfqlb.lab.chaos.watch import Sample, Watched
 from nfqlb.lab.scenario import Manner
@@ -217,15 +217,28 @@ def test_captures_are_read(tmp_path: Path) -> None:
 
 def test_calls_and_messages_are_told_by_whether_they_met_the_victim() -> None:
     found = [
-        Call(START, done=True, backends={"a"}),
-        Call(START, done=False, backends={"a", "b"}),
-        Call(START, done=False, backends={"b"}),
-        Call(START, done=False),
+        Call(START, START + 1, START + 2, backends={"a"}),
+        Call(START, START + 1, backends={"a", "b"}),
+        Call(START, backends={"b"}),
+        Call(START),
     ]
-    assert sort_calls(found, "a") == CallFates(4, 1, 2, failed_on_victim=1, failed_elsewhere=2)
+    assert sort_calls(found, "a") == CallFates(4, 1, 2, failed_on_victim=1, failed_elsewhere=2, late=0, doubtful=0)
     arrivals = {"a": Arrivals([0, 1], [START, START]), "b": Arrivals([2, 3], [START, START])}
     answers = [Answer(0, 200, START), Answer(2, 200, START), Answer(3, 503, START)]
     assert sort_messages(5, arrivals, answers, "a") == MessageFates(2, 1, 2, {503: 1})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "done", "late", "doubtful"),
+    [(0.1, 1, 0, 0), (9.7, 1, 0, 0), (9.9, 1, 0, 1), (10.1, 0, 1, 1), (10.3, 0, 1, 0), (16.0, 0, 1, 0)],
+)
+def test_an_answer_that_nobody_waits_for_any_more_ends_no_call_well(
+    seconds: float, done: int, late: int, doubtful: int
+) -> None:
+    call = Call(START, START + NS, START + NS + round(seconds * NS), patience=10.0, backends={"a"})
+    fates = sort_calls([call], "a")
+    assert (fates.done, fates.late, fates.doubtful) == (done, late, doubtful)
+    assert (fates.failed_on_victim, fates.failed_elsewhere) == (1 - done, 0)
 
 
 def test_captures_tell_new_calls_from_old_ones(tmp_path: Path) -> None:
@@ -252,6 +265,8 @@ def test_captures_tell_new_calls_from_old_ones(tmp_path: Path) -> None:
         packet(phone, "203.0.113.5", message("INVITE sip:b@c SIP/2.0", "INVITE")),
         packet(phone, "203.0.113.5", message("INVITE sip:b@c SIP/2.0", "INVITE", call="two")),
         packet("203.0.113.5", phone, message("SIP/2.0 200 OK", "INVITE", call="two")),
+        packet(phone, "203.0.113.5", message("BYE sip:b@c SIP/2.0", "BYE")),
+        packet("203.0.113.5", phone, message("SIP/2.0 200 OK", "BYE")),
         packet("203.0.113.5", phone, message("SIP/2.0 200 OK", "BYE")),
     ]
     for name, seen in (("inside", inside), ("outside", outside)):
@@ -259,7 +274,7 @@ def test_captures_tell_new_calls_from_old_ones(tmp_path: Path) -> None:
     found, arrivals = visits(tmp_path / "inside", "a", ip_address(backend).packed, ip_address(gateway).packed)
     assert [visit.new for visit in found] == [True, False]
     assert list(arrivals.numbers) == [17]
-    told = calls_in(tmp_path / "outside", found)
+    told = calls_in(tmp_path / "outside", found, patience=10.0)
     assert {name: (call.done, call.backends) for name, call in told.items()} == {
         "one": (True, {"a"}),
         "two": (False, set()),

@@ -15,6 +15,9 @@ from nfqlb.lab.scenario import Manner
 TIMEOUT = 20
 """Seconds that one dialogue may take before SIPp gives up."""
 
+PATIENCE = 10.0
+"""Seconds that a side waits for a message before it gives the call up, unless it is told another time."""
+
 
 @dataclass
 class Phone:
@@ -58,7 +61,8 @@ class Phone:
         argv = ["sipp", "-sf", str(xml), "-i", self.host.strip("[]"), "-p", str(self.port)]
         argv += ["-key", "me", self.user, "-key", "peer", peer, "-key", "domain", domain]
         argv += ["-key", "contact", self.contact or f"{self.host}:{self.port}"]
-        argv += ["-m", str(calls), "-timeout", str(timeout), "-timeout_error", "-recv_timeout", "10000"]
+        argv += ["-m", str(calls), "-timeout", str(timeout), "-timeout_error"]
+        argv += ["-recv_timeout", str(round(PATIENCE * 1000))]
         argv += ["-nostdin", "-skip_rlimit", "-default_behaviors", "none"]
         argv += ["-trace_err", "-error_file", str(errors), *extra]
         if caller:

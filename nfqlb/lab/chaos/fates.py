@@ -13,12 +13,17 @@ from typing import NamedTuple
 from nfqlb.lab.chaos.accounts import Arrivals
 from nfqlb.lab.chaos.generator import Answer
 from nfqlb.lab.chaos.messages import number_of
-from nfqlb.lab.chaos.proof import Request, packets, read
+from nfqlb.lab.chaos.proof import NS, Request, packets, read
 
 _DONE = re.compile(rb"SIP/2\.0 200 ")
 _CALL_ID = re.compile(rb"^Call-ID: *(\S+)", re.MULTILINE | re.IGNORECASE)
 _BYE = re.compile(rb"^CSeq: *\d+ BYE\b", re.MULTILINE | re.IGNORECASE)
+_BYE_REQUEST = re.compile(rb"BYE \S+ SIP/2\.0\r\n")
 _TO_TAG = re.compile(rb"^To:[^\r]*;tag=", re.MULTILINE | re.IGNORECASE)
+
+
+MARGIN = 0.25
+"""Seconds by which the clock of a caller may be off, when it says that it has waited long enough."""
 
 
 class Visit(NamedTuple):
@@ -53,23 +58,46 @@ class Call:
 
     begun: int
     """Nanoseconds since 1970: its first INVITE."""
-    done: bool = False
-    """Its BYE was answered with 200."""
+    ended: int = 0
+    """Its first BYE; 0: none."""
+    answered: int = 0
+    """The first 200 to a BYE; 0: none."""
+    patience: float = float("inf")
+    """Seconds that its caller waits for that."""
     backends: set[str] = field(default_factory=set)
     """That any request of it reached."""
 
+    @property
+    def waited(self) -> float:
+        """Seconds that the end of it took, whether or not the caller still waited; inf: it came to none."""
+        return (self.answered - self.ended) / NS if self.ended and self.answered else float("inf")
 
-def calls(callers: Path, reached: Iterable[Visit]) -> dict[str, Call]:
-    """All calls, by Call-ID. `callers`: a capture where they are made, with nobody else's packets in it."""
+    @property
+    def done(self) -> bool:
+        """Its BYE was answered with 200 while its caller still waited: what comes later, SIPp takes for nothing."""
+        return self.waited < self.patience
+
+    @property
+    def doubtful(self) -> bool:
+        """The answer came just when the caller gave up, so that it may have been in time for it or not."""
+        return abs(self.waited - self.patience) < MARGIN
+
+
+def calls(callers: Path, reached: Iterable[Visit], patience: float) -> dict[str, Call]:
+    """All calls, by Call-ID. `callers`: a capture where they are made, with nobody else's packets in it; `patience`:
+    seconds that they wait for the answer to a BYE.
+    """
     found: dict[str, Call] = {}
     for packet in packets(callers):
         if (call_id := _CALL_ID.search(packet.text)) is None:
             continue
         name = call_id[1].decode()
         if packet.text.startswith(b"INVITE "):
-            found.setdefault(name, Call(packet.at))
+            found.setdefault(name, Call(packet.at, patience=patience))
+        elif name in found and _BYE_REQUEST.match(packet.text):
+            found[name].ended = found[name].ended or packet.at
         elif name in found and _DONE.match(packet.text) and _BYE.search(packet.text):
-            found[name].done = True
+            found[name].answered = found[name].answered or packet.at
     for visit in reached:
         if visit.request.call_id in found:
             found[visit.request.call_id].backends.add(visit.request.backend)
@@ -86,6 +114,10 @@ class CallFates:
     """A request of theirs reached it, if only in vain."""
     failed_on_victim: int
     failed_elsewhere: int
+    late: int
+    """Of those that failed: their end was answered when their caller had given up."""
+    doubtful: int
+    """Their end was answered just when their caller gave up."""
 
 
 def sort_calls(found: Iterable[Call], victim: str) -> CallFates:
@@ -94,7 +126,13 @@ def sort_calls(found: Iterable[Call], victim: str) -> CallFates:
     failed = [call for call in listed if not call.done]
     at_victim = sum(victim in call.backends for call in failed)
     return CallFates(
-        len(listed), len(listed) - len(failed), len(there), at_victim, failed_elsewhere=len(failed) - at_victim
+        len(listed),
+        len(listed) - len(failed),
+        len(there),
+        at_victim,
+        failed_elsewhere=len(failed) - at_victim,
+        late=sum(call.answered > 0 for call in failed),
+        doubtful=sum(call.doubtful for call in listed),
     )
 
 

@@ -21,6 +21,7 @@ from nfqlb.lab.chaos.proof import NS
 from nfqlb.lab.chaos.run import host, refused
 from nfqlb.lab.chaos.watch import Watch
 from nfqlb.lab.load import last_row
+from nfqlb.lab.sipp import PATIENCE as PATIENCE_OF_CALLERS
 from nfqlb.lab.topology import Node
 
 DRAINED_AFTER = 1.0
@@ -296,7 +297,7 @@ def measure(arena: FarmArena, kind: type[Outage], options: Options, say: Callabl
             arena.capture(node.role), node.role, node.interface.ip.packed, arena.plan.internal.interface.ip.packed
         )
         reached += own
-    fates = calls(arena.capture("callers"), reached)
+    fates = calls(arena.capture("callers"), reached, PATIENCE_OF_CALLERS)
     counted = account(load.times(), arrivals, load.flows)
     at = this.moments
     new = sorted(
@@ -357,7 +358,7 @@ def broken(result: Result, this: Outage) -> list[str]:
         found.append(f"{calls.on_victim} of {calls.made} calls were on {victim}: nothing is proved by them.")
     if calls.failed_elsewhere:
         found.append(f"{calls.failed_elsewhere} calls failed that had nothing to do with {victim}.")
-    if result.sipp_failed != calls.made - calls.done:
+    if abs(result.sipp_failed - (calls.made - calls.done)) > calls.doubtful:
         found.append(f"SIPp says that {result.sipp_failed} calls failed, the captures {calls.made - calls.done}.")
     if messages.unanswered_elsewhere:
         found.append(f"{messages.unanswered_elsewhere} messages were not answered that did not reach {victim}.")
