@@ -83,6 +83,21 @@ SETUPS: dict[str, Setup] = {
             RouteRule("proxies", domains=frozenset(("example.org",))),
         ),
     ),
+    "rules that ask more": setup(
+        pools=(
+            Pool("registrars", BASE.pools[0].backends, hash_on=("request-user", "auth-user", "to-uri")),
+            Pool("proxies", BASE.pools[1].backends, hash_on=("auth-user",)),
+        ),
+        routes=(
+            RouteRule("registrars", from_domains=frozenset(("example.com",))),
+            RouteRule("proxies", user_agents=frozenset(("phone",)), methods=frozenset(("REGISTER", "BYE"))),
+            RouteRule("registrars", user_prefixes=frozenset(("bob",)), percent=50.0),
+            RouteRule("registrars", to_domains=frozenset(("example.net",)), sources=(ip_network("198.51.100.0/24"),)),
+            RouteRule("proxies", domains=frozenset(("example.org", "192.168.1.21"))),
+            RouteRule("registrars", headers=frozenset(("subject",))),
+            RouteRule("proxies"),
+        ),
+    ),
     "source-ip, no paths": setup(
         pools=tuple(replace(pool, hash_on=("source-ip",)) for pool in BASE.pools), path_policy="if-supported"
     ),
@@ -133,6 +148,7 @@ FIELDS = {
     "To": "<sip:bob@example.org>",
     "Contact": '<sip:alice@10.1.1.9:5060>;+sip.instance="<urn:uuid:1>"',
     "User-Agent": "Phone/1.0",
+    "Authorization": 'Digest realm="example.org", username="alice-1", uri="sip:example.org"',
 }
 
 
@@ -164,7 +180,7 @@ def passed(name: str) -> list[tuple[str, Packet]]:
         recorded = invite.headers("Record-Route")
         routes = [f"Route: {value}" for value in recorded[::-1]]
         fields["To"] = "<sip:bob@example.org>;tag=t1"
-        for method in ("ACK", "UPDATE", "BYE"):
+        for method in ("ACK", "UPDATE", "FOO", "BYE"):
             bye = send("entering", src, EXT, request(method, f"sip:b2bua@{backend}", *routes, **fields))
         send("response-leaving", backend, inside, response_to(bye))
         joined = f"Route: {', '.join(value for value in recorded[::-1])}, <sip:{backend};lr>"
@@ -199,11 +215,9 @@ def test_plain_messages_have_the_same_verdict(name: str) -> None:
 
 
 CAREFUL = {
-    "to-uri, rules": {"entering", "ack", "response-leaving"},
     "source-ip, no paths": {"register"},
 }
-"""Kinds that go the careful way there, or some of them: their rule asks for more than method and listener, or Path
-depends on Supported."""
+"""Kinds that go the careful way there: Path depends on Supported."""
 
 
 @pytest.mark.parametrize("name", SETUPS)
@@ -229,6 +243,23 @@ def test_what_is_no_sip_takes_the_fast_path(payload: bytes, reason: Reason) -> N
     assert twins.process(PHONE, EXT, payload).reason is reason
     assert twins.answers(PHONE, EXT, payload)
     assert twins.process("192.168.1.99:5060", INT, payload).reason is Reason.NOT_FROM_BACKEND
+    assert twins.answers("192.168.1.99:5060", INT, payload)
+
+
+def test_scanners_and_stray_responses_take_the_fast_path() -> None:
+    twins = Twins(SETUPS["other ports"])
+    scan = wire(request("OPTIONS", "sip:100@203.0.113.5", User_Agent="Friendly-Scanner"))
+    assert twins.process(PHONE, EXT, scan).reason is Reason.SCANNER
+    assert twins.answers(PHONE, EXT, scan)
+    real = next(packet for kind, packet in passed("other ports") if kind == "response-leaving")
+    at = real[2].index(b"z9hG4bKnfq") + 12
+    for payload in (
+        real[2].replace(b"192.168.1.5", b"192.168.1.6", 1),
+        real[2].replace(b"z9hG4bKnfq", b"z9hG4bK", 1),
+        real[2][:at] + (b"1" if real[2][at : at + 1] == b"0" else b"0") + real[2][at + 1 :],
+    ):
+        assert twins.process(*real[:2], payload).reason is Reason.STRAY_RESPONSE
+        assert twins.answers(*real[:2], payload)
 
 
 JUNK = [b"SIP/", b"xsip/", b"x sip/2.0", b" SIP/2.0 200", b"\r\n\r\nx", b"\0\1", b"SIP/2.0 200", b"INVITE"]
@@ -256,7 +287,8 @@ PIECES = [
     "\r\nUser-Agent: friendly-scanner", "\r\nContact: <sip:a@10.9.9.9>", "\r\nContact: *", "\r\nMax-Forwards: 7",
     "\r\nl: 0", "\r\nContent-Length: 4", "\r\nProxy-Require: x", "\r\nv: SIP/2.0/UDP 1.1.1.1;branch=z9hG4bKq",
     "\r\nRoute: <sip:lb@203.0.113.5;lr>", "\r\nRoute: <sip:192.168.1.21;lr>, <sip:lb@192.168.1.5>", "\r\n X: folded",
-    "\r\nX: 1", "\r\nRoute: <sip:lb@sbc.example.org;lr;r2=on>", "\r\nRoute:", "\r\nroute: <sip:lb@six.example;lr>",
+    "\r\nX: 1", "\r\nSubject: x", "example.com", "example.net", "INFO", "username=", "\r\nPath: <sip:lb@192.168.1.5>",
+    "\r\nRoute: <sip:lb@sbc.example.org;lr;r2=on>", "\r\nRoute:", "\r\nroute: <sip:lb@six.example;lr>",
 ]  # fmt: skip
 
 

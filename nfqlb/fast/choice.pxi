@@ -18,12 +18,146 @@ cdef bint put_user(Buffer *work, Reading *m, Party *party) noexcept nogil:
     return True
 
 
+cdef bint put_credentials(Buffer *work, Reading *m, Facts *f):
+    """The user whom the credentials name, if any: selection._auth_user."""
+    cdef Row *found
+    cdef int at
+    if f.method == INVITE or f.method == ACK or f.method == CANCEL:
+        return False
+    for at in range(2):
+        found = &m.proxy_credentials if at else &m.credentials
+        if found.start:
+            username = _selection.username(PyBytes_FromStringAndSize(<char *>m.p + found.a, found.b - found.a))
+            if username:
+                put_bytes(work, username)
+                return True
+    return False
+
+
+cdef int put_key(FastPath path, Reading *m, Facts *f, list by, uint32_t source) except -1:
+    """selection.key into `work`; 0 for the careful path."""
+    cdef Buffer *work = &path.work
+    cdef uint8_t packed_source[4]
+    cdef Uri uri
+    cdef Party *party
+    cdef int how, at
+    cdef bint last
+    for at in range(len(by)):
+        how, last = by[at], at == len(by) - 1
+        work.used = 0
+        if how == BY_CALL_ID:
+            put(work, m.p + m.call_id.a, m.call_id.b - m.call_id.a)
+            return 1
+        if how == BY_SOURCE:
+            set_big(packed_source, source, 4)
+            put(work, packed_source, 4)
+            return 1
+        if how == BY_REQUEST:
+            if f.uri.has_user:
+                put_span(work, m.p, f.uri.user)
+                return 1
+            if last:
+                return put_user(work, m, &f.to)
+            continue
+        if how == BY_CREDENTIALS and put_credentials(work, m, f):
+            return 1
+        party = &f.to if how == BY_TO else &f.sender
+        if not read_uri(m.p, party.uri.a, party.uri.b, &uri):
+            return 0
+        if how == BY_CREDENTIALS:
+            # Without credentials, or in an INVITE and what belongs to it: the user of From, then all of it.
+            if uri.has_user and (last or f.method == INVITE or f.method == ACK or f.method == CANCEL):
+                put_span(work, m.p, uri.user)
+                return 1
+            if last:
+                put_span(work, m.p, party.uri)
+                return 1
+        elif last or uri.has_user:
+            return put_user(work, m, party)
+    return 0
+
+
+cdef class Asked:
+    """What rules ask of a request (nfqlb.balance.rules.Asked), as long as the fast path has it in its hands."""
+    cdef FastPath path
+    cdef Reading *m
+    cdef Facts *f
+    cdef uint32_t from_addr
+    cdef bint unusual       # the answer was not the true one: let the careful path ask
+    cdef readonly bytes method
+    cdef readonly str listener
+
+    @property
+    def source(self):
+        cdef uint8_t packed_source[4]
+        set_big(packed_source, self.from_addr, 4)
+        return PyBytes_FromStringAndSize(<char *>packed_source, 4)
+
+    @property
+    def domain(self):
+        return self.span(self.f.uri.host).lower()
+
+    @property
+    def from_domain(self):
+        return self.host(&self.f.sender)
+
+    @property
+    def to_domain(self):
+        return self.host(&self.f.to)
+
+    @property
+    def user(self):
+        return self.span(self.f.uri.user) if self.f.uri.has_user else b""
+
+    @property
+    def user_agent(self):
+        cdef Span agent
+        agent.a, agent.b = self.m.agent.a, self.m.agent.b
+        return self.span(agent) if self.m.agent.start else b""
+
+    @property
+    def headers(self):
+        self.unusual = True
+        return ()
+
+    def key(self, pool):
+        cdef Pool found = self.path.rules.pools[pool]
+        if found is None or not put_key(self.path, self.m, self.f, found.by, self.from_addr):
+            self.unusual = True
+            return b"?"
+        return PyBytes_FromStringAndSize(<char *>self.path.work.p, self.path.work.used)
+
+    cdef bytes span(self, Span s):
+        return PyBytes_FromStringAndSize(<char *>self.m.p + s.a, s.b - s.a)
+
+    cdef bytes host(self, Party *party):
+        cdef Uri uri
+        if not read_uri(self.m.p, party.uri.a, party.uri.b, &uri):
+            self.unusual = True
+            return b""
+        return self.span(uri.host).lower()
+
+
+cdef Pool by_rules(FastPath path, Reading *m, Facts *f, Door door, uint32_t source):
+    """The pool that the rules name, None for the careful path."""
+    cdef Asked asked = Asked.__new__(Asked)
+    asked.path, asked.m, asked.f, asked.from_addr, asked.listener = path, m, f, source, door.name
+    if f.method == ACK or f.method == CANCEL:
+        asked.method = b"INVITE"
+    else:
+        asked.method = PyBytes_FromStringAndSize(<char *>m.p, m.method.b)
+    rules = path.rules.choice.rules
+    rule = rules.first(asked)
+    if asked.unusual or rule < 0:
+        return None
+    return path.rules.pools[rules.pool(rule)]
+
+
 cdef int by_table(FastPath path, Reading *m, Facts *f, Door door, uint32_t source) except -2:
     """Choice._stateless, -1 for the careful path."""
     cdef Rulebook rules = path.rules
     cdef Buffer *work = &path.work
     cdef uint64_t mac[8]
-    cdef uint8_t packed_source[4]
     cdef uint64_t word, hashed = 0
     cdef Pool pool
     cdef int i
@@ -33,14 +167,10 @@ cdef int by_table(FastPath path, Reading *m, Facts *f, Door door, uint32_t sourc
             return found
     pool = door.pools[f.method]
     if pool is None:
-        return -1
-    work.used = 0
-    if pool.how == BY_CALL_ID:
-        put(work, m.p + m.call_id.a, m.call_id.b - m.call_id.a)
-    elif pool.how == BY_SOURCE:
-        set_big(packed_source, source, 4)
-        put(work, packed_source, 4)
-    elif not put_user(work, m, &f.sender if pool.how == BY_FROM else &f.to):
+        pool = by_rules(path, m, f, door, source)
+        if pool is None:
+            return -1
+    if not put_key(path, m, f, pool.by, source):
         return -1
     digest(&rules.slot, work.p, work.used, mac)
     for i in range(8):

@@ -20,6 +20,7 @@ from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy import identity as _identity
 from nfqlb.proxy import keys as _keys
 from nfqlb.proxy import request as _request
+from nfqlb.proxy import selection as _selection
 from nfqlb.proxy import stamp as _stamp
 from nfqlb.proxy.identity import Half
 from nfqlb.proxy.scanners import Scanners as _Scanners
@@ -48,6 +49,8 @@ include "setup.pxi"
 cdef object NOT_SIP = Verdict(Reason.NOT_SIP, b"")
 cdef object KEEPALIVE = Verdict(Reason.KEEPALIVE, b"")
 cdef object NOT_FROM_BACKEND = Verdict(Reason.NOT_FROM_BACKEND, b"")
+cdef object STRAY_RESPONSE = Verdict(Reason.STRAY_RESPONSE, b"")
+cdef object SCANNER = Verdict(Reason.SCANNER, b"")
 cdef object REQUEST_ENTERING = Reason.REQUEST_ENTERING
 cdef object REQUEST_LEAVING = Reason.REQUEST_LEAVING
 cdef object REQUEST_HAIRPIN = Reason.REQUEST_HAIRPIN
@@ -110,7 +113,7 @@ cdef class FastPath:
         if m.request:
             if not inside and rules.scanners is not None and m.agent.start:
                 if rules.scanners.matches(PyBytes_FromStringAndSize(<char *>m.p + m.agent.a, m.agent.b - m.agent.a)):
-                    return None
+                    return SCANNER
             return request(self, &m, &heard, door, inside, backend, ident)
         return response(self, &m, &heard, door, inside, backend, ident)
 

@@ -4,7 +4,8 @@ cdef enum:
     MOST_EDITS = ROUTES + 5
 
 cdef frozenset _UNRECORDED = _stamp.RECORD_ROUTED_NEVER
-cdef bint RECORDED[14]
+cdef bint RECORDED[OTHER + 1]
+RECORDED[OTHER] = True
 for _number, _name in enumerate(METHODS):
     RECORDED[_number] = _name not in _UNRECORDED
 
@@ -120,10 +121,7 @@ cdef bint check(Reading *m, Facts *f):
         return False
     if f.via.received.b or f.via.rport.b or not read_uri(p, m.uri.a, m.uri.b, &f.uri):
         return False
-    number_of = METHOD_NUMBERS.get(PyBytes_FromStringAndSize(<char *>p, m.method.b))
-    if number_of is None:
-        return False
-    f.method = number_of
+    f.method = METHOD_NUMBERS.get(PyBytes_FromStringAndSize(<char *>p, m.method.b), OTHER)
     if f.method == OPTIONS and not f.uri.has_user:
         return False
     if f.method == ACK and f.to.tag.b - f.to.tag.a >= 3 and memcmp(p + f.to.tag.a, b"nfq", 3) == 0:

@@ -1,6 +1,28 @@
 # A response: is its top Via ours, and where does the one below want it? nfqlb.proxy.response (P33-P36).
 
 
+cdef Door entered_at(
+    FastPath path, Reading *m, Facts *f, Via *below, uint32_t addr, int port, const uint8_t *hash, Door door
+):
+    """The door that the request came in by: the one for which the keyed hash holds (P33)."""
+    cdef Door tried = door.other
+    cdef uint64_t mac[8]
+    cdef int i, key, begin = path.text.used
+    for i in range(-1, len(path.rules.by_number)):
+        if i >= 0:
+            tried = path.rules.by_number[i]
+        identify(&path.work, m, f, below, below.received.b != 0, addr, below.rport.b != 0, port, tried.text)
+        if path.work.overflow:
+            return None
+        for key in range(path.rules.keys):
+            digest(&path.rules.branch[key], path.work.p, path.work.used, mac)
+            path.text.used = begin
+            put_hex(&path.text, mac, BRANCH_BYTES)
+            if memcmp(path.text.p + begin, hash, 2 * BRANCH_BYTES) == 0:
+                return tried
+    return None
+
+
 cdef object response(FastPath path, Reading *m, Packet *heard, Door door, bint inside, int backend, int ident):
     """nfqlb.proxy.response."""
     cdef Rulebook rules = path.rules
@@ -14,19 +36,25 @@ cdef object response(FastPath path, Reading *m, Packet *heard, Door door, bint i
     cdef uint32_t addr
     cdef int port = 0, i
     cdef Own own
+    cdef Door entered
     if m.vias < 2 or not read_via(p, m.via[0].a, m.via[0].b, &f.via):
         return None
     if not read_via(p, m.via[1].a, m.via[1].b, &below) or not read_facts(m, &f):
         return None
     own = rules.own(p, f.via.host, f.via.port)
-    if own is None or own.door is not door:
+    if own is None:
+        return STRAY_RESPONSE
+    if own.door is not door:
         return None
     hash.a = f.via.branch.a + MARK
     hash.b = hash.a + 2 * BRANCH_BYTES
     if hash.b > f.via.branch.b or memcmp(p + f.via.branch.a, PyBytes_AS_STRING(MARKER), MARK) != 0:
-        return None
+        return STRAY_RESPONSE
     if hash.b < f.via.branch.b and p[hash.b] != c".":
         return None
+    for i in range(hash.a, hash.b):
+        if LOWER[p[i]] != p[i]:
+            return None
     # Where it goes: received, else sent-by; rport, else the port of sent-by (P35).
     if below.branch.b == 0:
         return None
@@ -40,19 +68,16 @@ cdef object response(FastPath path, Reading *m, Packet *heard, Door door, bint i
         port = number(p, below.rport.a, below.rport.b, 5)
     if not 0 < port < 65536 or not rules.may_be_peer(addr):
         return None
-    identify(&path.work, m, &f, &below, below.received.b != 0, addr, below.rport.b != 0, port, door.other.text)
-    digest(&rules.branch[0], path.work.p, path.work.used, mac)
-    i = path.text.used
-    put_hex(&path.text, mac, BRANCH_BYTES)
-    if path.work.overflow or memcmp(path.text.p + i, p + hash.a, 2 * BRANCH_BYTES) != 0:
-        return None
+    entered = entered_at(path, m, &f, &below, addr, port, p + hash.a, door)
+    if entered is None:
+        return STRAY_RESPONSE if rules.complete and not path.work.overflow else None
     edit.a, edit.b, edit.p, edit.length = m.via[0].start, m.via[0].end, NULL, 0
-    sent.src, sent.src_port = door.other.addr, door.other.port
+    sent.src, sent.src_port = entered.addr, entered.port
     sent.dst, sent.dst_port, sent.tos = addr, port, heard.tos
     if inside:
-        return written(path, m, &edit, 1, &sent, ident, RESPONSE_LEAVING, backend, door.other.socket, None)
-    if door.other.half != EXTERNAL:
+        return written(path, m, &edit, 1, &sent, ident, RESPONSE_LEAVING, backend, entered.socket, None)
+    if entered.half != EXTERNAL:
         backend = rules.backend_from(addr, port)
-        if door.other.half == INTERNAL or backend >= 0:
-            return written(path, m, &edit, 1, &sent, ident, RESPONSE_ENTERING, backend, door.other.socket, None)
-    return written(path, m, &edit, 1, &sent, ident, RESPONSE_HAIRPIN, -1, door.other.socket, None)
+        if entered.half == INTERNAL or backend >= 0:
+            return written(path, m, &edit, 1, &sent, ident, RESPONSE_ENTERING, backend, entered.socket, None)
+    return written(path, m, &edit, 1, &sent, ident, RESPONSE_HAIRPIN, -1, entered.socket, None)

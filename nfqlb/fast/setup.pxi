@@ -9,13 +9,18 @@ cdef enum:
     BY_SOURCE = 1
     BY_FROM = 2
     BY_TO = 3
+    BY_REQUEST = 4
+    BY_CREDENTIALS = 5
 
     MOST_KEYS = 4
     MOST_NETWORKS = 16
 
 cdef dict HALVES = {Half.EXTERNAL: EXTERNAL, Half.INTERNAL: INTERNAL, Half.BOTH: BOTH}
 cdef dict FORCES = {"never": 0, "auto": 1, "always": 2}
-cdef dict HASHES = {"call-id": BY_CALL_ID, "source-ip": BY_SOURCE, "from-uri": BY_FROM, "to-uri": BY_TO}
+cdef dict HASHES = {
+    "call-id": BY_CALL_ID, "source-ip": BY_SOURCE, "from-uri": BY_FROM, "to-uri": BY_TO, "request-user": BY_REQUEST,
+    "auth-user": BY_CREDENTIALS,
+}
 
 cdef tuple METHODS = (
     b"REGISTER", b"INVITE", b"ACK", b"CANCEL", b"BYE", b"OPTIONS", b"PRACK", b"UPDATE", b"INFO", b"MESSAGE",
@@ -29,6 +34,7 @@ cdef enum:
     ACK = 2
     CANCEL = 3
     OPTIONS = 5
+    OTHER = 14      # whatever else; nothing depends on which
 
 cdef struct Networks:
     int count
@@ -61,8 +67,8 @@ cdef int fill_networks(Networks *networks, found) except -1:
 
 
 cdef class Pool:
-    """Where requests of one kind go that no Route sends anywhere."""
-    cdef int how
+    """Where requests go that no Route sends anywhere."""
+    cdef list by            # HASHES: the first that the request has counts
     cdef object pair
 
 
@@ -83,7 +89,8 @@ cdef class Door:
     cdef bytes path
     cdef bytes route        # Record-Route as far as the flow
     cdef bytes outer_route  # the other value; empty: there is none
-    cdef list pools         # by method
+    cdef str name           # of the listener
+    cdef list pools         # by method; None: the rules have to be asked
 
 
 cdef class Own:
@@ -112,7 +119,10 @@ cdef class Rulebook:
     cdef Hash route[MOST_KEYS]
     cdef Hash slot
     cdef Hash transaction
+    cdef dict pools         # by name
+    cdef object choice
     cdef object tables
+    cdef bint complete      # no socket of ours is unknown here
     cdef object scanners    # None: there are none
     cdef object recent
     cdef uint64_t[::1] cells
@@ -138,7 +148,8 @@ cdef class Rulebook:
             hash_start(&self.route[i], key, _keys.ROUTE_PERSON, SIG_BYTES)
         hash_start(&self.slot, b"", _tables.SLOT_PERSON, 8)
         hash_start(&self.transaction, b"", _recent.PERSON, _recent.DIGEST_SIZE)
-        self.tables, self.recent = choice.tables, recent
+        self.choice, self.tables, self.recent = choice, choice.tables, recent
+        self.pools = {pool.name: self.pool(choice, pool) for pool in setup.pools}
         if recent is not None:
             self.cells = recent.cells
         self.owners, self.tokens = choice.owners[4], choice.tokens
@@ -151,6 +162,7 @@ cdef class Rulebook:
         for listener in setup.listeners:
             if {listener.external.version, listener.internal.version, listener.visible.version} == {4}:
                 self.open(listener, identity, choice)
+        self.complete = len(self.by_number) == len(identity.sockets)
         self.hosts = {}
         for key, found in identity.hosts.items():
             own = Own()
@@ -178,7 +190,8 @@ cdef class Rulebook:
             else:
                 door.route = b"Record-Route: <sip:%b@%b;lr;r2=on;received=" % (self.name, inside)
                 door.outer_route = b"Record-Route: <sip:%b@%b;lr;r2=on>\r\n" % (self.name, outside)
-            door.pools = [self.pool(choice, name, listener.name) for name in METHODS]
+            door.name = listener.name
+            door.pools = [self.pools.get(choice.rules.settled(name, listener.name)) for name in METHODS] + [None]
             made.append(door)
             self.by_number.append(door)
             self.doors[packed(socket)] = door
@@ -187,15 +200,11 @@ cdef class Rulebook:
             door.other = door.external if door is door.internal else door.internal
         return 0
 
-    cdef Pool pool(self, choice, method, listener):
-        """None where more is asked than method and listener, or there is none, or its key is one of the rarer kinds."""
-        cdef Pool pool
-        name = choice.rules.settled(method, listener)
-        if name is None or len(choice.hash_on[name]) != 1 or choice.hash_on[name][0] not in HASHES:
-            return None
-        pool = Pool()
-        pool.how = HASHES[choice.hash_on[name][0]]
-        pool.pair = choice.tables.pairs.get((name, 4))
+    cdef Pool pool(self, choice, found):
+        """None for one without backends of IPv4."""
+        cdef Pool pool = Pool()
+        pool.by = [HASHES[each] for each in found.hash_on]
+        pool.pair = choice.tables.pairs.get((found.name, 4))
         return None if pool.pair is None else pool
 
     cdef Own own(self, const uint8_t *p, Span host, int port):

@@ -64,6 +64,8 @@ cdef struct Reading:
     Row hops        # Max-Forwards
     Row contact
     Row agent       # User-Agent
+    Row credentials # Authorization
+    Row proxy_credentials
     Row content_length
 
 cdef struct Via:
@@ -189,7 +191,7 @@ cdef bint read_message(Reading *m) noexcept nogil:
     m.first_header = i
     m.vias = m.routes = 0
     m.sender.start = m.to.start = m.call_id.start = m.cseq.start = 0
-    m.hops.start = m.contact.start = m.agent.start = m.content_length.start = 0
+    m.hops.start = m.contact.start = m.agent.start = m.credentials.start = m.proxy_credentials.start = m.content_length.start = 0
     while True:
         row.start = i
         i = skip(p, i, end, TOKEN)
@@ -210,7 +212,7 @@ cdef bint read_message(Reading *m) noexcept nogil:
         first = LOWER[p[row.start]]
         count = value - 1 - row.start
         # Only the names that matter, by length: all others are nobody's business (P6).
-        if count not in (1, 2, 3, 4, 5, 7, 10, 12, 13, 14):
+        if count not in (1, 2, 3, 4, 5, 7, 10, 12, 13, 14, 19):
             continue
         row.end = i
         row.a = skip(p, value, stop, BLANK)
@@ -238,6 +240,11 @@ cdef inline bint once(Row *place, Row *row) noexcept nogil:
     return True
 
 
+cdef inline void first_only(Row *place, Row *row) noexcept nogil:
+    if not place.start:
+        place[0] = row[0]
+
+
 cdef bint keep(Reading *m, Row *row, int first, int length) noexcept nogil:
     """Note the row if it is one that we use, by its name's first character (in lower case) and length."""
     cdef Span name
@@ -258,8 +265,7 @@ cdef bint keep(Reading *m, Row *row, int first, int length) noexcept nogil:
     elif length == 12 and same(m.p, name, b"max-forwards", 12):
         return once(&m.hops, row)
     elif (length == 1 and first == c"m") or (length == 7 and same(m.p, name, b"contact", 7)):
-        if not m.contact.start:
-            m.contact = row[0]
+        first_only(&m.contact, row)
     elif (length == 1 and first == c"l") or (length == 14 and same(m.p, name, b"content-length", 14)):
         return once(&m.content_length, row)
     elif length == 5 and same(m.p, name, b"route", 5):
@@ -268,11 +274,12 @@ cdef bint keep(Reading *m, Row *row, int first, int length) noexcept nogil:
         m.route[m.routes] = row[0]
         m.routes += 1
     elif length == 10 and same(m.p, name, b"user-agent", 10):
-        if not m.agent.start:
-            m.agent = row[0]
+        first_only(&m.agent, row)
+    elif length == 13 and same(m.p, name, b"authorization", 13):
+        first_only(&m.credentials, row)
+    elif length == 19 and same(m.p, name, b"proxy-authorization", 19):
+        first_only(&m.proxy_credentials, row)
     elif length == 13 and same(m.p, name, b"proxy-require", 13):
-        return False
-    elif m.request and length == 4 and same(m.p, name, b"path", 4):
         return False
     elif m.request and length == 4 and same(m.p, name, b"path", 4):
         return False
@@ -443,10 +450,12 @@ cdef bint read_party(const uint8_t *p, int a, int b, Party *party) noexcept nogi
 
 cdef bint read_cseq(const uint8_t *p, Row *row, Span *digits, Span *method) noexcept nogil:
     """nfqlb.proxy.facts: digits, blanks, a method."""
-    cdef int i = skip(p, row.a, row.b, DIGIT)
-    if number(p, row.a, i, 9) < 0:
+    cdef int begin = row.a, i = skip(p, row.a, row.b, DIGIT)
+    while begin + 1 < i and p[begin] == c"0":
+        begin += 1
+    if number(p, begin, i, 9) < 0:
         return False
-    digits.a, digits.b = row.a, i
+    digits.a, digits.b = begin, i  # as the number is written without zeros in front
     method.a = skip(p, i, row.b, BLANK)
     method.b = skip(p, method.a, row.b, TOKEN)
     return i < method.a < method.b == row.b

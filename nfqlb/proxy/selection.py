@@ -72,9 +72,9 @@ def request_user(message: Message, request_uri: Uri | None) -> bytes:
 
 def _auth_user(message: Message) -> bytes:
     for name in _CREDENTIALS:
-        username = _username(message.value(name))
-        if username:
-            return username
+        found = username(message.value(name))
+        if found:
+            return found
     return b""
 
 
@@ -108,7 +108,7 @@ def _identity(text: bytes) -> bytes:
     return b"%b@%b" % (parsed.plain_user(), parsed.host)
 
 
-def _username(value: bytes | None) -> bytes | None:
+def username(value: bytes | None) -> bytes | None:
     """username of a Digest Authorization value [RFC 3261 25.1 digest-uri]; None when there is none to read."""
     if value is None:
         return None
