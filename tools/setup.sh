@@ -19,6 +19,7 @@ LAB_PACKAGES=(
     iproute2 iptables ipset conntrack procps    # the gateway and its host
     kamailio kamailio-extra-modules             # registrars and proxies
     baresip-core sip-tester sipsak              # phones
+    sipvicious                                  # scans and guesses, to be refused
     keepalived                                  # moves the addresses of a pair
     tshark tcpdump                              # readers of what went over the wire
     systemd                                     # starts the gateway as a service, and checks its units

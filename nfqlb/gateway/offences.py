@@ -36,14 +36,16 @@ RING = FIRST + 2 * NOTES
 
 IPV6 = 1 << 16
 
-NO_SIP, REFUSED, SCAN, BROKEN, STRAY = 10, 5, 20, 1, 1
+AT_ONCE = 1_000_000
+"""As many points as [limits] offences may be: the first of its kind is too much."""
+NO_SIP, REFUSED, BROKEN, STRAY = 10, 5, 1, 1
 
 SHORT = 8
 """Bytes of a datagram that may be anything: phones hold their NAT's door open with more than CRLF."""
 
 WEIGHTS: dict[Reason, int] = {
     Reason.NOT_SIP: NO_SIP,
-    Reason.SCANNER: SCAN,
+    Reason.SCANNER: AT_ONCE,
     Reason.NOT_A_BACKEND: REFUSED,
     Reason.BAD_FLOW: REFUSED,
     Reason.BAD_START_LINE: BROKEN,

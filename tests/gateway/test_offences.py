@@ -92,7 +92,7 @@ class TestPenalties:
 
     def test_it_is_bounded_and_keeps_who_is_at_it(self) -> None:
         counted = Penalties(1000)
-        for source in range(3 * SOURCES):
+        for source in range(SOURCES + 1000):
             counted.add((4, source), 1, 0.0)
             counted.add((4, -1), 1, 0.0) if source < 900 or source % 10_000 == 0 else None
         assert len(counted) <= SOURCES
