@@ -16,10 +16,14 @@ TOKEN = rb"[A-Za-z0-9\-.!%*_+`'~]"
 LWS = b" \t\r\n"
 
 QUOTED = rb'"(?:[^"\\]|\\[\s\S])*"'
-_LIST = re.compile(QUOTED + rb"|<[^>]*>|,|\"|<")
+_LIST = re.compile(QUOTED + rb"|<[^>]*>|,[ \t\r\n,]*|\"|<")
+"""What matters in a list. A run of empty elements is one find, or a datagram of commas would keep us busy."""
 _PARAM = re.compile(
     rb"[ \t\r\n]*;[ \t\r\n]*(" + TOKEN + rb"+)(?:[ \t\r\n]*=[ \t\r\n]*(" + QUOTED + rb'|[^ \t\r\n;,"<>]*))?'
 )
+
+
+_COMMA = 0x2C
 
 
 class QuotingError(Exception):
@@ -40,7 +44,7 @@ def first_value(raw: bytes, start: int, end: int) -> Span | None:
     begin = start
     for match in _LIST.finditer(raw, start, end):
         found = match.group()
-        if found == b",":
+        if found[0] == _COMMA:
             span = trim(raw, begin, match.start())
             if span[0] < span[1]:
                 return span
@@ -70,7 +74,7 @@ def split_list(raw: bytes, start: int, end: int) -> list[Span]:
     begin = start
     for match in _LIST.finditer(raw, start, end):
         found = match.group()
-        if found == b",":
+        if found[0] == _COMMA:
             spans.append(trim(raw, begin, match.start()))
             begin = match.end()
         elif len(found) == 1:

@@ -37,7 +37,8 @@ _METHOD = re.compile(rb"[ \t]*(" + grammar.TOKEN + rb"+)[ \t]")
 
 # message-header = field-name HCOLON field-value CRLF, a line that begins with white space going on with the one
 # before [RFC 3261 7.3.1]. The second form is for blocks that break P5: it finds the rows that are still sound.
-_ROW = re.compile(rb"(" + grammar.TOKEN + rb"+)[ \t]*:([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)\r\n")
+# Both look behind: or a line without a colon would be tried from each of its bytes, in time that grows with its square.
+_ROW = re.compile(rb"(?<=\n)(" + grammar.TOKEN + rb"+)[ \t]*:([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)\r\n")
 _SOUND_ROW = re.compile(rb"(?<=\n)(" + grammar.TOKEN + rb"+)[ \t]*:([^\r\n\x00]*(?:\r\n[ \t][^\r\n\x00]*)*)(?=\r\n)")
 _CANONICAL = {
     spelled: name
