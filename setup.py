@@ -1,4 +1,5 @@
-"""What pyproject.toml cannot say: the fast path is compiled where Cython and a compiler are there, else left out.
+"""What pyproject.toml cannot say: the fast path, and the loop of a queue, are compiled where Cython and a compiler are
+there, else left out.
 
 Without it nfqlb does the same, only slower; `nfqlb version` says which one runs.
 """
@@ -11,25 +12,35 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 FAST = Path("nfqlb", "fast")
+GATEWAY = Path("nfqlb", "gateway")
+
+
+def extension(name: str, sources: list[Path]) -> Extension:
+    """From the .pyx among `sources`. It knows the digest of them all, so a test can tell whether it is out of date."""
+    digest = hashlib.sha256(b"".join(each.read_bytes() for each in sources)).hexdigest()
+    return Extension(
+        name,
+        [str(each) for each in sources if each.suffix == ".pyx"],
+        depends=[str(each) for each in sources],
+        define_macros=[("NFQLB_SOURCES", f'"{digest}"')],
+        extra_compile_args=["-O3"],
+    )
+
 
 try:
     from Cython.Build import cythonize
 except ImportError:
     extensions = []
 else:
-    sources = sorted(each for each in FAST.iterdir() if each.suffix in (".pyx", ".pxi"))
-    digest = hashlib.sha256(b"".join(each.read_bytes() for each in sources)).hexdigest()
     extensions = cythonize(
-        Extension(
-            "nfqlb.fast.path",
-            [str(FAST / "path.pyx")],
-            depends=[str(each) for each in sources],
-            define_macros=[("NFQLB_SOURCES", f'"{digest}"')],
-            extra_compile_args=["-O3"],
-        ),
+        [
+            extension("nfqlb.fast.path", sorted(each for each in FAST.iterdir() if each.suffix in (".pyx", ".pxi"))),
+            extension("nfqlb.gateway.pump", [GATEWAY / "pump.pyx"]),
+        ],
         build_dir="build",
     )
-    extensions[0].optional = True
+    for each in extensions:
+        each.optional = True
 
 
 class BuildWherePossible(build_ext):

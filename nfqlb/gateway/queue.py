@@ -1,8 +1,8 @@
 """One netfilter queue: whole packets in, exactly one verdict each out.
 
 Knows netfilterqueue, and the few netlink messages that it does not send by itself. Does not know SIP, counters or
-processes: a `Consumer` decides. Everything else in the gateway sees only the interface below. Behind it are two loops that
-do the same, and pass the same tests: netfilterqueue's, and where it could be compiled the shorter one of pump.pyx.
+processes: a `Consumer` decides. Everything else in the gateway sees only the interface below. Behind it are two loops
+that do the same, and pass the same tests: netfilterqueue's, and where it could be compiled the shorter one of pump.pyx.
 
 The queue belongs to the netlink socket, not to a process: it lives, and packets wait in it, as long as any process
 has that socket open. So one process binds, its children serve, and packets survive the death of a child.
@@ -87,7 +87,7 @@ class Consumer(Protocol):
 
 def loop() -> str:
     """Which loop serves a queue: `compiled` (pump.pyx), or `pure` (netfilterqueue's)."""
-    if fast.which() != "compiled" or os.environ.get("NOPUMP"):
+    if fast.which() != "compiled":
         return "pure"
     return "pure" if importlib.util.find_spec("nfqlb.gateway.pump") is None else "compiled"
 

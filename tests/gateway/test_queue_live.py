@@ -8,6 +8,7 @@ import pytest
 import standin
 from livenet import Counter, Net, until
 
+from nfqlb import fast
 from nfqlb.gateway.board import Cell
 from nfqlb.gateway.queue import MAX_PACKET
 from nfqlb.lab import namespaces
@@ -19,6 +20,17 @@ PACKET_AUXDATA = 8
 CHECKSUM_NOT_READY = 8  # TP_STATUS_CSUMNOTREADY: CHECKSUM_PARTIAL, seen from outside the kernel
 
 
+@pytest.fixture(autouse=True)
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which loop serves the queue: the compiled one where there is one, unless a test asks for `pure` by `BOTH`."""
+    if getattr(request, "param", "compiled") == "pure":
+        monkeypatch.setenv(fast.PURE, "1")
+
+
+BOTH = pytest.mark.parametrize("loop", ["compiled", "pure"], indirect=True)
+
+
+@BOTH
 @pytest.mark.parametrize("family", [4, 6])
 def test_60_kB_datagrams_arrive_whole(net: Net, family: int) -> None:
     net.start()
@@ -32,6 +44,7 @@ def test_60_kB_datagrams_arrive_whole(net: Net, family: int) -> None:
     assert net.queue().copy_range == MAX_PACKET  # the library alone asks for 4,016
 
 
+@BOTH
 def test_a_packet_too_long_for_a_netlink_attribute_is_dropped_and_counted(net: Net) -> None:
     net.start()
     net.divert(1)
@@ -42,6 +55,7 @@ def test_a_packet_too_long_for_a_netlink_attribute_is_dropped_and_counted(net: N
     assert until(lambda: net.counted(Reason.BAD_DATAGRAM) == 1)
 
 
+@BOTH
 def test_an_exception_costs_only_its_packet(net: Net) -> None:
     net.start()
     net.divert(1)
@@ -110,6 +124,7 @@ def test_unfinished_checksums_are_finished_before_we_see_them(net: Net) -> None:
     assert net.counted(Reason.BAD_CHECKSUM) == 0
 
 
+@BOTH
 def test_the_mark_that_chose_the_queue_is_gone_afterwards(net: Net) -> None:
     net.start()
     net.divert(1)

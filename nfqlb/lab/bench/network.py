@@ -2,9 +2,12 @@
 
     out ── eth0 ═══ outside ── gw ── inside ═══ eth0 ── in
 
-`out` and `in` belong to the generator of load: no addresses, no stack in the way; frames go in and out raw. Receive
-Packet Steering has the kernel do what comes in at the gateway on the gateway's core, as a network card's interrupt
-would, and what comes in at the generator on the generator's core. Knows links and addresses; does not know what runs.
+`out` and `in` belong to the generator of load: no addresses, no stack in the way; frames go in and out raw. A veth
+hands a frame over on the core that sends it. Towards the gateway that would be the generator's core, so Receive Packet
+Steering moves it: the kernel does what comes in at the gateway on the gateway's core, as a network card's interrupt
+would have it. What the gateway sends is not moved back: it ends in the ring of a packet socket, one copy of the bytes,
+on the gateway's core (to move it would cost the gateway an interrupt to the other core, which on a virtual machine is
+more than all the rest of sending). Knows links and addresses; does not know what runs.
 """
 
 from contextlib import ExitStack
@@ -62,8 +65,6 @@ class Network:
             namespaces.inside(self.gateway, self._address)
             namespaces.sysctl(self.gateway, FORWARDING)
             self._steer(self.gateway, (OUTSIDE, INSIDE), self._cores.system)
-            for far in (self.out, self.inside):
-                self._steer(far, ("eth0",), self._cores.load)
             self._stack = stack.pop_all()
         return self
 
