@@ -92,6 +92,11 @@ class Half:
         argv += ["--checkers_pid", f"{stem}-checkers.pid"]
         self.keepalived = namespaces.spawn(self.namespace, argv, Path(f"{stem}.log"))
 
+    def reload_keepalived(self) -> None:
+        """As systemd does it."""
+        assert self.keepalived is not None
+        self.keepalived.send_signal(signal.SIGHUP)
+
     def members(self, *names: str) -> list[int]:
         """Its processes of these names (as ps shows them); keepalived and the gateway's have different ones."""
         return [pid for pid in namespaces.members([self.namespace]) if procfs.process_name(pid) in names]
