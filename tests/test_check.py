@@ -72,6 +72,9 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Problem]], list[Conf
             return found
 
         module.problems = problems  # type: ignore[attr-defined]
+        monkeypatch.setattr(
+            "nfqlb.gateway.rollcall.problems", lambda _: [Problem("backend p/a", "no answer", "warning")]
+        )
         monkeypatch.setitem(sys.modules, "nfqlb.gateway.host", module)
         monkeypatch.setattr("nfqlb.gateway.host", module, raising=False)
         return asked
@@ -169,8 +172,10 @@ def test_live_asks_the_host(config: Path, host: Callable[[list[Problem]], list[C
     asked = host([])
     assert check(config).exit_code == 0
     assert asked == []
-    assert check(config, "--live").exit_code == 0
+    result = check(config, "--live")
+    assert result.exit_code == 0
     assert asked == [load(config)]
+    assert "1 warning\n  backend p/a: no answer\n" in result.output
 
 
 def test_what_is_wrong_with_the_host_fails(config: Path, host: Callable[[list[Problem]], list[Config]]) -> None:
@@ -178,6 +183,7 @@ def test_what_is_wrong_with_the_host_fails(config: Path, host: Callable[[list[Pr
     result = check(config, "--live")
     assert result.exit_code == 1
     assert "  sysctl: ip_forward is off\n" in result.output
+    assert "backend p/a" not in result.output  # nobody is asked from a host that cannot serve
     assert result.output.index("1 warning\n  rules: not applied") < result.output.index("1 mistake\n  sysctl")
     assert json.loads(check(config, "--live", "--json").output)["problems"][0]["place"] == "sysctl"
 

@@ -1,6 +1,6 @@
 """`nfqlb check`: the configuration, its keys and, with --live, this host, before anything acts on them.
 
-Finds nothing itself: `nfqlb.config` and `nfqlb.gateway.host` do. Knows how a configuration is summed up for a
+Finds nothing itself: `nfqlb.config` and two modules of `nfqlb.gateway` do. Knows how a configuration is summed up for a
 person and for a script.
 """
 
@@ -26,11 +26,16 @@ if TYPE_CHECKING:
 @click.command()
 @config_option
 @click.option(
-    "--live", is_flag=True, help="Also check this host: addresses, sysctls, kernel, privileges, rules, names in DNS."
+    "--live",
+    is_flag=True,
+    help="Also check this host: addresses, sysctls, kernel, privileges, rules, names in DNS; and ask the backends.",
 )
 @json_option
 def command(config_path: Path, live: bool, as_json: bool) -> None:
     """Check the configuration; with --live also this host.
+
+    With --live each backend is asked once, as [health] says, from the internal address; who does not answer gets a
+    warning. It may be said beside a gateway that runs.
 
     Prints what the configuration amounts to, or all its mistakes at once. Changes nothing.
     Exit status: 0 when nothing is wrong (warnings are not), 1 otherwise.
@@ -69,12 +74,17 @@ def examine(path: Path, live: bool) -> tuple[Config | None, list[Problem]]:
         return None, list(error.problems)
     problems = [*config.notes, *config.warnings, *read_keys(config.gateway.secret_file)[1]]
     if live:
-        from nfqlb.gateway import host
+        from nfqlb.config.problems import errors_in
+        from nfqlb.gateway import host, rollcall
         from nfqlb.names.settle import answers_for
 
         answers = answers_for(config)
         problems += names(config, answers)
-        problems += host.problems(config.with_addresses(answers))
+        settled = config.with_addresses(answers)
+        found = host.problems(settled)
+        problems += found
+        if not errors_in(found):  # else nobody can be asked, or for nothing
+            problems += rollcall.problems(settled)
     return config, problems
 
 
