@@ -344,7 +344,7 @@ class Supervisor:
         if self._notifier.interval is not None:
             if now >= self._next_feeding and self._crews.crew.alive():
                 self._notifier.alive()
-                self._next_feeding = now + self._notifier.interval / 2
+                self._next_feeding = now + self._notifier.interval
             pause = min(pause, self._notifier.interval / 4)
         if now >= self._next_look:
             self._next_look = now + LOOK_INTERVAL
