@@ -22,7 +22,9 @@ from nfqlb.lab.fuzz.gauge import Gauge
 if TYPE_CHECKING:
     from nfqlb.lab.fuzz.target import Target
 
-INSTRUMENTED = [f"nfqlb.{name}" for name in ("sip", "net", "balance", "proxy", "engine", "capture", "config")]
+INSTRUMENTED = [
+    f"nfqlb.{name}" for name in ("sip", "net", "balance", "proxy", "engine", "capture", "config", "gateway.probe")
+]
 LONGEST = 66_000
 CORPUS_MAX = 20_000
 """Inputs that a blind run mutates further; after that, new ones take the place of old ones."""

@@ -1,5 +1,6 @@
 """All targets by name. Importing this imports what is fuzzed: under atheris, do it where imports are instrumented."""
 
+from nfqlb.lab.fuzz.edges import EdgesTarget
 from nfqlb.lab.fuzz.files import CaptureTarget, ConfigTarget
 from nfqlb.lab.fuzz.packets import EngineTarget, JourneyTarget, PacketTarget, TwinsTarget
 from nfqlb.lab.fuzz.readers import ListTarget, MessageTarget, UriTarget, ViaTarget
@@ -9,6 +10,6 @@ TARGETS: dict[str, type[Target]] = {
     each.name: each
     for each in (
         EngineTarget, JourneyTarget, TwinsTarget, PacketTarget, MessageTarget, ListTarget, ViaTarget, UriTarget,
-        CaptureTarget, ConfigTarget,
+        EdgesTarget, CaptureTarget, ConfigTarget,
     )
 }  # fmt: skip
