@@ -48,7 +48,8 @@ class Answer(NamedTuple):
 
 
 class LinkRow(NamedTuple):
-    index: int
+    number: int
+    """Of the interface."""
     name: str
     hardware: int
     """ARPHRD_…"""

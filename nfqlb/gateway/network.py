@@ -77,7 +77,7 @@ class Network:
         return {
             row.name: Link(
                 row.name,
-                row.index,
+                row.number,
                 bool(row.flags & IFF_UP),
                 "lo" if row.hardware == ARPHRD_LOOPBACK else row.kind,
                 row.master,
