@@ -6,7 +6,7 @@ Finds nothing itself: `nfqlb.gateway.stats` does. Knows how its report is shown,
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,9 @@ def command(config_path: Path, as_json: bool, interval: float | None) -> None:
 
     Reads what the workers count; asks and disturbs nobody. Only root sees the kernel's queues.
 
-    With --json one object: gateway, state, generation, pid, started, time, queues[], workers[], totals, memory, alarms.
+    With --json one object: gateway, state, generation, pid, started, time, queues[], workers[], totals, memory, alarms,
+    limits (offences and bans so far; null where only root may look: banned, the sources that are banned now, and
+    stopped, the packets that the kernel dropped for bans and limits since the rules were changed last).
     A worker's `counts` and `totals` have the same keys; `totals` goes on over reloads and upgrades, `counts` begin
     anew.
     `reasons` has every reason, also those with 0; the tables leave these out. With --watch one object a line, and
@@ -71,13 +73,19 @@ def command(config_path: Path, as_json: bool, interval: float | None) -> None:
 def current(config: Config) -> Report:
     from nfqlb.gateway.board import BoardError, NotRunning
     from nfqlb.gateway.stats import gather
+    from nfqlb.gateway.stopped import look
 
     try:
-        return gather(config.gateway.run_dir)
+        report = gather(config.gateway.run_dir)
     except NotRunning as error:
         raise UserError(f"{error} Start one with: nfqlb run -c {config.path}") from None
     except BoardError as error:
         raise UserError(str(error)) from None
+    found = look(config)
+    if found is None:
+        return report
+    banned, stopped = found
+    return replace(report, limits=replace(report.limits, banned=banned, stopped=stopped))
 
 
 def watch_json(config: Config, interval: float) -> None:
@@ -145,6 +153,7 @@ def shown(report: Report, per_second: list[Counts] | None = None) -> RenderableT
         parts.append(Text(f"Packets per second; in all, {tell(report.totals)}"))
     parts += [queues(report), workers(report, counts), reasons(counts), backends(counts[-1])]
     parts.append(Text(remembered(report, counts[-1])))
+    parts.append(Text(limits(report)))
     if not per_second:
         parts.append(Text(f"Totals: {tell(report.totals)}", style="bold"))
     return Group(*parts)
@@ -162,6 +171,16 @@ def remembered(report: Report, counts: Counts) -> str:
     """What the memory of recent choices is doing (P31)."""
     told = ", ".join(f"{number(value)} {name}" for name, value in counts.recent.items())
     return f"Recent choices: {report.memory.entries} of {report.memory.capacity} remembered; {told}"
+
+
+def limits(report: Report) -> str:
+    """What limits and bans have stopped."""
+    row = report.limits
+    told = f"Bans: {row.offences} offences, {row.bans} sources banned for them"
+    if row.banned is not None and row.stopped is not None:
+        stopped = ", ".join(f"{count} {name}" for name, count in row.stopped.items())
+        told += f"; {row.banned} banned now; packets stopped by the kernel: {stopped}"
+    return told
 
 
 def queues(report: Report) -> Table:

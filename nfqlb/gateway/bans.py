@@ -13,12 +13,15 @@ from typing import Any
 from nfqlb.gateway import sets
 from nfqlb.gateway.guarding import Guarding
 from nfqlb.gateway.offences import WEIGHTS, Note, Rings, Tally
-from nfqlb.gateway.penalties import Penalties
+from nfqlb.gateway.penalties import SOURCES, Penalties, Source
 from nfqlb.proxy.verdict import Reason
 
 LOG_INTERVAL = 10.0
 LOG_LINES = 5
 """Bans in LOG_INTERVAL seconds that are logged one by one; the others only as a number."""
+
+BACKLOG = 10.0
+"""Seconds after a ban in which offences of the same source count no more: its packets that were in a queue by then."""
 
 logger = logging.getLogger("nfqlb")
 
@@ -30,6 +33,8 @@ class Bans:
         """`kernel`: a pyroute2 IPSet."""
         self._guarding, self._rings, self._tally, self._kernel = guarding, rings, tally, kernel
         self._penalties = Penalties(guarding.offences)
+        self._banned_at: dict[Source, float] = {}
+        """Those of the last BACKLOG seconds, and some before them."""
         self._log_from = float("-inf")
         self._logged = self._unlogged = 0
         self._failed_at = float("-inf")
@@ -39,7 +44,13 @@ class Bans:
         noted = 0
         for note in self._rings.notes():
             noted += 1
-            if self._penalties.add((note.version, note.source), WEIGHTS[note.reason], now):
+            source = note.version, note.source
+            if now - self._banned_at.get(source, float("-inf")) < BACKLOG:
+                continue
+            if self._penalties.add(source, WEIGHTS[note.reason], now):
+                if len(self._banned_at) >= SOURCES:
+                    self._banned_at.clear()
+                self._banned_at[source] = now
                 self._ban(note, now)
         self._tally[Tally.OFFENCES] += noted
         self._tally[Tally.HEARTBEAT] = int(now * 1e9)

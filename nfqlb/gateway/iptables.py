@@ -90,6 +90,10 @@ class Iptables:
         """What the kernel holds now."""
         return parse(self._run("save", []))
 
+    def counters(self, table: str) -> str:
+        """One table as iptables-save prints it, each rule behind `[packets:bytes]`."""
+        return self._run("save", ["--counters", "--table", table])
+
     def restore(self, text: str, *, test: bool = False) -> None:
         """Change the kernel's rules by `text`, each table at once or not at all. `test`: only try whether it reads."""
         options = ["--noflush", "--wait", str(LOCK_WAIT), *(["--test"] if test else [])]

@@ -145,6 +145,14 @@ def entries(kinds: Iterable[Kind] = ("deny", "ban")) -> list[Entry]:
     return [entry for kind, name in names if name in there for entry in read_entries(kind, _save(name))]
 
 
+def count() -> int:
+    """How many sources are banned. Those whose time has just ended count until the kernel has forgotten them."""
+    there = _names()
+    names = [name_of(kind, family) for kind in ("deny", "ban") for family in FAMILIES]
+    texts = [_ipset("list", "-terse", name) for name in names if name in there]
+    return sum(int(number) for text in texts for number in re.findall(r"^Number of entries: (\d+)", text, re.MULTILINE))
+
+
 def read_entries(kind: Kind, text: str) -> Iterator[Entry]:
     """From what `ipset save` printed."""
     for line in text.splitlines():

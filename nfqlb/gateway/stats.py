@@ -114,6 +114,21 @@ class MemoryRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitsRow:
+    """What was stopped before it cost anything, or will be."""
+
+    offences: int
+    """Noted by workers; goes on over reloads and upgrades, as the next."""
+    bans: int
+    """Of sources, for offences."""
+    banned: int | None = None
+    """Sources that are banned now; None where only root may look."""
+    stopped: dict[str, int] | None = None
+    """Packets that the kernel dropped since the rules were changed last: banned, denied (by an operator), limited; None
+    where only root may look."""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     gateway: str
     state: str
@@ -132,6 +147,7 @@ class Report:
     memory: MemoryRow
     alarms: int
     """Pools that something is wrong with."""
+    limits: LimitsRow
 
     @property
     def healthy(self) -> bool:
@@ -171,6 +187,7 @@ def gather(run_dir: Path, proc: Path = procfs.PROC) -> Report:
         totals=_counts((*snapshot.slots, snapshot.retired), snapshot.about.backends),
         memory=MemoryRow(snapshot.remembered, ENTRIES, SIZE),
         alarms=snapshot.alarms,
+        limits=LimitsRow(snapshot.offences, snapshot.bans),
     )
 
 

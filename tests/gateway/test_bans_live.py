@@ -1,5 +1,6 @@
 """The whole way from an offence to a ban: workers note, the guard bans, the kernel drops."""
 
+import json
 import os
 import signal
 
@@ -49,6 +50,10 @@ def test_junk_is_banned_and_drops_in_the_kernel(gateway: Gateway, family: int) -
     assert until(lambda: gateway.net.board().bans == 1, 10)
     assert gateway.net.board().offences >= ENOUGH * 2 // 3
     assert f"{source} banned for 600 s" in gateway.net.log
+    told = json.loads(gateway.host.call("stats", "--json").stdout)["limits"]
+    assert (told["bans"], told["banned"], told["stopped"]["denied"]) == (1, 1, 0)
+    assert told["stopped"]["banned"] >= 10
+    assert "1 banned now" in gateway.host.call("stats").stdout
     gateway.stop()
 
 

@@ -7,7 +7,7 @@ import pytest
 from pyroute2.netlink.exceptions import NetlinkError
 
 from nfqlb.gateway import offences, penalties
-from nfqlb.gateway.bans import LOG_INTERVAL, LOG_LINES, Bans
+from nfqlb.gateway.bans import BACKLOG, LOG_INTERVAL, LOG_LINES, Bans
 from nfqlb.gateway.guarding import Guarding
 from nfqlb.gateway.offences import NOTES, OFFENCE, SEATS, WEIGHTS, Note, Rings, Tally
 from nfqlb.gateway.penalties import MINUTE, SOURCES, Penalties
@@ -149,6 +149,18 @@ def test_offenders_are_banned_with_the_reason() -> None:
     assert court.tally[Tally.BANS] == 2
     assert court.tally[Tally.OFFENCES] == 10 + 100 + 9
     assert court.tally[Tally.HEARTBEAT] == 5_000_000_000
+
+
+def test_what_waited_in_a_queue_is_no_second_ban() -> None:
+    court = Court()
+    court.note(FOUR, Reason.NOT_SIP, 500)
+    court.turn(0.0)
+    court.note(FOUR, Reason.NOT_SIP, 500)
+    court.turn(BACKLOG / 2)
+    assert court.tally[Tally.BANS] == 1
+    court.note(FOUR, Reason.NOT_SIP, 500)
+    court.turn(BACKLOG + 1)
+    assert court.tally[Tally.BANS] == 2
 
 
 def test_whom_the_file_allows_is_never_banned() -> None:

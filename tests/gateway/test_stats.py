@@ -95,7 +95,7 @@ def test_the_keys_of_the_json_form_are_stable(gateway: Gateway) -> None:
     shape = gateway.report().as_dict()
     assert list(shape) == [
         *("gateway", "state", "generation", "pid", "started", "time"),
-        *("queues", "workers", "totals", "memory", "alarms"),
+        *("queues", "workers", "totals", "memory", "alarms", "limits"),
     ]
     assert list(shape["queues"][0]) == [
         *("queue", "worker", "waiting", "dropped", "user_dropped"),
@@ -206,7 +206,11 @@ def test_there_is_no_speed_across_a_restart(gateway: Gateway) -> None:
 def invoke(gateway: Gateway, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """Run `nfqlb stats` against the made-up gateway."""
 
-    loaded = SimpleNamespace(path=Path("/x/nfqlb.toml"), gateway=SimpleNamespace(run_dir=gateway.run_dir))
+    loaded = SimpleNamespace(
+        path=Path("/x/nfqlb.toml"),
+        gateway=SimpleNamespace(run_dir=gateway.run_dir),
+        limits=SimpleNamespace(enabled=False),
+    )
     monkeypatch.setattr(command_module, "load_config", lambda _: loaded)
     real = stats.gather
     monkeypatch.setattr(stats, "gather", lambda run_dir: real(run_dir, gateway.proc))
