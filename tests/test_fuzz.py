@@ -302,6 +302,35 @@ def test_a_reader_that_errs_is_seen(
     assert found.invariant == invariant
 
 
+# -- gateways with a hole ---------------------------------------------------------------------------------------------
+
+HOLES: dict[str, tuple[str, Callable[..., object]]] = {
+    "any Path is signed": ("nfqlb.proxy.keys.Keyring.is_path", lambda *_: True),
+    "any Record-Route is signed": ("nfqlb.proxy.keys.Keyring.is_route", lambda *_: True),
+    "any branch is ours": ("nfqlb.proxy.keys.Keyring.is_branch", lambda *_: True),
+    "anybody is a backend": ("nfqlb.proxy.identity.Identity.backend_at", lambda *_: 0),
+    "anybody is a peer": ("nfqlb.proxy.identity.Identity.may_be_peer", lambda *_: True),
+    "sources are not filled in": ("nfqlb.proxy.stamp.fill_via", lambda top, *_: (top, [])),
+    "any number is one": ("nfqlb.sip.grammar.number", lambda *_: 1),
+    "edits come twice": ("nfqlb.sip.edit.apply", lambda raw, edits, *_: raw + b"".join(new for *_, new in edits)),
+}
+
+
+@pytest.mark.parametrize("hole", HOLES)
+def test_a_hole_in_the_gateway_is_found(hole: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blind, within some thousand executions of the same chance each time."""
+    monkeypatch.setenv("NFQLB_PURE", "1")
+    here = packets.JourneyTarget()
+    seeds = here.seeds()
+    monkeypatch.setattr(*HOLES[hole])
+    chance = Random(1)
+    for _ in range(20_000):
+        data = here.mutate(chance.choice(seeds), seeds, chance)
+        if findings.attempt(here, data)[1] is not None:
+            return
+    raise AssertionError("nothing found")
+
+
 # -- running it -------------------------------------------------------------------------------------------------------
 
 

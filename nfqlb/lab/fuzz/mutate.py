@@ -29,6 +29,11 @@ ROWS = (
     b"Route: <sip:peer.example.net;lr>", b"Route: <sip:slow.example;lr>", b"Route: <sip:lb@sbc.example.org;lr>",
     b'Route: "<sip:203.0.113.5>" <sip:198.51.100.9;lr>', b"Route: sip:203.0.113.5;lr", b"Route: <sip:a@b@c>",
     b"Route: <sip:lb@192.168.1.5;lr;received=sip:198.51.100.200:5060>", b"Route: <tel:+1>", b"Route: ,,",
+    b"Route: <sip:lb@192.168.1.5;lr;received=sip:8.8.8.8:53;sig=00112233445566778899>",
+    b"Route: <sip:lb@203.0.113.5;lr;received=sip:8.8.8.8:53;sig=00112233445566778899>",
+    b"Route: <sip:lb@192.168.1.5;lr;r2=on;received=sip:8.8.8.8:53;sig=00112233445566778899;nat=yes>",
+    b"Route: <sip:lb@203.0.113.5;lr;r2=on>, <sip:lb@192.168.1.5;lr;r2=on>, "
+    b"<sip:lb@192.168.1.5;lr;r2=on;received=sip:8.8.8.8:53;sig=00112233445566778899;nat=yes>",
     b"No colon", b" no name", b": no name", b"X: \0", b"X: \n", b"X: \r", b"X\xff: y", "Subject: ünï ☎".encode(),
     b"Authorization: Digest username=\"a, b\", realm=\"x\", nonce=\"<\"", b"Event: presence", b"",
 )  # fmt: skip
