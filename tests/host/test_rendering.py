@@ -54,6 +54,9 @@ COMMIT
 -A NFQLB-GUARD -m hashlimit --hashlimit-above 2000/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
 --hashlimit-name nfqlb-drop-2000-4000 --hashlimit-htable-size 65536 \
 --hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j DROP
+-A NFQLB-GUARD -m length --length 4096:65535 -m hashlimit --hashlimit-above 512kb/s --hashlimit-burst 1mb \
+--hashlimit-mode srcip --hashlimit-name nfqlb-large --hashlimit-htable-size 65536 \
+--hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j DROP
 -A NFQLB-GUARD -j NFQLB-QUEUE
 -A NFQLB-QUEUE -j CT --notrack
 -A NFQLB-QUEUE -p udp -j HMARK --hmark-src-prefix 32 --hmark-sport-mask 0xffff --hmark-rnd SEED --hmark-mod 3 \
@@ -93,6 +96,9 @@ COMMIT
 --hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j SET --add-set NFQLB-ban6 src --exist --timeout 600
 -A NFQLB-GUARD -m hashlimit --hashlimit-above 2000/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
 --hashlimit-srcmask 64 --hashlimit-name nfqlb-drop-2000-4000 --hashlimit-htable-size 65536 \
+--hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j DROP
+-A NFQLB-GUARD -m length --length 4096:65535 -m hashlimit --hashlimit-above 512kb/s --hashlimit-burst 1mb \
+--hashlimit-mode srcip --hashlimit-srcmask 64 --hashlimit-name nfqlb-large --hashlimit-htable-size 65536 \
 --hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j DROP
 -A NFQLB-GUARD -j NFQLB-QUEUE
 -A NFQLB-QUEUE -j CT --notrack

@@ -71,6 +71,21 @@ def test_a_source_that_floods_is_banned_by_the_kernel_and_let_go_after_its_time(
     assert count() == 1
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_large_messages_are_limited_by_their_bytes(host: Host, family: int) -> None:
+    host.apply(host.config())
+    host.serve(family)
+    count = arrived(host, family)
+    sender = host.udp(host.phone, PHONE[family])
+    for _ in range(200):
+        sender.sendto(REQUEST + bytes(3000), (EXTERNAL[family], 5060))
+    assert count() == 200
+    for _ in range(100):
+        sender.sendto(REQUEST + bytes(30_000), (EXTERNAL[family], 5060))
+    assert 10 < count() < 100
+    assert banned(host) == {}
+
+
 def test_others_are_not_concerned(host: Host) -> None:
     subprocess.run(["ip", "-n", host.phone, "address", "add", "198.51.100.3/24", "dev", "eth"], check=True)
     limited(host)
