@@ -18,6 +18,7 @@ from nfqlb.lab.bench import floor, live, load, report, traffic
 from nfqlb.lab.bench.floor import ROW, Floor, six
 from nfqlb.lab.bench.live import Bench, Options, Point, Result
 from nfqlb.lab.bench.load import Run
+from nfqlb.lab.bench.systems import SYSTEMS
 from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint
 
@@ -185,7 +186,7 @@ def test_what_is_written_can_be_read_again(tmp_path: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.timeout(170)
-def test_a_quick_run_measures_all_three_and_leaves_nothing() -> None:
+def test_a_quick_run_measures_all_and_leaves_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "nfqlb.lab.bench", "live", "--quick", "--mix", "call", "--mix", "junk", "--json"],
         capture_output=True,
@@ -196,14 +197,16 @@ def test_a_quick_run_measures_all_three_and_leaves_nothing() -> None:
     assert done.returncode == 0, done.stderr
     read: dict[str, Any] = json.loads(done.stdout)
     found = {(each["system"], each["mix"]): each for each in read["results"]}
-    assert set(found) == {(system, mix) for system in ("nfqlb", "kamailio", "floor") for mix in ("call", "junk")}
+    assert set(found) == {
+        (system, mix) for system in ("nfqlb", "kamailio", "kamailio-tlsf", "floor") for mix in ("call", "junk")
+    }
     for (_, mix), each in found.items():
         assert each["memory"] > 2**20
         assert all(point["processes"] > 0 for point in each["points"])
         if mix == "call":
             assert each["capacity"][0] > 0
             assert all(0 < point["p50"] <= point["p99"] <= point["p999"] for point in each["points"])
-    assert set(read["ratios"]["call"]) == {"kamailio", "floor"}
+    assert {"nfqlb", *read["ratios"]["call"]} == set(SYSTEMS)
     assert not [path for path in namespaces.NETNS_DIR.iterdir() if path.name.startswith(f"{_prefix(done.stderr)}-")]
 
 
@@ -211,6 +214,22 @@ def _prefix(errors: str) -> str:
     """The run said in which namespaces it works."""
     line = next(line for line in errors.splitlines() if "namespaces" in line)
     return line.split()[-1]
+
+
+@pytest.mark.root
+def test_scaling_measures_messages_larger_than_a_link_would_take(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nfqlb.lab.bench", "scaling", "--quick", "--json", "-o", str(tmp_path / "scaling.json")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)
+    assert read == json.loads((tmp_path / "scaling.json").read_text())
+    assert [(each["series"], each["value"]) for each in read["costs"]] == [("backends", 10), ("size", 5000)]
+    assert all(each["workers"] > 0 and each["loss"] == 0 for each in read["costs"])
 
 
 @pytest.mark.root

@@ -1,5 +1,6 @@
 """`tools/bench`: its options, its output, its exit status. The work is done by the modules beside it."""
 
+import json
 import os
 import signal
 import sys
@@ -16,7 +17,11 @@ from nfqlb.cli.common import UserError, console, echo_json, json_option
 from nfqlb.lab import LabError
 from nfqlb.lab.bench import traffic
 from nfqlb.lab.bench.load import MIXES
+from nfqlb.lab.bench.systems import SYSTEMS
 from nfqlb.lab.lab import check_host
+
+PROGRAMS = {"ip": "iproute2", "iptables": "iptables", "taskset": "util-linux", "ss": "iproute2"}
+"""That a live gateway is measured with → Debian package."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -115,7 +120,7 @@ def ratchet_(renew: bool, as_json: bool) -> None:
 
 @main.command("live")
 @click.option("--mix", "mixes", multiple=True, type=click.Choice(list(MIXES)), help="Only this one; repeatable.")
-@click.option("--system", "names", multiple=True, type=click.Choice(["nfqlb", "kamailio", "floor"]), help="Likewise.")
+@click.option("--system", "names", multiple=True, type=click.Choice(SYSTEMS), help="Likewise.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100), help="Alternations.")
 @click.option("--seconds", default=1.5, show_default=True, type=click.FloatRange(0.1, 60), help="Of each run.")
 @click.option("--phones", default=20_000, show_default=True, type=click.IntRange(10, 4_000_000), help="Sources.")
@@ -154,10 +159,8 @@ def live_(
         values |= {"rounds": 1, "seconds": 0.2, "phones": 200, "prepared": 20}
     options = live.Options(systems=names or live.Options.systems, mixes=mixes or live.Options.mixes, **values)
     with told():
-        check_host({"ip": "iproute2", "iptables": "iptables", "taskset": "util-linux", "kamailio": "kamailio"})
-        name = f"nfqlb-bench{os.getpid()}"
-        say(f"namespaces: {name}")
-        results = live.run(name, options, say)
+        check_host(PROGRAMS | {"kamailio": "kamailio"})
+        results = live.run(own_name(), options, say)
     date = time.strftime("%Y-%m-%d")
     if stem is not None:
         for path in report.write(results, asdict(options), date, stem):
@@ -170,6 +173,68 @@ def live_(
     junk = report.junk_part(results)
     if junk is not None:
         click.echo(f"Junk costs {junk:.0%} of a forwarded REGISTER.")
+
+
+@main.command("scaling")
+@click.option("--rate", default=4000, show_default=True, type=click.IntRange(10, 100_000), help="Messages per s.")
+@click.option("--seconds", default=1.0, show_default=True, type=click.FloatRange(0.1, 60), help="Of each run.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100), help="Runs of each point.")
+@click.option("--quick", is_flag=True, help="Two points, short runs: to see that it works.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the JSON there, too."
+)
+@json_option
+def scaling_(rate: float, seconds: float, rounds: int, quick: bool, output: Path | None, as_json: bool) -> None:
+    """What a message costs as backends, sources, bytes or workers grow. Needs root and two cores.
+
+    WORKERS is the running time of the gateway's processes for a REGISTER, which hardly depends on what else the
+    machine does; CORE is all that their core did.
+
+    \b
+    Example:
+      sudo tools/bench scaling
+    """
+    from nfqlb.lab.bench import report, scaling
+
+    series = scaling.QUICK if quick else scaling.SERIES
+    if quick:
+        rate, seconds, rounds = 1000, 0.2, 1
+    with told():
+        check_host(PROGRAMS)
+        costs = list(scaling.run(own_name(), rate, seconds, rounds, say, series))
+    found = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": report.machine(),
+        "costs": [asdict(cost) for cost in costs],
+    }
+    if output is not None:
+        output.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        say(f"written: {output}")
+    if as_json:
+        echo_json(found)
+        return
+    table(
+        ("SERIES", "VALUE", "MSG/S", "LOSS", "WORKERS µs", "CORE µs", "MB"),
+        [
+            (
+                cost.series,
+                f"{cost.value:,}",
+                f"{cost.rate:,.0f}",
+                f"{cost.loss:.3%}",
+                f"{cost.workers:.1f}",
+                f"{cost.core:.1f}",
+                f"{cost.memory / 2**20:.0f}",
+            )
+            for cost in costs
+        ],
+    )
+
+
+def own_name() -> str:
+    """Of the namespaces of this run."""
+    name = f"nfqlb-bench{os.getpid()}"
+    say(f"namespaces: {name}")
+    return name
 
 
 def table(titles: tuple[str, ...], rows: list[tuple[str, ...]], left: int = 1) -> None:

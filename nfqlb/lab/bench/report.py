@@ -147,7 +147,7 @@ def _median(points: Sequence[Point], name: str) -> float:
 # The picture
 
 WIDTH, BAR, GAP, LEFT, RIGHT = 760, 18, 14, 150, 120
-COLOURS = {"nfqlb": "#1a7f5a", "kamailio": "#8a8f98", "floor": "#d8c48a"}
+COLOURS = {"nfqlb": "#1a7f5a", "kamailio": "#8a8f98", "kamailio-tlsf": "#b4b9c0", "floor": "#d8c48a"}
 
 
 def svg(results: Sequence[Result], caption: str) -> str:

@@ -37,9 +37,9 @@ class System(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, network: Network, place: Path, core: int, backends: int) -> None:
-        """`place`: a directory of its own for its files."""
-        self.network, self.place, self.core = network, place, core
+    def __init__(self, network: Network, place: Path, core: int, backends: int, workers: int = 1) -> None:
+        """`place`: a directory of its own for its files. With more `workers` than one it may use all cores."""
+        self.network, self.place, self.core, self.workers = network, place, core, workers
         self.backends = backend_addresses(backends)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -53,7 +53,8 @@ class System(ABC):
     def __enter__(self) -> "System":
         self.place.mkdir(parents=True)
         self.network.know(self.backends)
-        argv = ["taskset", "-c", str(self.core), *self.command()]
+        cores = ",".join(map(str, sorted(os.sched_getaffinity(0)))) if self.workers > 1 else str(self.core)
+        argv = ["taskset", "-c", cores, *self.command()]
         self._process = namespaces.spawn(self.network.gateway, argv, self.log, cwd=self.place)
         deadline = time.monotonic() + READY
         try:
@@ -98,7 +99,6 @@ class Nfqlb(System):
     on."""
 
     name = "nfqlb"
-    workers: ClassVar[int] = 1
 
     def command(self) -> list[str]:
         secret, config = self.place / "secret", self.place / "nfqlb.toml"
@@ -122,9 +122,10 @@ class Nfqlb(System):
 
 
 class Kamailio(System):
-    """Kamailio of the distribution, stateless; see kamailio.cfg."""
+    """Kamailio of the distribution, stateless; see kamailio.cfg. As it comes, with its default allocator of memory."""
 
     name = "kamailio"
+    options: ClassVar[tuple[str, ...]] = ()
 
     def command(self) -> list[str]:
         listing, config = self.place / "dispatcher.list", self.place / "kamailio.cfg"
@@ -143,12 +144,19 @@ class Kamailio(System):
         return [
             *("unshare", "--uts", "sh", "-c", 'hostname localhost && exec "$@"', "sh", "kamailio"),
             *("-f", str(config), "-m", str(SHARED_MEMORY_MB), "-M", str(PRIVATE_MEMORY_MB)),
-            *("-Y", str(self.place), "-P", str(self.place / "kamailio.pid"), "-DD", "-E"),
+            *("-Y", str(self.place), "-P", str(self.place / "kamailio.pid"), "-DD", "-E", *self.options),
         ]
 
     def ready(self) -> bool:
         """Both of its sockets are there."""
         return len(namespaces.run(self.network.gateway, ["ss", "-Hlun"]).splitlines()) >= 2
+
+
+class TunedKamailio(Kamailio):
+    """The same with the fastest of its allocators, which an operator may choose on the command line."""
+
+    name = "kamailio-tlsf"
+    options = ("-x", "tlsf")
 
 
 class Floor(System):
@@ -170,7 +178,7 @@ class Floor(System):
         return self.log.exists() and "ready" in self.log.read_text(errors="replace")
 
 
-SYSTEMS: dict[str, type[System]] = {system.name: system for system in (Nfqlb, Kamailio, Floor)}
+SYSTEMS: dict[str, type[System]] = {system.name: system for system in (Nfqlb, Kamailio, TunedKamailio, Floor)}
 
 Say = Callable[[str], None]
 
