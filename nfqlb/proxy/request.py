@@ -141,6 +141,9 @@ class RequestRules:
             raise Reject(Reason.BAD_SCHEME)
         if scheme != b"tel" and uri.parse(message.uri) is None:
             raise Reject(Reason.BAD_URI)
+        if scheme == b"tel" and any(byte in message.uri for byte in b'<>"'):
+            # P17 would write it between brackets, and there would stand more Routes than one.
+            raise Reject(Reason.BAD_URI)
         hops = fact.max_forwards(message)
         if hops == 0:
             raise Reject(Reason.HOPS_PING if message.method == b"OPTIONS" else Reason.TOO_MANY_HOPS)

@@ -104,6 +104,14 @@ def test_an_unsigned_way_out_of_his_own_making(gateway: Gateway, flow: str) -> N
                     assert result.reason in (Reason.REQUEST_ENTERING, Reason.BAD_FLOW)
 
 
+def test_more_routes_hidden_in_a_telephone_number(gateway: Gateway) -> None:
+    """The next hop is a strict router's, so the Request-URI becomes the last Route (P17)."""
+    hidden = request("MESSAGE", "tel:1>,<sip:192.0.2.66;lr", f"Route: <sip:{PROXY1}>")
+    assert gateway.from_phone(hidden).reason is Reason.BAD_URI
+    plain = gateway.from_phone(request("MESSAGE", "tel:+4989123", f"Route: <sip:{PROXY1}>"))
+    assert (plain.dst, plain.headers("Route")) == (PROXY1, ["<tel:+4989123>"])
+
+
 def test_speaking_to_the_internal_socket() -> None:
     gateway = Gateway()
     for source in (PHONE, OTHER, VICTIM, "192.168.1.99:5060"):

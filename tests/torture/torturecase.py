@@ -52,8 +52,6 @@ class Torture:
     """A further row of the reply."""
     unechoed: str = ""
     """The row that the reply must do without, as it cannot be read."""
-    differs: str = ""
-    """Why it harms nobody that Kamailio reads it otherwise."""
     via: str = ""
     """The Via of the reply, unless it is that of the request."""
 
@@ -148,7 +146,7 @@ def _variants(table: dict[str, Any], side: str) -> list[Torture]:
                 assert message.count(old) == 1, (title, old)
                 message = message.replace(old, new)
             adds_hops = variant.get("adds_hops", False)
-            more = {key: variant[key] for key in ("more", "differs") if key in variant}
+            more = {key: variant[key] for key in ("more",) if key in variant}
             changes = () if adds_hops or HOPS[0] not in message else (HOPS,)
             name = f"{text} ({number})"
             found.append(
