@@ -61,7 +61,8 @@ class Engine:
         self._ident = first_ident
         self._setup = setup
         self._careful = careful
-        self._fast = self._fast_path(recent)
+        self.fast = self._fast_path(recent)
+        """Gives the verdict on plain packets. None: there is none, and all go the careful way."""
 
     def sibling(self, first_ident: int, recent: Recent | None = None, names: Names | None = None) -> "Engine":
         """An engine of the same rules and tables, shared with this one, with a counter and a memory of its own.
@@ -71,13 +72,13 @@ class Engine:
         other = copy(self)
         other._ident = first_ident
         other._proxy = self._proxy.sibling(recent, names)
-        other._fast = other._fast_path(recent)
+        other.fast = other._fast_path(recent)
         return other
 
     @property
     def path(self) -> str:
         """What plain packets go by: "compiled" for the fast path, "pure" for the careful one."""
-        return "pure" if self._fast is None else "compiled"
+        return "pure" if self.fast is None else "compiled"
 
     def share(self, memory: memoryview) -> None:
         """Keep tables and states in `memory` from now on: `tables.size` bytes that processes share. Workers that are
@@ -92,13 +93,14 @@ class Engine:
 
     def process(self, packet: bytes, trace: Trace | None = None) -> Verdict:
         """The verdict on one whole IP packet, as NFQUEUE delivers it (defragmented)."""
-        if self._fast is not None and trace is None:
-            ident = (self._ident + 1) & 0xFFFF
-            verdict = self._fast.process(packet, ident)
+        if self.fast is not None and trace is None:
+            verdict = self.fast.process(packet)
             if verdict is not None:
-                if verdict.packet:
-                    self._ident = ident
                 return verdict
+        return self.consider(packet, trace)
+
+    def consider(self, packet: bytes, trace: Trace | None = None) -> Verdict:
+        """The same, by the careful path."""
         try:
             src, dst, payload, tos = datagram.parse(packet, verify=self._verify)
         except DatagramError as error:
@@ -139,20 +141,22 @@ class Engine:
         return not src.port or src in self._proxy.identity.sockets or src.addr in NEVER_SOURCES
 
     def _fast_path(self, recent: Recent | None) -> "FastPath | None":
-        return None if self._careful else fast.make(self._setup, self._proxy, recent, verify=self._verify)
+        if self._careful:
+            return None
+        return fast.make(self._setup, self._proxy, recent, verify=self._verify, ident=self._ident)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_fast": None}
+        return self.__dict__ | {"fast": None, "_ident": self._ident if self.fast is None else self.fast.ident}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
-        self._fast = self._fast_path(None)
+        self.fast = self._fast_path(None)
 
     def _written(self, outcome: Outcome, tos: int) -> Verdict:
         """The outcome as a packet. Raises DatagramError (TOO_LARGE)."""
         if outcome.out is None or outcome.dst is None:
             return Verdict(outcome.reason, b"", outcome.backend)
-        self._ident = (self._ident + 1) & 0xFFFF
+        self._ident = (self._ident + 1) & 0xFFFF if self.fast is None else self.fast.next_ident()
         packet = datagram.build(outcome.out, outcome.dst, outcome.payload, tos=tos, ident=self._ident)
         return Verdict(outcome.reason, packet, outcome.backend, outcome.out, outcome.dst)
 

@@ -136,9 +136,9 @@ class Twins:
 
     def answers(self, src: str, dst: str, payload: bytes) -> bool:
         """Whether the fast path has a verdict of its own."""
-        path = fast.make(self.setup, self.swift._proxy, None, verify=True)
+        path = Engine(self.setup).fast
         assert path is not None
-        return path.process(datagram.build(endpoint(src), endpoint(dst), payload), 1) is not None
+        return path.process(datagram.build(endpoint(src), endpoint(dst), payload)) is not None
 
 
 SDP = "v=0\no=- 1 1 IN IP4 10.1.1.9\ns=-\nc=IN IP4 10.1.1.9\nt=0 0\nm=audio 4000 RTP/AVP 8"

@@ -29,13 +29,13 @@ def which() -> str:
     return "compiled"
 
 
-def make(setup: "Setup", proxy: "Proxy", recent: "Recent | None", *, verify: bool) -> "FastPath | None":
+def make(setup: "Setup", proxy: "Proxy", recent: "Recent | None", *, verify: bool, ident: int) -> "FastPath | None":
     """None where there is none, or the Setup is none for it: with more keys than four, or a name of over 64 bytes."""
     if which() != "compiled":
         return None
     from nfqlb.fast.path import FastPath, Unusual
 
     try:
-        return FastPath(setup, proxy.identity, proxy.choice, recent, verify)
+        return FastPath(setup, proxy.identity, proxy.choice, recent, verify, ident)
     except Unusual:
         return None

@@ -67,18 +67,18 @@ cdef void identify(
     put_bytes(work, socket)
 
 
-cdef object written(
-    FastPath path, Reading *m, Edit *edits, int count, Packet *sent, int ident, object reason, int backend, object src,
-    object dst,
+cdef bytes written(
+    FastPath path, Reading *m, Edit *edits, int count, Packet *sent, int reason, int backend, object src, object dst
 ):
-    """The Verdict with the packet, None when it would be too large. `dst`: None for one to be made."""
+    """The packet, None when it would be too large; what else there is to its verdict stands in `path` afterwards.
+    `dst`: None for one to be made."""
     cdef Buffer *out = &path.out
     out.used = HEADERS
     write_edited(out, m.p, m.end, edits, count)
     if out.overflow or path.text.overflow or path.work.overflow or out.used > MAX_PACKET:
         return None
-    write_headers(out.p, out.used, sent, ident)
-    if dst is None:
-        dst = endpoint(sent.dst, sent.dst_port)
-    packet = PyBytes_FromStringAndSize(<char *>out.p, out.used)
-    return new_tuple(Verdict, (reason, packet, backend, src, dst))
+    path.ident = path.ident + 1 & 0xFFFF
+    write_headers(out.p, out.used, sent, path.ident)
+    path.reason, path.backend, path.src, path.dst = reason, backend, src, dst
+    path.dst_addr, path.dst_port, path.status = sent.dst, sent.dst_port, m.p[8] - c"0"
+    return PyBytes_FromStringAndSize(<char *>out.p, out.used)

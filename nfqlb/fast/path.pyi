@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 from nfqlb.balance.recent import Recent
 from nfqlb.proxy.choice import Choice
 from nfqlb.proxy.identity import Identity
@@ -10,6 +12,23 @@ class Unusual(Exception): ...
 
 class FastPath:
     def __init__(
-        self, setup: Setup, identity: Identity, choice: Choice, recent: Recent | None, verify: bool
+        self, setup: Setup, identity: Identity, choice: Choice, recent: Recent | None, verify: bool, ident: int
     ) -> None: ...
-    def process(self, packet: bytes, ident: int) -> Verdict | None: ...
+    @property
+    def ident(self) -> int: ...
+    def next_ident(self) -> int: ...
+    def process(self, packet: bytes) -> Verdict | None: ...
+
+class Lane:
+    open: bool
+    def __init__(
+        self,
+        path: FastPath,
+        slot: memoryview,
+        layout: tuple[int, int, int, list[int], int],
+        limits: tuple[int, int],
+        sampled: Callable[[bytes], bytes | None],
+        settle: Callable[[bytes, Verdict], bytes | None],
+        otherwise: Callable[[bytes], bytes | None],
+    ) -> None: ...
+    def decide(self, packet: bytes, /) -> bytes | None: ...

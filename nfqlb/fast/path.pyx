@@ -24,7 +24,7 @@ from nfqlb.proxy import selection as _selection
 from nfqlb.proxy import stamp as _stamp
 from nfqlb.proxy.identity import Half
 from nfqlb.proxy.scanners import Scanners as _Scanners
-from nfqlb.proxy.verdict import Reason, Verdict
+from nfqlb.proxy.verdict import REASON_SLOTS, Reason, Verdict
 
 if sys.byteorder != "little":
     raise ImportError("the fast path is for little-endian machines")
@@ -51,12 +51,13 @@ cdef object KEEPALIVE = Verdict(Reason.KEEPALIVE, b"")
 cdef object NOT_FROM_BACKEND = Verdict(Reason.NOT_FROM_BACKEND, b"")
 cdef object STRAY_RESPONSE = Verdict(Reason.STRAY_RESPONSE, b"")
 cdef object SCANNER = Verdict(Reason.SCANNER, b"")
-cdef object REQUEST_ENTERING = Reason.REQUEST_ENTERING
-cdef object REQUEST_LEAVING = Reason.REQUEST_LEAVING
-cdef object REQUEST_HAIRPIN = Reason.REQUEST_HAIRPIN
-cdef object RESPONSE_ENTERING = Reason.RESPONSE_ENTERING
-cdef object RESPONSE_LEAVING = Reason.RESPONSE_LEAVING
-cdef object RESPONSE_HAIRPIN = Reason.RESPONSE_HAIRPIN
+cdef list REASONS = [Reason(n) if n in iter(Reason) else None for n in range(REASON_SLOTS)]
+cdef int REQUEST_ENTERING = Reason.REQUEST_ENTERING
+cdef int REQUEST_LEAVING = Reason.REQUEST_LEAVING
+cdef int REQUEST_HAIRPIN = Reason.REQUEST_HAIRPIN
+cdef int RESPONSE_ENTERING = Reason.RESPONSE_ENTERING
+cdef int RESPONSE_LEAVING = Reason.RESPONSE_LEAVING
+cdef int RESPONSE_HAIRPIN = Reason.RESPONSE_HAIRPIN
 
 cdef int MARK = len(_keys.MARKER)
 cdef bytes MARKER = _keys.MARKER
@@ -67,6 +68,11 @@ cdef int SIG_BYTES = _keys.SIG_BYTES
 cdef class FastPath:
     cdef Rulebook rules
     cdef Buffer work, text, out
+    cdef readonly int ident     # of the last packet that was sent (P37)
+    cdef int reason, backend, status
+    cdef object src, dst
+    cdef uint32_t dst_addr
+    cdef int dst_port
 
     def __cinit__(self, *_):
         self.work.p = <uint8_t *>PyMem_Malloc(ROOM)
@@ -80,12 +86,29 @@ cdef class FastPath:
         PyMem_Free(self.text.p)
         PyMem_Free(self.out.p)
 
-    def __init__(self, setup, identity, choice, recent, verify):
-        """`choice`: the one whose rules, tables and tokens count. `recent`: None for no memory."""
+    def __init__(self, setup, identity, choice, recent, verify, ident):
+        """`choice`: the one whose rules, tables and tokens count. `recent`: None for no memory. `ident`: IP
+        identification of the last packet."""
+        self.ident = ident
         self.rules = Rulebook(setup, identity, choice, recent, verify)
 
-    def process(self, bytes packet not None, int ident):
-        """Engine.process, or None; `ident` is for the packet that is sent, if any."""
+    def process(self, bytes packet not None):
+        """Engine.process, or None."""
+        found = self.answer(packet)
+        return self.verdict(<bytes>found) if type(found) is bytes else found
+
+    def next_ident(self):
+        """For a packet that went the careful way."""
+        self.ident = self.ident + 1 & 0xFFFF
+        return self.ident
+
+    cdef object verdict(self, bytes packet):
+        """Of the packet that was answered last."""
+        dst = endpoint(self.dst_addr, self.dst_port) if self.dst is None else self.dst
+        return new_tuple(Verdict, (REASONS[self.reason], packet, self.backend, self.src, dst))
+
+    cdef object answer(self, bytes packet):
+        """The packet to send; else the verdict, which is to drop it; else None."""
         cdef Rulebook rules = self.rules
         cdef Packet heard
         cdef Reading m
@@ -114,8 +137,8 @@ cdef class FastPath:
             if not inside and rules.scanners is not None and m.agent.start:
                 if rules.scanners.matches(PyBytes_FromStringAndSize(<char *>m.p + m.agent.a, m.agent.b - m.agent.a)):
                     return SCANNER
-            return request(self, &m, &heard, door, inside, backend, ident)
-        return response(self, &m, &heard, door, inside, backend, ident)
+            return request(self, &m, &heard, door, inside, backend)
+        return response(self, &m, &heard, door, inside, backend)
 
 
 include "common.pxi"
@@ -123,3 +146,4 @@ include "route.pxi"
 include "choice.pxi"
 include "request.pxi"
 include "response.pxi"
+include "lane.pxi"

@@ -133,7 +133,7 @@ cdef bint check(Reading *m, Facts *f):
     return True
 
 
-cdef object request(FastPath path, Reading *m, Packet *heard, Door door, bint inside, int backend, int ident):
+cdef object request(FastPath path, Reading *m, Packet *heard, Door door, bint inside, int backend):
     """RequestRules.forward, None for the careful path."""
     cdef Rulebook rules = path.rules
     cdef Facts f
@@ -144,7 +144,7 @@ cdef object request(FastPath path, Reading *m, Packet *heard, Door door, bint in
     cdef Door by = door
     cdef bint entering, differs, with_received, with_rport, spare_fits, recorded
     cdef uint32_t addr = 0, spoken
-    cdef int port = 0, known, nat = False, count, begin, loop, rows_end
+    cdef int reason, port = 0, known, nat = False, count, begin, loop, rows_end
     cdef uint64_t mac[8]
     cdef Buffer *text = &path.text
     if not check(m, &f) or not read_way(rules, m, &f.uri, inside, &way):
@@ -236,7 +236,7 @@ cdef object request(FastPath path, Reading *m, Packet *heard, Door door, bint in
     if f.hops >= 0:
         put_number(text, f.hops - 1)
         note(edits, &count, m.hops.a, m.hops.b, text, begin)
-    return written(path, m, edits, count, &sent, ident, reason, backend, src, dst)
+    return written(path, m, edits, count, &sent, reason, backend, src, dst)
 
 
 cdef inline void note(Edit *edits, int *count, int a, int b, const Buffer *text, int begin) noexcept nogil:

@@ -23,7 +23,7 @@ cdef Door entered_at(
     return None
 
 
-cdef object response(FastPath path, Reading *m, Packet *heard, Door door, bint inside, int backend, int ident):
+cdef object response(FastPath path, Reading *m, Packet *heard, Door door, bint inside, int backend):
     """nfqlb.proxy.response."""
     cdef Rulebook rules = path.rules
     cdef const uint8_t *p = m.p
@@ -31,7 +31,6 @@ cdef object response(FastPath path, Reading *m, Packet *heard, Door door, bint i
     cdef Via below
     cdef Packet sent
     cdef Edit edit
-    cdef uint64_t mac[8]
     cdef Span hash            # its hex text in the branch
     cdef uint32_t addr
     cdef int port = 0, i
@@ -75,9 +74,9 @@ cdef object response(FastPath path, Reading *m, Packet *heard, Door door, bint i
     sent.src, sent.src_port = entered.addr, entered.port
     sent.dst, sent.dst_port, sent.tos = addr, port, heard.tos
     if inside:
-        return written(path, m, &edit, 1, &sent, ident, RESPONSE_LEAVING, backend, entered.socket, None)
+        return written(path, m, &edit, 1, &sent, RESPONSE_LEAVING, backend, entered.socket, None)
     if entered.half != EXTERNAL:
         backend = rules.backend_from(addr, port)
         if entered.half == INTERNAL or backend >= 0:
-            return written(path, m, &edit, 1, &sent, ident, RESPONSE_ENTERING, backend, entered.socket, None)
-    return written(path, m, &edit, 1, &sent, ident, RESPONSE_HAIRPIN, -1, entered.socket, None)
+            return written(path, m, &edit, 1, &sent, RESPONSE_ENTERING, backend, entered.socket, None)
+    return written(path, m, &edit, 1, &sent, RESPONSE_HAIRPIN, -1, entered.socket, None)

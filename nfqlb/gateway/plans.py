@@ -194,7 +194,7 @@ def tables_of(plan: Plan | None) -> Tables | None:
 
 def worker_process(engine: Engine, first_ident: int, recent: Recent, names: Names | None) -> Process:
     """What a worker asks about each packet: an engine of its own, with the tables of all."""
-    return engine.sibling(first_ident, recent, names).process
+    return engine.sibling(first_ident, recent, names)
 
 
 def worker_shield(

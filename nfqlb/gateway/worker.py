@@ -7,8 +7,10 @@ how the queue works, or that there are other workers.
 import logging
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from nfqlb.balance.recent import Recent
+from nfqlb.engine import Engine
 from nfqlb.gateway.board import BACKENDS, REASONS, Cell, Header, State, Traffic
 from nfqlb.gateway.offences import OFFENCE, Notebook
 from nfqlb.gateway.overload import Load
@@ -17,8 +19,11 @@ from nfqlb.gateway.sender import IPV6_MINIMUM_MTU, Sender
 from nfqlb.gateway.shield import Shield
 from nfqlb.proxy.verdict import REASON_SLOTS, Action, Reason, Verdict
 
-Process = Callable[[bytes], Verdict]
-"""`Engine.process`."""
+if TYPE_CHECKING:
+    from nfqlb.fast.path import Lane
+
+Process = Callable[[bytes], Verdict] | Engine
+"""What a worker asks about each packet."""
 
 SAMPLE = 17
 """One packet in so many is timed, and stamps the heartbeat. A prime: requests and responses that alternate, or any
@@ -51,6 +56,9 @@ for _reason in Reason:
     _REPLIES[_reason] = _reason.action is Action.REPLY
     _TRAFFIC_OFFSET[_reason] = _TRAFFIC.get(_reason, -1)
 
+_LAYOUT = REASONS, BACKENDS, len(Traffic), _TRAFFIC_OFFSET[:6], int(_BY_CLASS)
+"""The same for the fast path, whose reasons to forward are the first six."""
+
 _VERSION = b"2.0 "
 """What stands before the status code, behind SIP/."""
 _ZERO = ord("0")
@@ -78,7 +86,8 @@ class Worker:
         shield: Shield | None = None,
         load: Callable[[], Load] | None = None,
     ) -> None:
-        self._process = self._calm = process
+        self._calm = process.process if isinstance(process, Engine) else process
+        self._process = self._calm
         self._shield, self._load = shield, load
         self._shedding = False
         self._episodes = 0
@@ -91,12 +100,30 @@ class Worker:
         self._offences = offences
         self._until_sample = 1
         self._limits: dict[str, _Limit] = {}
+        self._lane: Lane | None = None
+        self.decide: Callable[[bytes], bytes | None] = self._decide
+        """The engine's verdict as the queue wants it; counts it under its Reason. Consumer.decide."""
+        if isinstance(process, Engine) and process.fast is not None:
+            from nfqlb.fast import path  # it is there
+
+            limits = MAX_PACKET, SAMPLE
+            self._lane = path.Lane(process.fast, slot, _LAYOUT, limits, self._sampled, self._settle, self._otherwise)
+            self.decide = self._lane.decide
+            self._consider = process.consider
         self._stamp(time.monotonic_ns())
 
-    def decide(self, packet: bytes) -> bytes | None:
-        """The engine's verdict as the queue wants it; counts it under its Reason."""
+    def _decide(self, packet: bytes) -> bytes | None:
         self._until_sample -= 1
-        verdict = self._process(packet) if self._until_sample else self._timed(packet)
+        return self._settle(packet, self._process(packet)) if self._until_sample else self._sampled(packet)
+
+    def _sampled(self, packet: bytes) -> bytes | None:
+        return self._settle(packet, self._timed(packet))
+
+    def _otherwise(self, packet: bytes) -> bytes | None:
+        """What the fast path has left."""
+        return self._settle(packet, self._process(packet) if self._shedding else self._consider(packet))
+
+    def _settle(self, packet: bytes, verdict: Verdict) -> bytes | None:
         reason = verdict.reason
         if not _FORWARDS[reason]:
             if OFFENCE[reason]:
@@ -193,6 +220,8 @@ class Worker:
         self._episodes = shield.overload.episodes
         # Another function, so that in all other times no packet is asked whether there is overload.
         self._process = self._pressed if self._shedding else self._calm
+        if self._lane is not None:
+            self._lane.open = not self._shedding
 
     def _pressed(self, packet: bytes) -> Verdict:
         assert self._shield is not None

@@ -1,0 +1,121 @@
+"""A worker with the fast path and one without it: the same answers, the same counters."""
+
+from pathlib import Path
+
+import pytest
+from sipcase import EXT, INT, KEY, PHONE, Gateway, endpoint, request, response_to, setup
+from test_fast import SETUPS, passed
+
+from nfqlb import fast
+from nfqlb.balance.recent import SIZE, Recent
+from nfqlb.engine import Engine
+from nfqlb.gateway.board import About, Board, Cell, Slot, Traffic, read
+from nfqlb.gateway.offences import Rings
+from nfqlb.gateway.overload import Load
+from nfqlb.gateway.shield import Shield
+from nfqlb.gateway.worker import SAMPLE, Worker
+from nfqlb.net import datagram
+from nfqlb.proxy.setup import Setup
+from nfqlb.proxy.verdict import Reason, Verdict
+
+pytestmark = pytest.mark.skipif(fast.which() != "compiled", reason=f"no fast path here: {fast.which()}")
+
+TIMES = (Cell.HEARTBEAT, Cell.ENGINE_NS)
+
+
+class Bench:
+    """A worker with a real engine."""
+
+    def __init__(self, folder: Path, with_setup: Setup, *, careful: bool, shield: Shield | None = None) -> None:
+        self.path = folder / ("careful" if careful else "fast")
+        names = tuple(f"b{number}" for number in range(len(with_setup.known)))
+        self.board = Board(self.path, About("lb", (1,), names))
+        self.board.publish()
+        cells = memoryview(bytearray(SIZE)).cast("Q")
+        Recent.format(cells)
+        memory = Recent(cells)
+        self.load = Load(0.0, 0.0)
+        self.worker = Worker(
+            Engine(with_setup, careful=careful).sibling(7, memory),
+            None,  # type: ignore[arg-type]  # nothing here leaves by a socket
+            self.board.slot(0),
+            self.board.header,
+            memory,
+            lambda: None,
+            Rings().notebook(0),
+            shield=shield,
+            load=lambda: self.load,
+        )
+
+    @property
+    def slot(self) -> Slot:
+        return read(self.path).slots[0]
+
+    @property
+    def counted(self) -> tuple[object, ...]:
+        slot = self.slot
+        return [slot.cells[cell] for cell in Cell if cell not in TIMES], slot.reasons, slot.backends
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_answers_and_counters_are_the_same(tmp_path: Path, name: str) -> None:
+    benches = [Bench(tmp_path, SETUPS[name], careful=each) for each in (False, True)]
+    messages = [packet for _, packet in passed(name)]
+    messages += [(PHONE, EXT, b"\r\n"), (PHONE, EXT, b"junk"), ("192.168.1.99:5060", INT, b"x")]
+    for src, dst, payload in messages * 3:
+        packet = datagram.build(endpoint(src), endpoint(dst), payload)
+        assert benches[0].worker.decide(packet) == benches[1].worker.decide(packet)
+    for each in benches:
+        each.worker.idle()
+    assert benches[0].counted == benches[1].counted
+    assert benches[0].slot.cells[Cell.TIMED] == -(-3 * len(messages) // SAMPLE)
+
+
+@pytest.mark.parametrize("status", ["183 x", "200 x", "302 x", "404 x", "503 x", "603 x"])
+def test_responses_are_counted_by_their_class(tmp_path: Path, status: str) -> None:
+    gateway = Gateway()
+    invite = gateway.from_phone(request())
+    bench = Bench(tmp_path, gateway.setup, careful=False)
+    for _ in range(2):  # the first one is timed, and goes another way
+        text = response_to(invite, status)
+        bench.worker.decide(datagram.build(endpoint(invite.dst), endpoint(INT), text.replace("\n", "\r\n").encode()))
+    (counted,) = [each for each in bench.slot.backends if any(each)]
+    assert counted == tuple(
+        2 * (number == Traffic.RESPONSES_1XX - 1 + int(status[0])) for number in range(len(Traffic))
+    )
+
+
+@pytest.mark.parametrize("careful", [False, True])
+def test_a_packet_too_long_for_the_queue_is_dropped(tmp_path: Path, careful: bool) -> None:
+    bench = Bench(tmp_path, setup(), careful=careful)
+    message = request("MESSAGE", Content_Length=None).replace("\n", "\r\n").encode()  # type: ignore[arg-type]
+    for grown in range(60, 130):
+        bench.worker.decide(datagram.build(endpoint(PHONE), endpoint(EXT), message.ljust(65_507 - grown, b"x")))
+    assert bench.slot.reasons[Reason.TOO_LARGE] in range(1, 6)
+
+
+def test_overload_closes_the_lane(tmp_path: Path) -> None:
+    """Then each packet is for the shield to look at."""
+    asked = []
+
+    class Closed(Shield):
+        def __init__(self) -> None:
+            self.overload = type("", (), {"episodes": 0})()
+
+        def look(self, load: Load, now: float) -> bool:  # noqa: ARG002
+            return load.fill > 0.5
+
+        def decide(self, packet: bytes, process: object) -> Verdict:  # noqa: ARG002
+            asked.append(packet)
+            return Verdict(Reason.SHED, b"")
+
+    bench = Bench(tmp_path, setup(keys=(KEY,)), careful=False, shield=Closed())
+    packet = datagram.build(endpoint(PHONE), endpoint(EXT), request().replace("\n", "\r\n").encode())
+    answers = []
+    for fill in (0.0, 1.0, 0.0):
+        bench.load = Load(fill, 0.0)
+        bench.worker._look_at = 0
+        bench.worker.idle()
+        answers.append([bench.worker.decide(packet) is None for _ in range(3)])
+    assert answers == [[False] * 3, [True] * 3, [False] * 3]
+    assert asked == [packet] * 3
