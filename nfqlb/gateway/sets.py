@@ -64,9 +64,13 @@ def allowed(config: Config, family: Family) -> list[Network]:
     hosts = [str(backend.address.host) for pool in config.pools for backend in pool.backends]
     hosts += [str(each) for each in ((config.ha.address, config.ha.peer) if config.ha else ())]
     networks = [*config.limits.allow, *map(ip_network, hosts)]
+    found: list[Network]
     if family == 4:
-        return list(collapse_addresses(each for each in networks if isinstance(each, IPv4Network)))
-    return list(collapse_addresses(each for each in networks if isinstance(each, IPv6Network)))
+        found = list(collapse_addresses(each for each in networks if isinstance(each, IPv4Network)))
+    else:
+        found = list(collapse_addresses(each for each in networks if isinstance(each, IPv6Network)))
+    # No set holds a network of all addresses; two halves are the same.
+    return [half for each in found for half in (each.subnets() if each.prefixlen == 0 else [each])]
 
 
 # -- sets as a whole

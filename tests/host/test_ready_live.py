@@ -10,6 +10,8 @@ from hostnet import BACKENDS, EXTERNAL, TWO_ARMED, Host, until
 
 from nfqlb.config import Config, Problem
 from nfqlb.gateway import host as gateway_host
+from nfqlb.gateway import sets
+from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.host import meets, problems, udp_sockets
 from nfqlb.gateway.iptables import Iptables
 from nfqlb.net.endpoint import Endpoint
@@ -198,6 +200,17 @@ def test_rules_that_the_kernel_does_not_take(host: Host, monkeypatch: pytest.Mon
     errors = texts(host, config, "error")
     assert [error[:10] for error in errors] == ["IPv4 rules", "IPv6 rules"]
     assert "HNARK" in errors[0]
+
+
+def test_without_ipset_that_is_the_error(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sets, "PATH", str(host.folder))
+    errors = texts(host, host.config(), "error")
+    assert [error[:10] for error in errors] == ["IPv4 rules", "IPv6 rules"]
+    assert "install the Debian package ipset" in errors[0]
+    with pytest.raises(HostError, match="ipset is not installed"):
+        host.apply(host.config())
+    assert host.saved("nft", 4) == {}
+    host.apply(host.config(more="[limits]\nenabled = false"))
 
 
 def test_the_rehearsal_touches_nothing(host: Host) -> None:

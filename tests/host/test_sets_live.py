@@ -110,8 +110,9 @@ def test_responses_are_not_limited(host: Host, family: int) -> None:
     assert banned(host) == {}
 
 
-def test_whom_the_file_allows_is_not_limited(host: Host) -> None:
-    limited(host, more='allow = ["198.51.100.0/29"]')
+@pytest.mark.parametrize("allowed", ["198.51.100.0/29", "0.0.0.0/0"])
+def test_whom_the_file_allows_is_not_limited(host: Host, allowed: str) -> None:
+    limited(host, more=f'allow = ["{allowed}"]')
     host.serve(4)
     count = arrived(host, 4)
     flood(host, PHONE[4], EXTERNAL[4])
