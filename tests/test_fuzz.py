@@ -272,6 +272,13 @@ def test_workers_that_differ_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 UNLIKE = via.parse(b"SIP/2.0/UDP other", 0, 17)
 
 
+def test_a_packet_that_takes_long_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    way, payload, _ = forwarded(b"INVITE sip:bob")
+    monkeypatch.setattr(packets, "SLOW", -1.0)
+    with pytest.raises(Violation, match="quick"):
+        packets.both(way, datagram.build(way.src, way.dst, payload))
+
+
 @pytest.mark.parametrize(
     ("name", "where", "instead", "data", "invariant"),
     [

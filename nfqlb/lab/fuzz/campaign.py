@@ -22,6 +22,8 @@ HANGS = 60.0
 START = 120.0
 """The same before its first: it builds its worlds, and instruments the code."""
 POLL = 0.2
+SHORTEST = 1.0
+"""Seconds that a process has at least, if those before it have taken longer than they should."""
 
 _COVERAGE = re.compile(rb"cov: (\d+)")
 _NEW = re.compile(rb"^#\d+\s+(?:NEW|REDUCE) ", re.MULTILINE)
@@ -141,8 +143,7 @@ class Plan:
 def run(plan: Plan, show: Callable[[Sequence[Result], Sequence[Result]], None]) -> tuple[list[Result], bool]:
     """What each process did, and whether it was interrupted. `show` is told those that ended, and those that run."""
     wanted = [(target, guided) for guided in plan.guided for target in plan.targets]
-    # Each has its share of the time, whoever finishes early.
-    share = plan.seconds * min(plan.jobs, len(wanted)) / len(wanted)
+    end = time.monotonic() + plan.seconds
     done: list[Result] = []
     running: list[Running] = []
     with TemporaryDirectory(prefix="nfqlb-fuzz-") as folder:
@@ -150,6 +151,8 @@ def run(plan: Plan, show: Callable[[Sequence[Result], Sequence[Result]], None]) 
         try:
             while wanted or running:
                 while wanted and len(running) < plan.jobs:
+                    # Its share of the time that is left, the coming ones being as long.
+                    share = max(SHORTEST, (end - time.monotonic()) / -(-len(wanted) // plan.jobs))
                     target, guided = wanted.pop(0)
                     running.append(Running(_job(plan, target, guided, share, scratch), scratch))
                 time.sleep(POLL)

@@ -5,6 +5,7 @@ from typing import NoReturn
 INVARIANTS = {
     "no-exception": "Nothing but the reader's own errors leaves it; the engine raises nothing.",
     "ends": "Each input is done with in a minute, and the interpreter lives.",
+    "quick": "The engine takes less than two seconds of CPU time for a packet, instrumented or not.",
     "known-verdict": "A packet to a socket of ours is forwarded, answered or dropped; a dropped one has no bytes.",
     "sound-packet": "dpkt finds lengths and checksums of what we write right, no checksum 0, DF clear, TOS kept (P37).",
     "rereads": "What we write we read again without a fault.",

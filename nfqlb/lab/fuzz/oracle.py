@@ -194,7 +194,9 @@ def check_rest(before: Naive, after: Naive) -> None:
 
 
 def is_slice(part: list[bytes], whole: list[bytes]) -> bool:
-    return any(whole[at : at + len(part)] == part for at in range(len(whole) - len(part) + 1))
+    return not part or any(
+        whole[at] == part[0] and whole[at : at + len(part)] == part for at in range(len(whole) - len(part) + 1)
+    )
 
 
 def check_vias(way: Way, before: list[bytes], after: list[bytes], *, forwarded: bool) -> None:

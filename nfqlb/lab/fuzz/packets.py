@@ -3,6 +3,7 @@
 An input is two bytes, which way it comes (an index into all ways of all worlds) and its TOS, and then the payload.
 """
 
+import time
 from collections.abc import Hashable, Sequence
 from functools import cached_property
 from random import Random
@@ -15,6 +16,10 @@ from nfqlb.net import datagram
 from nfqlb.proxy.verdict import Action, Verdict
 
 HEAD = 2
+SLOW = 2.0
+"""Seconds of CPU time: thirty times what the worst input of 64 kB takes. Who knows one that takes longer can stop a
+worker with a packet a second.
+"""
 
 
 class Stage:
@@ -54,7 +59,10 @@ def both(way: Way, packet: bytes) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict of one worker, and the rules that another one explains it by: it must decide and write the same. Who
     explains goes the careful way, whoever does not may know a faster one.
     """
+    began = time.process_time()
     verdict = way.world.engine.process(packet)
+    if (took := time.process_time() - began) > SLOW:
+        broken("quick", f"{took:.1f} s for {verdict.reason.name}")
     told: list[str] = []
     other = way.world.twin.process(packet, lambda rule, _: told.append(rule))
     if verdict._replace(packet=b"") != other._replace(packet=b""):
@@ -122,10 +130,10 @@ class TwinsTarget(EngineTarget):
         return [data for data in found if self.is_fast(data)] or found
 
     def is_fast(self, data: bytes) -> bool:
-        """Whether the compiled path decides it; the engine itself does not tell who has."""
+        """Whether the compiled path decides it; a verdict does not tell who has."""
         way = self.way(data)
-        path = way.world.engine._fast
-        return path is not None and path.process(datagram.build(way.src, way.dst, data[HEAD:]), 0) is not None
+        path = way.world.engine.fast
+        return path is not None and path.process(datagram.build(way.src, way.dst, data[HEAD:])) is not None
 
     def way(self, data: bytes) -> Way:
         return self.ways[data[0] % len(self.ways)]
