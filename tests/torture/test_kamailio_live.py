@@ -136,11 +136,12 @@ def ours(payload: bytes) -> Reading:
         "top_branch": found.via.branch or b"",
         "below_host": below.host if below else b"",
         "below_branch": (below and below.branch) or b"",
-        "route": route.uri if route else b"",
         "vias": b"%d" % len(read.rows[b"via"]),
         "routes": b"%d" % len(read.rows.get(b"route", ())),
         "record_routes": b"%d" % len(read.rows.get(b"record-route", ())),
     }
+    if route is not None or not routes:
+        reading["route"] = route.uri if route else b""
     if request_uri is not None:
         reading |= {"user": (request_uri.user or b"").partition(b":")[0], "host": request_uri.host}
         reading |= {"port": b"%d" % (request_uri.port or 5060)}
