@@ -30,7 +30,7 @@ class Limits:
     """Of our own, a second, of all workers together."""
     replies_per_network: int = 500
     """A second; a network is an IPv4 /24 or an IPv6 /56."""
-    shed_at: float = 75.0
+    shed_at: float = 50.0
     """Percent of a queue."""
     shed_age: float = 0.4
     """Seconds that packets wait in a queue."""

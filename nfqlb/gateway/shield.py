@@ -18,9 +18,9 @@ from nfqlb.proxy.verdict import Reason, Verdict
 
 Decide = Callable[[bytes], Verdict]
 
-REFUSALS = 500
-"""A second and worker. A 503 saves retransmissions, but takes as long as many a decision: about 50 ms of each second,
-and what is beyond is dropped."""
+REFUSALS = 200
+"""A second and worker. A 503 saves retransmissions, but takes as long as twenty decisions: two hundredths of a worker's
+time, and what is beyond is dropped."""
 LEAST = 10
 """Replies a second that a network may have of each worker, however many workers share the budget: a peer that sends
 from one port has all its packets with one of them."""
@@ -60,8 +60,8 @@ class Shield:
         per_network = max(bounds.replies_per_network / workers, LEAST)
         self.budget = Budget(max(bounds.replies / workers, per_network), per_network, peers, clock)
         self.overload = Overload(bounds.shed_at, bounds.shed_age)
-        self._refusals = Budget(REFUSALS, REFUSALS, NetworkSet(()), clock)
-        self._triage, self._refuse = triage, refuse
+        self._triage, self._refuse, self._clock = triage, refuse, clock
+        self._next_refusal = 0.0
         self._shed = self._logged = 0
         self._until = 0.0
 
@@ -87,12 +87,14 @@ class Shield:
         """The verdict while there is overload: what belongs to a call or is an answer goes its way by `process`."""
         if not self._triage.is_new(packet):
             return process(packet)
-        addr = packet[12:16] if packet[0] >> 4 == 4 else packet[8:24]
-        if self.budget.room(addr) and self._refusals.grants(addr):
-            verdict = self._refuse(packet)
-            if verdict is None:
-                return process(packet)
-        else:
-            verdict = _SHED
+        verdict = _SHED
+        now = self._clock()
+        if now >= self._next_refusal:
+            self._next_refusal = now + 1 / REFUSALS
+            if self.budget.room(packet[12:16] if packet[0] >> 4 == 4 else packet[8:24]):
+                refused = self._refuse(packet)
+                if refused is None:
+                    return process(packet)
+                verdict = refused
         self._shed += 1
         return verdict

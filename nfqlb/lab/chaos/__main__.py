@@ -13,7 +13,7 @@ import click
 
 from nfqlb.cli.common import UserError
 from nfqlb.lab import LabError
-from nfqlb.lab.chaos import calls, flood, large, nodes, outages, run, soak
+from nfqlb.lab.chaos import calls, flood, large, nodes, outages, overload, run, soak
 from nfqlb.lab.chaos.scenarios import SCENARIOS, Scenario
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -218,6 +218,28 @@ def flood_(compact: bool, name: str, one: int, **options: Any) -> None:
     end([result])
 
 
+@main.command("overload")
+@click.option("--seconds", default=8.0, show_default=True, type=click.FloatRange(1, 3600), help="Of each load.")
+@click.option("--share", default=0.25, show_default=True, type=click.FloatRange(0.01, 0.5), help="Requests of calls.")
+@click.option("--rate", default=0, type=click.IntRange(0, 1_000_000), help="Per s; twice what it takes unless given.")
+@click.option("--name", default="", help="Of the lab; chaos and the process id unless given.")
+@click.option("--json", "compact", is_flag=True, help="The JSON in one line.")
+def overload_(compact: bool, name: str, **options: Any) -> None:
+    """Twice as many requests as a worker can take, new ones and those of calls.
+
+    Measures what one worker can take, then sends twice as much, first without [limits] and then with them. With them,
+    at most 1 % of the requests of calls may be lost, and new ones at least twenty times as often.
+
+    \b
+    Example:
+      sudo tools/chaos overload --seconds 20
+    """
+    with told():
+        result = overload.run(name or own_name(), overload.Options(**options), say)
+    show(result.as_dict(), compact)
+    end([result])
+
+
 def add_outage(kind: type[outages.Outage]) -> None:
     """A command for one kind of outage."""
     default = kind.defaults
@@ -300,7 +322,14 @@ def show(value: object, compact: bool) -> None:
 
 def end(
     results: Sequence[
-        run.Result | soak.Result | calls.Result | outages.Result | large.Result | nodes.Result | flood.Result
+        run.Result
+        | soak.Result
+        | calls.Result
+        | outages.Result
+        | large.Result
+        | nodes.Result
+        | flood.Result
+        | overload.Result
     ],
 ) -> NoReturn:
     """Exit as the results say; what is wrong goes to stderr, too."""
