@@ -193,12 +193,12 @@ def large_(compact: bool, name: str, ipv6: bool, **options: Any) -> None:
 
 
 @main.command("flood")
-@click.option("--seconds", default=30.0, show_default=True, type=click.FloatRange(1, 86_400), help="Of the flood.")
+@click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(1, 86_400), help="Of the flood.")
 @click.option("--calls", default=200, show_default=True, type=click.IntRange(4, 2000), help="Calls per s.")
 @click.option("--junk", default=20_000, show_default=True, type=click.IntRange(1, 1_000_000), help="Packets per s.")
 @click.option("--sources", default=2000, show_default=True, type=click.IntRange(1, 4_000_000), help="Of the junk.")
 @click.option("--flood", "one", default=20_000, show_default=True, type=click.IntRange(1, 1_000_000), help="OPTIONS/s.")
-@click.option("--ban", default=10, show_default=True, type=click.IntRange(1, 3600), help="[limits] ban_for.")
+@click.option("--ban", default=30, show_default=True, type=click.IntRange(1, 3600), help="[limits] ban_for.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Of the gateway.")
 @click.option("--name", default="", help="Of the lab; chaos and the process id unless given.")
 @click.option("--json", "compact", is_flag=True, help="The JSON in one line.")

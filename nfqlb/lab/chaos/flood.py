@@ -37,11 +37,12 @@ MAX_GROWTH_KB = 2000
 MAX_LATE = 2.0
 """Seconds by which the end of a ban may differ from what was said: looks are LOOK apart, and a busy machine."""
 
-LEAD = 4.0
+LEAD = 5.0
 """Seconds of calls before the flood, and after it."""
 LOOK = 0.02
 """Seconds between two looks at whether the source is banned."""
-CALLERS = 4
+CALLERS = 8
+"""Flows of calls: enough that each worker has some before the flood, and has touched its memory."""
 HOLD_MS = 500
 NO_END = 10_000_000
 
@@ -65,7 +66,7 @@ Content-Length: 0
 
 @dataclass(frozen=True)
 class Options:
-    seconds: float = 30.0
+    seconds: float = 60.0
     """Of the flood."""
     calls: int = 200
     """Per second."""
@@ -75,7 +76,7 @@ class Options:
     """Of the junk."""
     flood: int = 20_000
     """Valid OPTIONS per second, from one source."""
-    ban: int = 10
+    ban: int = 30
     """[limits] ban_for, in seconds."""
     workers: int = 2
 
