@@ -8,6 +8,9 @@ from nfqlb.lab import LabError, namespaces
 ASK_EVERY = 0.05
 """Seconds."""
 
+MARK = b"Call-ID: ping-"
+"""In every question, and in every answer: on a busy machine some come when nobody waits for them any more."""
+
 
 def wait_answer(namespace: str, target: tuple[str, int], source: str, what: str, timeout: float = 10.0) -> None:
     """Ask `target` for OPTIONS from the address `source` inside the namespace until it answers 200.

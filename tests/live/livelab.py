@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from nfqlb.lab import sipp
+from nfqlb.lab import ping, sipp
 from nfqlb.lab.kamailio import DOMAIN
 from nfqlb.lab.lab import Lab
 from nfqlb.lab.ladder import Passage, messages, passages
@@ -55,7 +55,8 @@ class Cell:
         return self._seen()
 
     def _seen(self) -> list[Passage]:
-        frames = self.tap.settled()
+        """What has passed, but for late answers to the questions whether the gateway is there."""
+        frames = [frame for frame in self.tap.settled() if ping.MARK not in frame.packet]
         self.frames += frames
         return passages(messages(frames))
 
