@@ -203,6 +203,15 @@ WRONG = [
         "dns.min_ttl = 60: expected at most max_ttl, 30",
     ),
     (
+        ("[workers]", "[limits]\nrequests = 9000\n[workers]"),
+        "limits.ban_above = 8000: expected at least requests, 9000: nobody is banned for what may pass",
+    ),
+    (
+        ("[workers]", '[limits]\nallow = ["198.51.100.7/24"]\n[workers]'),
+        'limits.allow[0] = "198.51.100.7/24": the address has bits set beyond its prefix length; '
+        'did you mean "198.51.100.0/24"?',
+    ),
+    (
         ('"192.168.1.11:5060"', '"192.168.1.11:0"'),
         'pool[0].backend[0].address = "192.168.1.11:0": expected an IP address and a port from 1 to 65535, '
         "such as 192.0.2.1:5060 or [2001:db8::1]:5060",
