@@ -258,11 +258,6 @@ def _packed(network: Network) -> Packed:
     return network.max_prefixlen // 8, int(network.netmask), int(network.network_address)
 
 
-def _inside(addr: bytes, network: Packed) -> bool:
-    length, mask, base = network
-    return len(addr) == length and int.from_bytes(addr, "big") & mask == base
-
-
 class NetworkSet:
     """Is a packed address in one of these networks?"""
 
@@ -270,4 +265,8 @@ class NetworkSet:
         self.networks = [_packed(network) for network in networks]
 
     def __contains__(self, addr: bytes) -> bool:
-        return any(_inside(addr, network) for network in self.networks)
+        size, value = len(addr), int.from_bytes(addr, "big")
+        for length, mask, base in self.networks:  # noqa: SIM110 - a generator would cost as much again
+            if length == size and value & mask == base:
+                return True
+        return False

@@ -30,8 +30,9 @@ cdef inline void put(Buffer *out, const uint8_t *p, Py_ssize_t length) noexcept 
     if out.used + length > ROOM:
         out.overflow = True
         return
-    memcpy(out.p + out.used, p, length)
-    out.used += <int>length
+    if length:  # there may be no text at all
+        memcpy(out.p + out.used, p, length)
+        out.used += <int>length
 
 
 cdef inline void put_bytes(Buffer *out, bytes text) noexcept:

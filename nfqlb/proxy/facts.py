@@ -20,6 +20,8 @@ FAULTS = {
     Fault.LENGTH: Reason.BAD_LENGTH,
 }
 
+_LWS = re.compile(rb"[ \t\r\n]").search
+
 # CSeq = 1*DIGIT LWS Method; below 2**32 [RFC 3261 8.1.1.5 says 2**31; phones do exceed that].
 _CSEQ = re.compile(rb"([0-9]+)[ \t\r\n]+(" + grammar.TOKEN + rb"+)")
 
@@ -73,7 +75,7 @@ def read(message: Message, top: Via | None = None) -> Facts:
     # A peer may have put its tag behind a semicolon that the caller had left there.
     if not (sender.clean and (target.clean or not message.is_request)):
         raise Reject(Reason.BAD_HEADER, detail="something other than parameters behind From or To")
-    if not call_id or any(byte in call_id for byte in grammar.LWS):
+    if not call_id or _LWS(call_id) is not None:
         raise Reject(Reason.BAD_HEADER)
     return Facts(
         via=top,

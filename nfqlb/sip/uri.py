@@ -72,12 +72,12 @@ def parse(text: bytes) -> Uri | None:
 
 
 # uri-parameter characters, RFC 3261 25.1: param-unreserved, unreserved; everything else is %-escaped.
-_PLAIN = frozenset(b"[]/:&+$-_.!~*'()abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+_TO_ESCAPE = re.compile(rb"[^][/:&+$\-_.!~*'()a-zA-Z0-9]")
 
 
 def escape_param(value: bytes) -> bytes:
     """The value as a URI parameter may carry it: `;` becomes `%3B` (P25)."""
-    return b"".join(b"%c" % byte if byte in _PLAIN else b"%%%02X" % byte for byte in value)
+    return _TO_ESCAPE.sub(lambda found: b"%%%02X" % ord(found.group()), value)
 
 
 def flow_param(value: bytes | None) -> Endpoint | None:
