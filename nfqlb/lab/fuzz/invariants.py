@@ -15,6 +15,7 @@ INVARIANTS = {
     "keyed": "Only a branch that we made lets a response pass, and only to where its request came from (P33).",
     "reply-to-asker": "A reply goes to the address that asked, and an ACK or a response gets none (P14).",
     "reply-size": "A reply is at most 1.5 times as long as the request, and 200 bytes.",
+    "sheds-new-only": "What overload may shed is a request from outside that begins something; its 503 is a reply.",
     "deterministic": "Two workers write the same bytes, but for the IP identification, told to explain or not (P39).",
     "response-returns": "The answer to a request that we forwarded goes back to who sent that (P33–P35).",
     "cancel-follows": "The CANCEL of an INVITE goes where that went, with the same branch (P24, P27, P29).",

@@ -153,6 +153,25 @@ def judge_stun(way: Way, payload: bytes, verdict: Verdict, written: bytes) -> No
             broken("rereads", "no XOR-MAPPED-ADDRESS of the asker")
 
 
+def judge_new(way: Way, payload: bytes, verdict: Verdict) -> None:
+    """What overload may shed: nothing of a dialog, no response, nothing that a backend sends."""
+    if way.src.addr in way.world.backend_addresses and way.world.setup.listeners[0].one_armed:
+        broken("sheds-new-only", f"from backend {way.src}")
+    if verdict.reason.name.startswith("RESPONSE") or verdict.reason in (
+        Reason.REQUEST_LEAVING,
+        Reason.REQUEST_HAIRPIN,
+        Reason.OWN_ACK,
+    ):
+        broken("sheds-new-only", verdict.reason.name)
+    if verdict.reason is Reason.REQUEST_ENTERING:
+        read = naive.read(payload)
+        parts = naive.split(naive.value(read.named(b"to")[0]), b";") or []
+        if any(part.partition(b"=")[0].strip(naive.BLANK).lower() == b"tag" for part in parts[1:]):
+            broken("sheds-new-only", f"{read.start!r} with a To-tag")
+        if read.start.partition(b" ")[0] in (b"ACK", b"BYE", b"CANCEL"):
+            broken("sheds-new-only", repr(read.start))
+
+
 # -- requests ---------------------------------------------------------------------------------------------------------
 
 

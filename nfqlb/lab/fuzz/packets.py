@@ -96,8 +96,14 @@ class EngineTarget(Target):
             return None
         way, tos, payload = self.ways[data[0] % len(self.ways)], data[1], data[HEAD : HEAD + mutate.LONGEST]
         way.world.forget()
-        verdict, rules = both(way, datagram.build(way.src, way.dst, payload, tos=tos))
+        packet = datagram.build(way.src, way.dst, payload, tos=tos)
+        verdict, rules = both(way, packet)
         oracle.judge(way, payload, tos, verdict)
+        if way.world.triage.is_new(packet):
+            oracle.judge_new(way, payload, verdict)
+            refused = way.world.engine.refuse(packet)
+            if refused is not None:
+                oracle.judge(way, payload, tos, refused)
         self.follow(way, payload, verdict)
         return data[0] % len(self.ways), verdict.reason, rules
 

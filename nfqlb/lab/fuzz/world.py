@@ -19,6 +19,7 @@ from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.names import Missing
 from nfqlb.proxy.setup import Backend, Listener, Pool, RouteRule, Setup
+from nfqlb.proxy.triage import Triage
 from nfqlb.proxy.verdict import Action, Verdict
 
 NAMED = {b"peer.example.net": "198.51.100.9:5070", b"carrier.example": "192.0.2.33:5060"}
@@ -66,6 +67,7 @@ class World:
             self._memory = Recent(cells)
         self.engine = own.sibling(7, self._memory, Directory())
         self.twin = Engine(setup, careful=True).sibling(40_000, self._memory, Directory())
+        self.triage = Triage(setup)
         listener = setup.listeners[0]
         self.outside, self.inside = listener.external, listener.internal
         self.sockets = {each.external for each in setup.listeners} | {each.internal for each in setup.listeners}
