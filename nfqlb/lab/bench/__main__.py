@@ -230,6 +230,25 @@ def scaling_(rate: float, seconds: float, rounds: int, quick: bool, output: Path
     )
 
 
+@main.command("page")
+@click.argument("root", default=Path(), type=click.Path(path_type=Path, file_okay=False, exists=True))
+def page_(root: Path) -> None:
+    """Write the figures of docs/benchmark.json and docs/scaling.json into the pages of the checkout ROOT.
+
+    \b
+    Example:
+      sudo tools/bench live -o docs/benchmark
+      sudo tools/bench scaling -o docs/scaling.json
+      tools/bench page
+    """
+    from nfqlb.lab.bench import page
+
+    with told():
+        changed = page.write(root)
+    for path in changed:
+        say(f"written: {path}")
+
+
 def own_name() -> str:
     """Of the namespaces of this run."""
     name = f"nfqlb-bench{os.getpid()}"

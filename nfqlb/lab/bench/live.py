@@ -35,7 +35,7 @@ JUNK = "junk"
 """The mix of which nothing arrives: only its cost can be measured."""
 
 JUNK_RATE = 10_000
-"""Messages a second."""
+"""Messages a second, unless another mix was measured before: then junk comes at the rate of that one's costs."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class Bench:
 
     def __init__(self, started: dict[str, tuple[System, Load]], options: Options, say: Callable[[str], None]) -> None:
         self._started, self._options, self._say = started, options, say
+        self._junk_rate = float(JUNK_RATE)
 
     def measure(self, mix: str) -> list[Result]:
         """All rounds of a mix, one Result for each system."""
@@ -108,8 +109,9 @@ class Bench:
                 )
                 lowest = min(statistics.median(result.capacity) for result in results.values())
                 rates = [(part, part * lowest) for part in PARTS]
+                self._junk_rate = rates[-1][1]
             else:
-                rates = [(0.0, float(JUNK_RATE))]
+                rates = [(0.0, self._junk_rate)]
             for part, rate in rates:
                 for name, result in results.items():
                     result.points.append(self.point(name, mix, part, rate))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nfqlb
+from nfqlb import fast
 from nfqlb.lab.bench.live import JUNK, PARTS, Point, Result
 
 CPU_PART = PARTS[-1]
@@ -37,6 +38,7 @@ def machine() -> dict[str, Any]:
     )
     return {
         "nfqlb": nfqlb.__version__,
+        "path": fast.which(),
         "python": platform.python_version(),
         "compiler": platform.python_compiler(),
         "kernel": platform.release(),
