@@ -62,7 +62,6 @@ class Shield:
         self.overload = Overload(bounds.shed_at, bounds.shed_age)
         self._triage, self._refuse, self._clock = triage, refuse, clock
         self._next_refusal = 0.0
-        self._shed = self._logged = 0
         self._until = 0.0
 
     def look(self, load: Load, now: float) -> bool:
@@ -75,11 +74,12 @@ class Shield:
                 100 * load.fill,
                 1000 * load.age,
             )
-            self._logged = self._shed
         if shedding:
             self._until = now + QUIET
         elif self._until and now >= self._until:
-            logger.warning("overload is over: %d new requests were shed by this worker", self._shed - self._logged)
+            logger.warning(
+                "overload is over; 'nfqlb stats' says how many requests were shed"
+            )
             self._until = 0.0
         return shedding
 
@@ -96,5 +96,4 @@ class Shield:
                 if refused is None:
                     return process(packet)
                 verdict = refused
-        self._shed += 1
         return verdict

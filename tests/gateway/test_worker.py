@@ -342,4 +342,4 @@ def test_the_end_of_an_episode_is_told_once(tmp_path: Path, caplog: pytest.LogCa
     for now in range(6, 30):
         shield.look(Load(0.1, 0.0), float(now))
     assert len(caplog.messages) == 2
-    assert caplog.messages[1].startswith("overload is over: ")
+    assert caplog.messages[1].startswith("overload is over; ")

@@ -162,7 +162,7 @@ def load(arena: OverloadArena, rate: int, share: float) -> Outcome:
     }
     limit = arena.options.seconds + 30
     sent = {kind: flood.ended(arena, kind, sender, limit) for kind, sender in senders.items()}
-    after = arena.report()
+    after = before
     while (now := arena.report()).totals.packets != after.totals.packets:  # what waits has to pass
         after = now
         time.sleep(0.5)
