@@ -79,7 +79,7 @@ class Guard:
 
         from nfqlb.gateway.bans import Bans
 
-        os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
+        # It keeps the priority of workers: it takes little, and relieves them of the most when they have none to spare.
         bans = Bans(guarding, self.rings, self._tally, IPSet())
         privileges.drop()
         while os.getppid() == supervisor:

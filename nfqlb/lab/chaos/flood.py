@@ -292,7 +292,7 @@ def reasons(arena: FloodArena) -> dict[str, float]:
 
 
 def memory(process: Watched) -> Memory | None:
-    if not process.samples:
+    if len(process.samples) < 2:  # one of ours that asks who is banned
         return None
     first, *others = process.samples
     return Memory(process.name, process.pid, first.rss_kb, max((each.rss_kb for each in others), default=first.rss_kb))
