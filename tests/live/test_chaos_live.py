@@ -130,7 +130,7 @@ def test_a_large_farm() -> None:
 
 def test_a_flood() -> None:
     """Whether calls suffer is a matter of the machine; who is banned, and for how long, is not."""
-    options = flood.Options(seconds=4, calls=20, junk=2000, sources=20, ban=3)
+    options = flood.Options(seconds=5, calls=20, junk=2000, sources=20, ban=8)
     result = flood.run(fresh_name(), options, print)
     told = json.loads(json.dumps(result.as_dict()))
     slow = ("Of ", "The flooding source was banned after", "The ban lasted", "nfqlb-")
