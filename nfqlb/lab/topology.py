@@ -31,6 +31,10 @@ Interface = IPv4Interface | IPv6Interface
 SWITCH, OUTSIDE_SWITCH = "br0", "br1"
 """In `lan`: the inside's, and that of the outside of a pair."""
 
+IFA_F_NODAD = 0x02
+"""<linux/if_addr.h>: without it even an address that nobody looks for twice is not usable until the kernel finds the
+time to say so, and whoever binds to it at once fails."""
+
 OUTSIDE, INSIDE = "outside", "inside"
 """Names of the gateway's interfaces. A one-armed gateway has the first only."""
 
@@ -278,7 +282,13 @@ def _address(plan: Plan, role: str, addresses: dict[str, list[Interface]], defau
                 ((ifname, interface) for interface in interfaces) for ifname, interfaces in addresses.items()
             ):
                 index = ip.link_lookup(ifname=ifname)[0]
-                ip.addr("add", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen)
+                ip.addr(
+                    "add",
+                    index=index,
+                    address=str(interface.ip),
+                    prefixlen=interface.network.prefixlen,
+                    flags=IFA_F_NODAD if interface.version == 6 else 0,
+                )
             if default:
                 ip.route("add", dst="default", gateway=default, family=10 if plan.family == 6 else 2)
 
