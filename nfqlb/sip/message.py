@@ -252,13 +252,3 @@ _KEEPALIVE = re.compile(rb"[\r\n\x00 \t]*")
 def is_keepalive(payload: bytes) -> bool:
     """Only CR, LF, NUL or blanks, or nothing at all (P3) [RFC 5626 4.4.1]."""
     return _KEEPALIVE.fullmatch(payload) is not None
-
-
-def is_stun_binding_request(payload: bytes) -> bool:
-    """A STUN binding request: type 0x0001, a length that fits, the magic cookie [RFC 5389 6]."""
-    return (
-        len(payload) >= 20
-        and payload[:2] == b"\x00\x01"
-        and payload[4:8] == b"\x21\x12\xa4\x42"
-        and int.from_bytes(payload[2:4], "big") == len(payload) - 20
-    )

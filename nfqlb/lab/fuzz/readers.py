@@ -8,6 +8,7 @@ from nfqlb.lab.fuzz import mutate, naive, stored
 from nfqlb.lab.fuzz.invariants import broken
 from nfqlb.lab.fuzz.target import Target
 from nfqlb.lab.fuzz.world import World, build_all
+from nfqlb.net import stun
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy import facts, stamp
 from nfqlb.proxy.facts import Reject
@@ -42,7 +43,7 @@ class MessageTarget(Target):
 
     def run(self, data: bytes) -> Hashable:
         message.is_keepalive(data)
-        message.is_stun_binding_request(data)
+        stun.is_stun(data)
         message.glance(data)
         try:
             read = message.parse(data)
