@@ -96,7 +96,7 @@ class System(ABC):
 
 class Nfqlb(System):
     """The real gateway, started by its command. Its probes are off, as the backends do not answer; its limits are
-    on."""
+    on, but it sheds nothing before its queue is full."""
 
     name = "nfqlb"
 
@@ -114,6 +114,8 @@ class Nfqlb(System):
             f'\n[[listener]]\nname = "main"\nexternal = "{EXTERNAL}:{PORT}"\ninternal = "{INTERNAL}:{PORT}"\n'
             f'\n[[pool]]\nname = "pool"\n{backends}\n[[route]]\npool = "pool"\n'
             f"\n[workers]\ncount = {self.workers}\n\n[health]\nenabled = false\n"
+            # The others have a full queue before they lose; so has this one.
+            "\n[limits]\nshed_at = 100\nshed_age = 60\n"
         )
         return [*nfqlb_command(), "run", "-c", str(config), "--apply-rules"]
 
