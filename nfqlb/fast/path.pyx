@@ -1,9 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The fast path: the verdict on plain packets, in C; None for all others.
 
-Its model is the careful path (nfqlb.proxy), rule by rule: what this answers is what that would answer, byte for byte. Tests
-hold the two against each other over real, generated and mutilated messages. Whatever is unusual, refused or answered by
-ourselves is None here, and goes the careful way; only packets that are dropped without being SIP get their verdict here.
+Its model is the careful path (nfqlb.proxy), rule by rule: what this answers is what that would answer, byte for byte.
+Tests hold the two against each other over real, generated and mutilated messages. Whatever is unusual, refused or
+answered by ourselves is None here, and goes the careful way; so does all IPv6. Of what is dropped, only that has its
+verdict here of which strangers send most: no SIP, scanners, stray responses, sources inside that are no backends.
 
 Nothing is remembered from packet to packet but what P31 says, so a million sources cost what one costs.
 """
@@ -42,6 +43,7 @@ SOURCES = NFQLB_SOURCES.decode()
 
 include "blake2b.pxi"
 include "text.pxi"
+include "values.pxi"
 include "packet.pxi"
 include "memory.pxi"
 include "setup.pxi"
