@@ -5,11 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sipcase import EXT, INT, PHONE, PROXY1, REG1, Gateway, endpoint, one_armed, request, response_to, setup, wire
 
+from nfqlb.lab.fuzz.world import build_all
 from nfqlb.net import datagram
 from nfqlb.proxy.setup import Backend, Listener, Pool, RouteRule
 from nfqlb.proxy.triage import Triage
 
 TRIAGE = Triage(setup())
+WORLD = build_all()[0]
+"""Of the same sockets; it asks both."""
 DIALOG = "<sip:bob@example.org>;tag=t1"
 
 
@@ -41,11 +44,14 @@ def test_what_follows_something_is_not(method: str) -> None:
         "TO : <sip:b@x>\r\n ;tag=1",
         "To: b ; tag = 1",
         "To: <sip:b@x>;x;tag=1",
+        "To:\r\n <sip:b@x>;tag=1",
+        "To: <sip:b@x>\r\n \r\n\t;tag=1",
     ],
 )
 def test_a_to_tag_is_found_however_it_is_written(to: str) -> None:
     message = wire(request()).replace(b"To: <sip:bob@example.org>", to.encode())
     assert not TRIAGE.is_new(packet(message))
+    assert not WORLD.is_new(packet(message)), "the compiled lane, if there is one, says the same"
 
 
 @pytest.mark.parametrize("to", ["To: <sip:stage@x>", 't: "tag=" <sip:b@x>', "Topic: ;tag=1\r\nTo: <sip:b@x>"])

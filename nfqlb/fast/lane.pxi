@@ -24,10 +24,13 @@ cdef inline bint is_white(uint8_t byte) noexcept nogil:
 
 cdef int value_end(const uint8_t *p, int i, int end) noexcept nogil:
     """Of the header value that goes on at `i`, folded lines included."""
-    while i < end and not (p[i] == c"\n" or p[i] == c"\r"):
-        i += 1
-        if i + 2 < end and p[i] == c"\r" and p[i + 1] == c"\n" and CLASS[p[i + 2]] & BLANK:
+    while i < end:
+        if p[i] != c"\r" and p[i] != c"\n":
+            i += 1
+        elif i + 2 < end and p[i] == c"\r" and p[i + 1] == c"\n" and CLASS[p[i + 2]] & BLANK:
             i += 3
+        else:
+            break
     return i
 
 
@@ -61,7 +64,7 @@ cdef bint begins_something(const uint8_t *p, int end) noexcept nogil:
         return False
     if j - i >= 4 and memcmp(p + i, b"SIP/", 4) == 0:
         return False
-    i = j
+    i = 0
     while i + 2 < end:
         if p[i] != c"\r" or p[i + 1] != c"\n" or LOWER[p[i + 2]] != c"t":
             i += 1

@@ -99,7 +99,7 @@ class EngineTarget(Target):
         packet = datagram.build(way.src, way.dst, payload, tos=tos)
         verdict, rules = both(way, packet)
         oracle.judge(way, payload, tos, verdict)
-        if way.world.triage.is_new(packet):
+        if way.world.is_new(packet):
             oracle.judge_new(way, payload, verdict)
             refused = way.world.engine.refuse(packet)
             if refused is not None:
@@ -157,7 +157,9 @@ class TwinsTarget(EngineTarget):
             return None
         way, payload = self.way(data), data[HEAD : HEAD + mutate.LONGEST]
         way.world.forget()
-        verdict, rules = both(way, datagram.build(way.src, way.dst, payload, tos=data[1]))
+        packet = datagram.build(way.src, way.dst, payload, tos=data[1])
+        verdict, rules = both(way, packet)
+        way.world.is_new(packet)
         return data[0] % len(self.ways), verdict.reason, rules
 
 

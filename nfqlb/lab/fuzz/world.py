@@ -8,19 +8,23 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import ip_network
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from nfqlb.balance import recent
 from nfqlb.balance.recent import Recent
 from nfqlb.engine import Engine
 from nfqlb.lab.fuzz import naive
+from nfqlb.lab.fuzz.invariants import broken
 from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.names import Missing
 from nfqlb.proxy.setup import Backend, Listener, Pool, RouteRule, Setup
 from nfqlb.proxy.triage import Triage
 from nfqlb.proxy.verdict import Action, Verdict
+
+if TYPE_CHECKING:
+    from nfqlb.fast.path import Lane
 
 NAMED = {b"peer.example.net": "198.51.100.9:5070", b"carrier.example": "192.0.2.33:5060"}
 """What a DNS would say, for the world whose backends send to names."""
@@ -68,6 +72,7 @@ class World:
         self.engine = own.sibling(7, self._memory, Directory())
         self.twin = Engine(setup, careful=True).sibling(40_000, self._memory, Directory())
         self.triage = Triage(setup)
+        self._lane = _lane(self.engine)
         listener = setup.listeners[0]
         self.outside, self.inside = listener.external, listener.internal
         self.sockets = {each.external for each in setup.listeners} | {each.internal for each in setup.listeners}
@@ -84,6 +89,13 @@ class World:
         if len(setup.keys) > 1:
             # What was signed before the key was changed still counts.
             self._live(Engine(replace(setup, keys=setup.keys[1:])))
+
+    def is_new(self, packet: bytes) -> bool:
+        """Whether overload may shed it; both who tell that must say the same."""
+        told = self.triage.is_new(packet)
+        if self._lane is not None and packet[0] >> 4 == 4 and self._lane.is_new(packet) is not told:
+            broken("deterministic", f"new: {told}, in the compiled lane {not told}")
+        return told
 
     def forget(self) -> None:
         """Let what was remembered of recent choices run out, so that each input begins alike."""
@@ -217,6 +229,18 @@ def response(written: bytes, status: bytes) -> bytes:
 
 
 # -- the worlds -------------------------------------------------------------------------------------------------------
+
+
+def _lane(engine: Engine) -> "Lane | None":
+    """A compiled lane that is asked what is new, and nothing else."""
+    if engine.fast is None:
+        return None
+    from nfqlb.fast.path import Lane
+
+    def nobody(*_: object) -> None:
+        raise AssertionError
+
+    return Lane(engine.fast, memoryview(bytearray(8)).cast("Q"), (0, 0, 0, [-1] * 6, 0), (0, 1), nobody, nobody, nobody)
 
 
 def _keys(*names: str) -> tuple[bytes, ...]:
