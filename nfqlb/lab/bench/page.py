@@ -105,7 +105,7 @@ def _ratio(values: list[float] | None, form: str = ".2f") -> str:
 def where(live: Figures, _scaling: Figures) -> str:
     on, options = live["machine"], live["options"]
     return (
-        f"`tools/bench live` on {live['date']}: {on['processor']}, Linux {on['kernel']}, Python {on['python']}, nfqlb "
+        f"`tools/bench live` on {live['date']}: {on['processor']}, Linux {on['kernel']}, Python {on['python']}, nfqlb\n"
         f"{on['nfqlb']} ({on['path']}); one core for the system, one for the load; {options['rounds']} rounds; median\n"
         "(least–most of the rounds).\n"
     )
