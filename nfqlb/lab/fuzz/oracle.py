@@ -166,7 +166,8 @@ def judge_new(way: Way, payload: bytes, verdict: Verdict) -> None:
     if verdict.reason is Reason.REQUEST_ENTERING:
         read = naive.read(payload)
         parts = naive.split(naive.value(read.named(b"to")[0]), b";") or []
-        if any(part.partition(b"=")[0].strip(naive.BLANK).lower() == b"tag" for part in parts[1:]):
+        # `;tag` without a value names no dialog, for the engine neither.
+        if any(part.partition(b"=")[0].strip(naive.BLANK).lower() == b"tag" and b"=" in part for part in parts[1:]):
             broken("sheds-new-only", f"{read.start!r} with a To-tag")
         if read.start.partition(b" ")[0] in (b"ACK", b"BYE", b"CANCEL"):
             broken("sheds-new-only", repr(read.start))
