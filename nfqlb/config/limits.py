@@ -32,7 +32,7 @@ class Limits:
     """A second; a network is an IPv4 /24 or an IPv6 /56."""
     shed_at: float = 50.0
     """Percent of a queue."""
-    shed_age: float = 0.4
+    shed_age: float = 1.0
     """Seconds that packets wait in a queue."""
     scanners: tuple[str, ...] = scanners.KNOWN
     """Parts of User-Agents."""

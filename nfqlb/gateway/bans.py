@@ -21,8 +21,9 @@ LOG_INTERVAL = 10.0
 LOG_LINES = 5
 """Bans in LOG_INTERVAL seconds that are logged one by one; the others only as a number."""
 
-BACKLOG = 10.0
-"""Seconds after a ban in which offences of the same source count no more: its packets that were in a queue by then."""
+BACKLOG = 3.0
+"""Seconds after a ban in which offences of the same source count no more: its packets that were in a queue by then. A
+full queue is served in less."""
 
 logger = logging.getLogger("nfqlb")
 

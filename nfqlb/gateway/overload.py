@@ -9,7 +9,7 @@ calls. Overload ends at half of what began it; with one limit for both it would 
 
 from typing import NamedTuple
 
-LASTING = 0.2
+LASTING = 1.0
 """Seconds that packets must have waited for too long before it is overload."""
 END = 0.5
 """It ends below that part of both limits."""

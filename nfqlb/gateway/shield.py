@@ -77,9 +77,7 @@ class Shield:
         if shedding:
             self._until = now + QUIET
         elif self._until and now >= self._until:
-            logger.warning(
-                "overload is over; 'nfqlb stats' says how many requests were shed"
-            )
+            logger.warning("overload is over; 'nfqlb stats' says how many requests were shed")
             self._until = 0.0
         return shedding
 

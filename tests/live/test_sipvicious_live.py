@@ -11,6 +11,7 @@ import pytest
 from livelab import fresh_name
 
 from nfqlb.gateway import sets
+from nfqlb.gateway.bans import BACKLOG
 from nfqlb.lab import namespaces
 from nfqlb.lab.lab import Lab
 from nfqlb.lab.topology import INSIDE, OUTSIDE, Plan
@@ -68,8 +69,11 @@ def banned(lab: Lab) -> dict[str, sets.Entry]:
 
 
 def let_go(lab: Lab) -> None:
-    for entry in banned(lab).values():
-        namespaces.inside(lab.plan.namespace("gw"), lambda entry=entry: sets.unban(entry))
+    """Unban all; afterwards, who offends is banned anew."""
+    if entries := banned(lab).values():
+        for entry in entries:
+            namespaces.inside(lab.plan.namespace("gw"), lambda entry=entry: sets.unban(entry))
+        time.sleep(BACKLOG)
 
 
 def until(condition: Callable[[], bool], seconds: float) -> bool:

@@ -10,6 +10,7 @@ what is overdue is sent at once. Between two batches it sleeps. On SIGTERM it en
 """
 
 import json
+import secrets
 import select
 import signal
 import socket
@@ -89,9 +90,10 @@ class Generator:
         self._stopped = False
         self._sockets = [_socket(address, job.target) for address in job.flows]
         kinds = KINDS if job.mixed else KINDS[:1]
+        run = secrets.token_hex(4)
         self._templates: list[list[Template]] = [
             [
-                template(kind, flow, _here(address), job.domains[flow % len(job.domains)])
+                template(kind, flow, _here(address), job.domains[flow % len(job.domains)], run)
                 for flow, address in enumerate(job.flows)
             ]
             for kind in kinds

@@ -21,7 +21,7 @@ MARK = b"Call-ID: chaos-"
 
 _TEXT = (
     "{method} {uri} SIP/2.0\r\n"
-    "Via: SIP/2.0/UDP {here};rport;branch=z9hG4bK-chaos-%0{digits}d\r\n"
+    "Via: SIP/2.0/UDP {here};rport;branch=z9hG4bK-chaos-{run}-%0{digits}d\r\n"
     "Max-Forwards: 70\r\n"
     "From: <sip:{user}@example.org>;tag=%0{digits}d\r\n"
     "To: <sip:{user}@example.org>\r\n"
@@ -44,14 +44,15 @@ class Template:
         return self.text % (number, number, number)
 
 
-def template(kind: str, flow: int, here: str, domain: str = "example.org") -> Template:
+def template(kind: str, flow: int, here: str, domain: str = "example.org", run: str = "0") -> Template:
     """For the flow with that number, whose socket is `here` (host:port as in a URI); SIZE bytes when filled in.
 
-    `domain` is that of the Request-URI.
+    `domain` is that of the Request-URI. `run`: of the branch, another one for each run. Numbers begin at 0 in each,
+    and without it the second run in one lab would be retransmissions of the first, which stay where they were (P31).
     """
     user = f"user{flow:04}"
     uri = f"sip:{domain}" if kind == "REGISTER" else f"sip:{user}@{domain}"
-    values = {"method": kind, "uri": uri, "here": here, "user": user, "digits": DIGITS}
+    values = {"method": kind, "uri": uri, "here": here, "user": user, "digits": DIGITS, "run": run}
     bare = len(_TEXT.format(**values, agent="") % (0, 0, 0))
     return Template(_TEXT.format(**values, agent="x" * (SIZE - bare)).encode())
 
