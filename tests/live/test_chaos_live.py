@@ -182,3 +182,14 @@ def test_one_scenario_from_the_command_line_and_ipv6() -> None:
     assert told["received"] + told["lost"] == told["sent"] == 450
     assert len(told["events"]) == 2
     assert lab.names(name) == []
+
+
+def test_all_scenarios_from_the_command_line() -> None:
+    name = fresh_name()
+    options = ("--rate", "200", "--seconds", "1", "--every", "0.6", "--json", "--name", name)
+    done = subprocess.run([*CHAOS, "all", *options], capture_output=True, text=True, timeout=120, check=False)
+    assert "Traceback" not in done.stderr
+    told = json.loads(done.stdout)
+    assert [each["scenario"] for each in told] == list(SCENARIOS)
+    assert done.returncode == (0 if all(each["ok"] for each in told) else 1)
+    assert lab.names(name) == []
