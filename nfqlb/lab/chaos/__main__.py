@@ -62,7 +62,7 @@ def add_scenario(kind: type[Scenario]) -> None:
 
     def command(compact: bool, name: str, **options: Any) -> None:
         with told():
-            result = run.run(name or own_name(), kind, wanted, say)
+            result = run.run(name or own_name(), kind, run_options(options), say)
         show(result.as_dict(), compact)
         end([result])
 
@@ -90,7 +90,7 @@ def all_(compact: bool, name: str, **options: Any) -> None:
     results, wanted = [], run_options(options)
     with told():
         for kind in SCENARIOS.values():
-            results.append(run.run(name or own_name(), kind, run_options(options), say))
+            results.append(run.run(name or own_name(), kind, wanted, say))
     show([result.as_dict() for result in results], compact)
     end(results)
 
