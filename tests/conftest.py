@@ -5,6 +5,8 @@ hand; `pytest --hypothesis-profile hunt` draws new ones, many more, and is for l
 """
 
 import os
+import signal
+from collections.abc import Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -34,3 +36,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if count := config.stash.get(LEFT_OUT, 0):
         terminalreporter.section("LEFT OUT", sep="!", red=True, bold=True)
         terminalreporter.line(f"{count} tests need root and were NOT run. All of them: sudo tools/test")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """A command that is called here, and handles signals, leaves its handlers to no other test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        return (yield)
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 def test_a_minute_of_hostile_bytes_breaks_nothing(tmp_path: Path) -> None:
     """All targets, guided by coverage where atheris is installed; whatever is found stands in the message."""
     ran = subprocess.run(
-        ["nice", sys.executable, "-m", "nfqlb.lab.fuzz", "--seconds", "60", "--jobs", "2", "--seed", "1", "--json",
+        ["nice", sys.executable, "-m", "nfqlb.lab.fuzz", "--seconds", "60", "--jobs", "1", "--seed", "1", "--json",
          "--dir", tmp_path], capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     told = json.loads(ran.stdout)

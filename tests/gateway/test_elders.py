@@ -26,7 +26,8 @@ def worker() -> Iterator[Worker]:
     def fork(made: Board, index: int, name: str = "") -> int:
         pid = os.fork()
         if not pid:
-            signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+            for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
             with open("/proc/self/comm", "w") as comm:
                 comm.write(name or f"nfqlb-{index}")
             made.slot(index)[Cell.PID] = os.getpid()

@@ -60,7 +60,7 @@ class Harm(Scenario):
 
 def test_what_is_lost_is_found(arena: CountedArena) -> None:
     """The tool itself, against a fault that does cost messages: it must not call that well."""
-    result = measure(arena, Harm, SHORT, print)
+    result = measure(arena, Harm, replace(SHORT, seconds=8.0, every=2.0), print)
     assert not result.ok
     assert result.account.lost > 50
     assert result.events[0].lost > 50
