@@ -2,22 +2,19 @@
 
 import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from nfqlb.cli.common import UserError, console, echo_json, json_option
-from nfqlb.lab import LabError
+from nfqlb.cli.common import console, echo_json, json_option
 from nfqlb.lab.bench import traffic
 from nfqlb.lab.bench.load import MIXES
 from nfqlb.lab.bench.systems import SYSTEMS
+from nfqlb.lab.command import say, told
 from nfqlb.lab.lab import check_host
 
 PROGRAMS = {"ip": "iproute2", "iptables": "iptables", "taskset": "util-linux", "ss": "iproute2"}
@@ -267,31 +264,6 @@ def table(titles: tuple[str, ...], rows: list[tuple[str, ...]], left: int = 1) -
     for row in rows:
         made.add_row(*row)
     console().print(made)
-
-
-def say(text: str) -> None:
-    """Progress, on stderr: stdout is for results."""
-    click.echo(f"· {text}", err=True)
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """What goes wrong becomes an error of the command; Ctrl-C and SIGTERM clean up, undisturbed by more."""
-
-    def stop(number: int, frame: object) -> NoReturn:  # noqa: ARG001  (the signal module's shape)
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
-        say("stopping")
-        sys.exit(128 + number)
-
-    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except LabError as error:
-        raise UserError(str(error)) from None
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,16 @@
 
 import json
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
-from nfqlb.cli.common import UserError
-from nfqlb.lab import LabError
 from nfqlb.lab.chaos import calls, flood, large, nodes, outages, overload, run, soak
 from nfqlb.lab.chaos.scenarios import SCENARIOS, Scenario
+from nfqlb.lab.command import say, told
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -338,29 +335,6 @@ def end(
         for problem in result.problems:
             say(f"  {problem}")
     sys.exit(0 if all(result.ok for result in results) else 1)
-
-
-def say(text: str) -> None:
-    """Progress, on stderr: stdout is for results."""
-    click.echo(f"· {text}", err=True)
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """What goes wrong in the lab becomes an error of the command; Ctrl-C and SIGTERM clean up, undisturbed by more."""
-
-    def stop(number: int, frame: object) -> NoReturn:  # noqa: ARG001  (the signal module's shape)
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
-        say("stopping")
-        sys.exit(128 + number)
-
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, stop)
-    try:
-        yield
-    except LabError as error:
-        raise UserError(str(error)) from None
 
 
 for _kind in SCENARIOS.values():
