@@ -8,15 +8,21 @@ board of the crew that was to come, or that was to leave, lies beside it under t
 """
 
 import errno
+import logging
 import os
 import select
 import signal
+import time
 from pathlib import Path
 from typing import Self
 
 from nfqlb.gateway import board, procfs
 from nfqlb.gateway.board import Board, BoardError, Cell, FoundBoard, Snapshot
-from nfqlb.gateway.crew import RELIEVE, WORKER_NAME
+from nfqlb.gateway.crew import RELIEF_DRAIN, RELIEVE, STOP_DRAIN, WORKER_NAME
+from nfqlb.gateway.loop import Flow, Loop
+from nfqlb.gateway.succession import PATIENCE, SETTLE
+
+logger = logging.getLogger("nfqlb")
 
 
 class Elders:
@@ -103,3 +109,24 @@ class Elders:
             except OSError as error:
                 if error.errno != errno.ESRCH:
                     raise
+
+
+def retire(loop: Loop, elders: Elders) -> Flow[None]:
+    """Have those leave that no packet is led to any more, after what waits for them."""
+    yield from loop.pause(SETTLE)
+    elders.retire()
+    if not (yield from loop.until(elders.gone, RELIEF_DRAIN + PATIENCE)):
+        logger.error("workers of another supervisor do not stop; killed: %s", elders.pids)
+        elders.kill()
+        yield from loop.until(elders.gone, PATIENCE)
+
+
+def end(loop: Loop, elders: Elders) -> None:
+    """Have them leave soon, and kill who does not. Blocks until they are gone, for some seconds at most."""
+    deadline = time.monotonic() + STOP_DRAIN + PATIENCE
+    elders.stop()
+    while not elders.gone() and time.monotonic() < deadline:
+        loop.turn(0.05)
+    elders.kill()
+    while not elders.gone() and time.monotonic() < deadline + PATIENCE:
+        loop.turn(0.05)

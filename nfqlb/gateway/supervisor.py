@@ -24,7 +24,7 @@ from nfqlb.gateway.changes import Changes, Operator, Parts
 from nfqlb.gateway.control import Control, Conversation
 from nfqlb.gateway.crew import RELIEF_DRAIN, RELIEVE, STOP_DRAIN, hurry
 from nfqlb.gateway.directory import Directory
-from nfqlb.gateway.elders import Elders
+from nfqlb.gateway.elders import Elders, end, retire
 from nfqlb.gateway.guard import Guard
 from nfqlb.gateway.handover import Predecessor, hand_over
 from nfqlb.gateway.instance import Instance
@@ -33,7 +33,7 @@ from nfqlb.gateway.keeper import Keeper
 from nfqlb.gateway.loop import Flow, Loop
 from nfqlb.gateway.notify import Notifier
 from nfqlb.gateway.plan import Plan
-from nfqlb.gateway.succession import PATIENCE, READY_WITHIN, SETTLE, CannotRun, Succession
+from nfqlb.gateway.succession import PATIENCE, READY_WITHIN, CannotRun, Succession
 
 REQUESTS = "status, backends, drain, disable, enable, ha-status, ha-yield, ha-resume, reload or upgrade"
 
@@ -128,15 +128,19 @@ class Supervisor:
 
     def run(self, on_ready: Callable[[], None]) -> None:
         """Keep the workers alive until a signal says stop, or a successor has taken over. `on_ready` is called once,
-        when packets are led to workers that take them.
+        when packets are led to workers that take them. Afterwards no change is under way any more, of rules neither.
 
         Raises CannotRun, and whatever `on_ready` raises.
         """
         self._loop.begin(self._come_up(on_ready))
-        while not (self.handed_over or (self._stopping and not self._committed)):
-            self._turn()
-            if failed := self._crews.crew.failed:
-                raise CannotRun(failed)
+        try:
+            while not (self.handed_over or (self._stopping and not self._committed)):
+                self._turn()
+                if failed := self._crews.crew.failed:
+                    raise CannotRun(failed)
+        finally:
+            # Whoever takes our rules out after us must find them, not be overtaken by a child that still puts them in.
+            self._loop.drop_flows()
         if self._stopping and self.handed_over:
             with suppress(ProcessLookupError):
                 os.kill(self.handed_over, signal.SIGTERM)
@@ -217,19 +221,10 @@ class Supervisor:
 
     def _see_off(self, elders: Elders) -> Flow[None]:
         """Have the workers of another supervisor leave, and go on with what they counted."""
-        yield from self._retire(elders)
+        yield from retire(self._loop, elders)
         self._crews.crew.board.carry_over(elders.snapshot())
         elders.close()
         self._elders = None
-
-    def _retire(self, others: Elders) -> Flow[None]:
-        """Have workers leave that are not ours, and that no packet is led to any more."""
-        yield from self._loop.pause(SETTLE)
-        others.retire()
-        if not (yield from self._loop.until(others.gone, RELIEF_DRAIN + PATIENCE)):
-            logger.error("workers of another supervisor do not stop; killed: %s", others.pids)
-            others.kill()
-            yield from self._loop.until(others.gone, PATIENCE)
 
     def _stop(self) -> None:
         """Stop the workers after what waits in their queues, then give up queues, sockets and files."""
@@ -258,7 +253,7 @@ class Supervisor:
             self._control.close(remove=not others_go_on)
         if not others_go_on and self._instance is not None:
             if self._elders is not None and self._stopping:
-                self._end(self._elders)  # whom it is about to relieve: their board is gone already
+                end(self._loop, self._elders)  # whom it is about to relieve: their board is gone already
             self._end_others()
         if self._elders is not None:
             self._elders.close()
@@ -269,22 +264,12 @@ class Supervisor:
                 self._instance.release()
         self._loop.close()
 
-    def _end(self, others: Elders) -> None:
-        """Stop workers that are not our children."""
-        deadline = time.monotonic() + STOP_DRAIN + PATIENCE
-        others.stop()
-        while not others.gone() and time.monotonic() < deadline:
-            self._loop.turn(0.05)
-        others.kill()
-        while not others.gone() and time.monotonic() < deadline + PATIENCE:
-            self._loop.turn(0.05)
-
     def _end_others(self) -> None:
         """At the end: who is asked to stop stops also what a killed supervisor, or successor, has left behind."""
         others = Elders.find(self._run_dir)
         if others is not None:
             if self._stopping:
-                self._end(others)
+                end(self._loop, others)
             if not others.gone():
                 others.close()
                 return
@@ -332,7 +317,7 @@ class Supervisor:
             logger.error("the rules may lead to workers of the new code, which are left alone: %s", error)
             return
         if others is not None:
-            yield from self._retire(others)
+            yield from retire(self._loop, others)
             others.close()
 
     # -- every turn

@@ -1,7 +1,8 @@
 """A gateway as `nfqlb run` starts it, but with a stand-in for the engine whose mistakes the sender can order.
 
-Run as a program inside a namespace: `standin.py RUN_DIR WORKERS [crash | slow | buffer=BYTES |
-backend=ADDRESS:PORT]`. Prints `ready` when the workers take packets.
+Run as a program inside a namespace: `standin.py RUN_DIR WORKERS [crash | slow | tardy | buffer=BYTES |
+backend=ADDRESS:PORT]`. Prints `ready` when the workers take packets. One that is `tardy` takes its time to put rules
+in place, says `placing` when it begins, and at the end says which rules it has.
 The datagrams that it understands, by their first word: see `process`.
 """
 
@@ -129,6 +130,13 @@ def divert(queues: range) -> int:
     return 1
 
 
+def divert_late(queues: range) -> int:
+    """As the real one may, on a busy machine."""
+    print("placing", flush=True)
+    time.sleep(1.0)
+    return divert(queues)
+
+
 def make_plan(run_dir: str, workers: str, how: str = "") -> Plan:
     count = int(workers)
     processes = {"crash": crash, "slow": make_slow_process}
@@ -144,7 +152,7 @@ def make_plan(run_dir: str, workers: str, how: str = "") -> Plan:
         run_dir=Path(run_dir),
         process=processes.get(how, partial(make_process, backend=elsewhere)),
         shield=make_shield if how == "slow" else None,
-        place=divert,
+        place=divert_late if how == "tardy" else divert,
         displace=lambda: 0,
     )
 
@@ -153,8 +161,11 @@ def main(run_dir: str, workers: str, how: str = "") -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     plan = make_plan(run_dir, workers, how)
     try:
-        with Supervisor(plan) as supervisor:
+        with Supervisor(plan, place=how == "tardy") as supervisor:
             supervisor.run(lambda: print("ready", flush=True))
+            if how == "tardy":
+                there = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True, timeout=30).stdout
+                print("rules" if "NFQUEUE" in there else "no rules", flush=True)
     except (InstanceError, QueueError, CannotRun) as error:
         print(json.dumps({"error": type(error).__name__, "text": str(error)}), flush=True)
         return 1

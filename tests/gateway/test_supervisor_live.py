@@ -75,6 +75,17 @@ def test_a_worker_that_cannot_start_ends_the_service(net: Net) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_for_rules_that_are_being_put_in_place(net: Net, number: signal.Signals) -> None:
+    """Else they come after `nfqlb run` has taken them out, and stay."""
+    process = net.start(1, "tardy", wait=False)
+    assert net.line(process) == "placing"
+    process.send_signal(number)
+    assert net.line(process) == "rules"
+    assert process.wait(5) == 0
+    assert nothing_left(net)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_after_the_packets_that_wait(net: Net, number: signal.Signals) -> None:
     process = net.start(2)
     net.divert(2)
