@@ -1,16 +1,16 @@
 /* load: both ends of a benchmark, outside and inside, in one process without threads.
  *
- * Plays the scripts of traffic.py through a gateway: raw frames out of packet sockets in two network namespaces, so
- * from any number of addresses, and every frame that comes back read from a ring with the kernel's timestamp. Each
- * script is a chain: a message is sent when the one before has arrived, so nothing is ever lost unseen and no slow
- * peer stands in between. New chains begin at a steady rate. Knows SIP as far as rows must be echoed.
+ * Plays the scripts of traffic.py through a gateway: it is the wire behind the gateway's two interfaces, which are TAP
+ * devices. So frames have any number of addresses, and what the gateway sends costs the gateway what a network card
+ * would cost it: to put the frame on a ring. Each script is a chain: a message is sent when the one before has arrived,
+ * so nothing is ever lost unseen and no slow peer stands in between. New chains begin at a steady rate. Knows SIP as
+ * far as rows must be echoed.
  *
  * Usage: load KEY=VALUE...
- *   out=PATH,IF,MAC  in=PATH,IF,MAC   namespace, interface, and the gateway's link address, of each side
+ *   out=PATH,IF,MAC  in=PATH,IF,MAC   namespace, TAP device and its link address, of each side of the gateway
  *   external=IP:PORT internal=IP:PORT the gateway's sockets
  *   phones=N backends=N               how many; their addresses are those of player.py
  *   scripts=FILE                      as written by load.py
- *   frame=BYTES                       of a slot of the ring: the largest frame, a power of two (2048)
  * Then commands on stdin, one line of JSON as the answer to each:
  *   prepare PHONES                    register them, and open a dialog where a script wants one
  *   run MIX RATE MILLISECONDS         MIX: names of scripts, joined by +; RATE: messages per second
@@ -19,8 +19,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/if_ether.h>
-#include <linux/if_packet.h>
+#include <linux/if_tun.h>
 #include <net/if.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -29,13 +28,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 enum { OUT, IN, SIDES };
-enum { SLOTS = 1 << 14, BATCH = 32, RING = 16384, ROWS = 1536, STEPS = 16, SCRIPTS = 24, MTU = 65536, SAMPLES = 1 << 22 };
+enum { SLOTS = 1 << 14, BATCH = 32, ROWS = 1536, STEPS = 16, SCRIPTS = 24, MTU = 65536, SAMPLES = 1 << 22 };
 
 static void die(const char *format, ...)
 {
@@ -166,19 +163,18 @@ static uint64_t next_number = 1;
 
 struct side {
     int fd;
+    int counters;                         /* /proc/net/dev of the gateway's namespace */
+    char name[IFNAMSIZ];
     struct { uint32_t address; uint16_t port; } gateway;
     uint8_t frame_head[14];
-    uint8_t *ring;
-    unsigned ring_at;
     unsigned waiting;                     /* frames in the batch */
-    uint8_t *frames;
-    struct mmsghdr messages[BATCH];
-    struct iovec parts[BATCH];
+    uint8_t *frame[BATCH];
+    size_t length[BATCH];
     uint64_t *stamp[BATCH];               /* to be set to the time of sending */
 };
 
 static struct side sides[SIDES];
-static unsigned frame_size = 2048;
+static uint8_t heard[MTU];
 static uint16_t ident;
 
 static struct {
@@ -194,41 +190,26 @@ static void open_side(struct side *side, char *value)
 {
     char *path = strtok(value, ","), *name = strtok(NULL, ","), *mac = strtok(NULL, ",");
     int own = open("/proc/self/ns/net", O_RDONLY), other = path ? open(path, O_RDONLY) : -1;
-    struct tpacket_req request = {0};
-    int version = TPACKET_V2, yes = 1;
+    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI};
     unsigned m[6];
     if (!mac || sscanf(mac, "%x:%x:%x:%x:%x:%x", m, m + 1, m + 2, m + 3, m + 4, m + 5) != 6)
         die("a side is PATH,INTERFACE,MAC");
     if (own < 0 || other < 0 || setns(other, CLONE_NEWNET))
         die("%s: %s", path, strerror(errno));
-    side->fd = socket(AF_PACKET, SOCK_RAW, 0);
-    if (side->fd < 0)
-        die("packet socket: %s", strerror(errno));
-    request.tp_frame_size = frame_size;
-    request.tp_block_size = frame_size > 65536 ? frame_size : 65536;
-    request.tp_block_nr = (unsigned)((uint64_t)RING * 2048 / request.tp_block_size);
-    request.tp_frame_nr = request.tp_block_nr * (request.tp_block_size / frame_size);
-    if (setsockopt(side->fd, SOL_PACKET, PACKET_VERSION, &version, sizeof version) ||
-        setsockopt(side->fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof request) ||
-        setsockopt(side->fd, SOL_PACKET, PACKET_QDISC_BYPASS, &yes, sizeof yes))
-        die("ring: %s", strerror(errno));
-    side->ring = mmap(NULL, (size_t)request.tp_block_size * request.tp_block_nr, PROT_READ | PROT_WRITE, MAP_SHARED,
-                      side->fd, 0);
-    if (side->ring == MAP_FAILED)
-        die("ring: %s", strerror(errno));
-    struct sockaddr_ll here = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP),
-                               .sll_ifindex = (int)if_nametoindex(name)};
-    if (bind(side->fd, (struct sockaddr *)&here, sizeof here))
-        die("%s: %s", name, strerror(errno));
+    snprintf(side->name, sizeof side->name, "%s", name);
+    memcpy(request.ifr_name, side->name, sizeof side->name);
+    side->fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK);
+    if (side->fd < 0 || ioctl(side->fd, TUNSETIFF, &request))
+        die("/dev/net/tun, %s: %s", name, strerror(errno));
+    side->counters = open("/proc/thread-self/net/dev", O_RDONLY);
+    if (side->counters < 0)
+        die("/proc/net/dev: %s", strerror(errno));
     for (int i = 0; i < 6; i++)
         side->frame_head[i] = (uint8_t)m[i];
     side->frame_head[6] = 2;
     side->frame_head[12] = 8;
-    side->frames = malloc((size_t)BATCH * MTU);
-    for (int i = 0; i < BATCH; i++) {
-        side->parts[i].iov_base = side->frames + (size_t)i * MTU;
-        side->messages[i].msg_hdr = (struct msghdr){.msg_iov = &side->parts[i], .msg_iovlen = 1};
-    }
+    for (int i = 0; i < BATCH; i++)
+        side->frame[i] = malloc(MTU);
     setns(own, CLONE_NEWNET);
     close(own);
     close(other);
@@ -236,16 +217,11 @@ static void open_side(struct side *side, char *value)
 
 static void flush(struct side *side)
 {
-    unsigned done = 0;
-    uint64_t now = now_ns(CLOCK_REALTIME);
-    for (unsigned i = 0; i < side->waiting; i++)
-        *side->stamp[i] = now;
-    while (done < side->waiting) {
-        int n = sendmmsg(side->fd, side->messages + done, side->waiting - done, 0);
-        if (n < 0 && errno != ENOBUFS && errno != EAGAIN && errno != EINTR)
-            die("send: %s", strerror(errno));
-        if (n > 0)
-            done += (unsigned)n;
+    for (unsigned i = 0; i < side->waiting; i++) {
+        *side->stamp[i] = now_ns(CLOCK_MONOTONIC);
+        while (write(side->fd, side->frame[i], side->length[i]) < 0)
+            if (errno != ENOBUFS && errno != EAGAIN && errno != EINTR)
+                die("%s: send: %s", side->name, strerror(errno));
     }
     side->waiting = 0;
 }
@@ -301,7 +277,7 @@ static void send_step(struct slot *slot)
     struct side *side = &sides[step->sender];
     struct phone *phone = slot->phone;
     struct dialog *dialog = slot->dialog;
-    uint8_t *frame = side->parts[side->waiting].iov_base, *ip = frame + 14, *udp = ip + 20;
+    uint8_t *frame = side->frame[side->waiting], *ip = frame + 14, *udp = ip + 20;
     char *begin = (char *)udp + 8, *at = begin;
     const char *text = step->text, *end = text + step->length;
     while (text < end) {
@@ -338,7 +314,7 @@ static void send_step(struct slot *slot)
     uint16_t check = (uint16_t)~sum16(udp, 8u + payload, pseudo);
     check = check ? check : 0xffff;
     memcpy(udp + 6, &check, 2);
-    side->parts[side->waiting].iov_len = 42u + payload;
+    side->length[side->waiting] = 42u + payload;
     side->stamp[side->waiting] = &slot->sent;
     if (++side->waiting == BATCH)
         flush(side);
@@ -451,17 +427,9 @@ static void arrive(int at_side, const uint8_t *frame, size_t length, uint64_t wh
 
 static void drain(int at_side, int limit)
 {
-    struct side *side = &sides[at_side];
-    unsigned frames = (unsigned)((uint64_t)RING * 2048 / frame_size);
-    while (limit-- > 0) {
-        struct tpacket2_hdr *head = (void *)(side->ring + (size_t)side->ring_at * frame_size);
-        if (!(__atomic_load_n(&head->tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER))
-            break;
-        arrive(at_side, (uint8_t *)head + head->tp_mac, head->tp_snaplen,
-               (uint64_t)head->tp_sec * 1000000000u + head->tp_nsec);
-        __atomic_store_n(&head->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
-        side->ring_at = (side->ring_at + 1) % frames;
-    }
+    ssize_t length;
+    while (limit-- > 0 && (length = read(sides[at_side].fd, heard, sizeof heard)) > 0)
+        arrive(at_side, heard, (size_t)length, now_ns(CLOCK_MONOTONIC));
 }
 
 /* Send what is ready, read what has come. It never sleeps: to be woken would cost the core under test an interrupt
@@ -475,16 +443,31 @@ static void turn(void)
             flush(&sides[i]);
 }
 
+/* Frames that found no room on the rings since the program began, as the kernel counts them. */
+static uint64_t all_drops(void)
+{
+    char text[4096], *row;
+    uint64_t all = 0, drops;
+    for (int i = 0; i < SIDES; i++) {
+        ssize_t length = pread(sides[i].counters, text, sizeof text - 1, 0);
+        text[length > 0 ? length : 0] = 0;
+        row = strstr(text, sides[i].name);
+        /* Behind the colon: eight numbers of receiving, then bytes, packets, errors and drops of sending. */
+        if (!row || !(row = strchr(row, ':')) ||
+            sscanf(row + 1, "%*u %*u %*u %*u %*u %*u %*u %*u %*u %*u %*u %lu", &drops) != 1)
+            die("/proc/net/dev knows nothing of %s", sides[i].name);
+        all += drops;
+    }
+    return all;
+}
+
+/* The same since the last call. */
 static uint64_t ring_drops(void)
 {
-    uint64_t drops = 0;
-    for (int i = 0; i < SIDES; i++) {
-        struct tpacket_stats stats;
-        socklen_t size = sizeof stats;
-        if (!getsockopt(sides[i].fd, SOL_PACKET, PACKET_STATISTICS, &stats, &size))
-            drops += stats.tp_drops;
-    }
-    return drops;
+    static uint64_t before;
+    uint64_t all = all_drops(), since = all - before;
+    before = all;
+    return since;
 }
 
 static void clear(void)
@@ -635,7 +618,6 @@ int main(int argc, char **argv)
         else if (!strcmp(argv[i], "phones")) phone_count = (uint32_t)atol(value);
         else if (!strcmp(argv[i], "backends")) backend_count = (uint32_t)atol(value);
         else if (!strcmp(argv[i], "scripts")) read_scripts(value);
-        else if (!strcmp(argv[i], "frame")) frame_size = (unsigned)atol(value);
         else die("there is no key %s", argv[i]);
     }
     if (!places[OUT] || !places[IN] || !phone_count || !backend_count || !script_count)

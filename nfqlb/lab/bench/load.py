@@ -104,14 +104,16 @@ class Load:
         phones: int,
         backends: int,
         scripts: Path,
-        frame: int = 2048,
     ) -> None:
+        gateway = namespaces.NETNS_DIR / network.gateway
         self._argv = [
             *("taskset", "-c", str(core), str(program)),
-            f"out={namespaces.NETNS_DIR / network.out},eth0,{network.addresses[OUTSIDE]}",
-            f"in={namespaces.NETNS_DIR / network.inside},eth0,{network.addresses[INSIDE]}",
+            *(
+                f"{side}={gateway},{name},{network.addresses[name]}"
+                for side, name in (("out", OUTSIDE), ("in", INSIDE))
+            ),
             *(f"external={EXTERNAL}:{PORT}", f"internal={INTERNAL}:{PORT}"),
-            *(f"phones={phones}", f"backends={backends}", f"scripts={scripts}", f"frame={frame}"),
+            *(f"phones={phones}", f"backends={backends}", f"scripts={scripts}"),
         ]
         self._stack = ExitStack()
 

@@ -1,13 +1,12 @@
-"""One network for one system under test: outside, the gateway's host, inside, each a namespace.
+"""One network for one system under test: the gateway's host, a namespace with two interfaces whose wires end in the
+generator of load.
 
-    out ── eth0 ═══ outside ── gw ── inside ═══ eth0 ── in
+    load ═══ outside ── gw ── inside ═══ load
 
-`out` and `in` belong to the generator of load: no addresses, no stack in the way; frames go in and out raw. A veth
-hands a frame over on the core that sends it. Towards the gateway that would be the generator's core, so Receive Packet
-Steering moves it: the kernel does what comes in at the gateway on the gateway's core, as a network card's interrupt
-would have it. What the gateway sends is not moved back: it ends in the ring of a packet socket, one copy of the bytes,
-on the gateway's core (to move it would cost the gateway an interrupt to the other core, which on a virtual machine is
-more than all the rest of sending). Knows links and addresses; does not know what runs.
+Both are TAP devices: what the gateway sends goes on a ring, as with a network card, and costs it no more; what the
+generator writes comes in as a frame. That would happen on the generator's core, so Receive Packet Steering moves it:
+the kernel does what comes in at the gateway on the gateway's core, as a network card's interrupt would have it. Knows
+links and addresses; does not know what runs.
 """
 
 from contextlib import ExitStack
@@ -22,8 +21,10 @@ PORT = 5060
 OUTSIDE, INSIDE = "outside", "inside"
 
 NOBODY = "02:00:00:00:00:99"
-"""The link address to which the gateway sends all: of no interface, so the kernel gives a frame to the generator's
-packet socket and to nobody else."""
+"""The link address to which the gateway sends all: nobody has it, and nobody has to."""
+
+RING = 16384
+"""Frames that may wait for the generator."""
 
 FORWARDING = {
     "net/ipv4/ip_forward": "1",
@@ -44,52 +45,36 @@ class Network:
     """Use as a context manager: made on entry; on exit all that lives in it is ended, and it is removed."""
 
     def __init__(self, name: str, cores: Cores, mtu: int = 1500) -> None:
-        """`name`: of the namespaces, with `-out`, `-gw` and `-in` behind; of this process alone."""
-        self.out, self.gateway, self.inside = (f"{name}-{role}" for role in ("out", "gw", "in"))
+        """`name`: of the namespace, of this process alone."""
+        self.gateway = name
         self._cores, self._mtu = cores, mtu
         self._stack = ExitStack()
         self.addresses: dict[str, str] = {}
         """Link addresses of the gateway's interfaces."""
 
     def __enter__(self) -> "Network":
-        names = (self.out, self.gateway, self.inside)
         with ExitStack() as stack:
-            for name in names:
-                stack.callback(namespaces.remove, name)
-            stack.callback(namespaces.end_members, names)
-            for name in names:
-                namespaces.create(name)
-                namespaces.sysctl(name, {"net/ipv6/conf/all/disable_ipv6": "1"})
-            for interface, far in ((OUTSIDE, self.out), (INSIDE, self.inside)):
-                self._link(interface, far)
-            namespaces.inside(self.gateway, self._address)
+            stack.callback(namespaces.remove, self.gateway)
+            stack.callback(namespaces.end_members, [self.gateway])
+            namespaces.create(self.gateway)
+            namespaces.sysctl(self.gateway, {"net/ipv6/conf/all/disable_ipv6": "1"})
+            namespaces.inside(self.gateway, self._link)
             namespaces.sysctl(self.gateway, FORWARDING)
-            self._steer(self.gateway, (OUTSIDE, INSIDE), self._cores.system)
+            self._steer((OUTSIDE, INSIDE))
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _link(self, interface: str, far: str) -> None:
-        def here() -> None:
-            with IPRoute() as ip:
-                ip.link("add", ifname=interface, kind="veth", peer={"ifname": "eth0", "net_ns_fd": far})
-                index = ip.link_lookup(ifname=interface)[0]
-                ip.link("set", index=index, mtu=self._mtu, state="up")
-                self.addresses[interface] = ip.get_links(index)[0].get_attr("IFLA_ADDRESS")
-
-        def there() -> None:
-            with IPRoute() as ip:
-                index = ip.link_lookup(ifname="eth0")[0]
-                ip.link("set", index=index, mtu=self._mtu, state="up", arp=False)
-
-        namespaces.inside(self.gateway, here)
-        namespaces.inside(far, there)
-
-    def _address(self) -> None:
+    def _link(self) -> None:
         with IPRoute() as ip:
             ip.link("set", ifname="lo", state="up")
+            for interface in (OUTSIDE, INSIDE):
+                ip.link("add", ifname=interface, kind="tuntap", mode="tap")
+                index = ip.link_lookup(ifname=interface)[0]
+                ip.link("set", index=index, mtu=self._mtu, txqlen=RING, state="up")
+                self.addresses[interface] = ip.get_links(index)[0].get_attr("IFLA_ADDRESS")
             # The inside has room for thousands of backends; the phones are behind a router.
             for interface, address, mask in ((OUTSIDE, EXTERNAL, 24), (INSIDE, INTERNAL, 16)):
                 index = ip.link_lookup(ifname=interface)[0]
@@ -110,7 +95,8 @@ class Network:
 
         namespaces.inside(self.gateway, work)
 
-    def _steer(self, name: str, interfaces: tuple[str, ...], core: int) -> None:
+    def _steer(self, interfaces: tuple[str, ...]) -> None:
         files = " ".join(f"/sys/class/net/{each}/queues/rx-0/rps_cpus" for each in interfaces)
         # `ip netns exec` brings the /sys of that namespace along.
-        namespaces.run(name, ["sh", "-ec", f"for file in {files}; do echo {1 << core:x} >$file; done"])
+        steer = f"for file in {files}; do echo {1 << self._cores.system:x} >$file; done"
+        namespaces.run(self.gateway, ["sh", "-ec", steer])

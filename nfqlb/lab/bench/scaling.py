@@ -20,8 +20,8 @@ from nfqlb.lab.bench.network import Cores, Network
 from nfqlb.lab.bench.systems import Nfqlb
 
 MIX = "register"
-LARGEST = 32_768
-"""Bytes of a frame and of a link's packets: more than the largest message."""
+LARGEST = 32_668
+"""Bytes of a packet on the links: more than the largest message."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _measure(name: str, directory: Path, program: Path, place: Place, how: tuple
     system_core, load_core = systems.spare_cores()
     options = Options(seconds=seconds, phones=place.sources, backends=place.backends, register_size=place.size)
     with ExitStack() as stack:
-        network = stack.enter_context(Network(name, Cores(system_core, load_core), mtu=LARGEST - 100))
+        network = stack.enter_context(Network(name, Cores(system_core, load_core), mtu=LARGEST))
         system = Nfqlb(network, directory, system_core, place.backends, workers=place.workers)
         stack.enter_context(system)
         scripts = directory / "scripts"
@@ -107,7 +107,6 @@ def _measure(name: str, directory: Path, program: Path, place: Place, how: tuple
             phones=place.sources,
             backends=place.backends,
             scripts=scripts,
-            frame=LARGEST if place.size > 1500 else 2048,
         )
         stack.enter_context(generator)
         generator.prepare(min(place.sources, 50))
