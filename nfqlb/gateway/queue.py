@@ -5,11 +5,13 @@ processes: a `Consumer` decides. Everything else in the gateway sees only the in
 that do the same, and pass the same tests: netfilterqueue's, and where it could be compiled the shorter one of pump.pyx.
 
 The queue belongs to the netlink socket, not to a process: it lives, and packets wait in it, as long as any process
-has that socket open. So one process binds, its children serve, and packets survive the death of a child.
+has that socket open. So one process binds, its children serve, and packets survive the death of a child: those that
+wait, and those that the compiled loop has read and not decided yet.
 """
 
 import errno
 import importlib.util
+import mmap
 import os
 import socket
 import struct
@@ -111,6 +113,7 @@ class Queue:
         self._fresh = True
         self._current: Packet | None = None
         self._pump: Pump | None = None
+        self._hands = _hands()
         self._queue = _bind(number, self._handle, length, socket_buffer)
         os.set_inheritable(self._queue.get_fd(), False)  # whoever had it open would keep the queue alive
         self._socket = socket.socket(fileno=os.dup(self._queue.get_fd()))
@@ -149,10 +152,10 @@ class Queue:
     def serve(self, consumer: Consumer) -> None:
         """Ask `consumer` about each packet, until `stop`."""
         self._consumer = consumer
-        if loop() == "compiled":
+        if self._hands is not None:
             from nfqlb.gateway.pump import Pump
 
-            self._pump = Pump(self._socket.fileno(), self.number, consumer)
+            self._pump = Pump(self._socket.fileno(), self.number, consumer, self._hands)
             if self._deadline is not None:
                 self._pump.stop(self._deadline)
             while self._deadline is None:
@@ -227,6 +230,15 @@ class Queue:
     def _drop_older_than(self, packet_id: int) -> None:
         verdict = struct.pack(">II", _NF_DROP, (packet_id - 1) & 0xFFFFFFFF)
         self._socket.send(_message(self.number, _MSG_VERDICT_BATCH, _VERDICT_HEADER, verdict))
+
+
+def _hands() -> mmap.mmap | None:
+    """Memory for what the compiled loop has in its hands, which survives the process; None for the other loop."""
+    if loop() != "compiled":
+        return None
+    from nfqlb.gateway.pump import ROOM
+
+    return mmap.mmap(-1, ROOM)
 
 
 def _bind(number: int, handle: Callable[[Packet], None], length: int, socket_buffer: int) -> NetfilterQueue:

@@ -6,6 +6,8 @@ pair of sockets, over which netlink messages go as they do between it and nfnetl
 
 import hashlib
 import importlib.util
+import mmap
+import os
 import socket
 import struct
 import time
@@ -89,27 +91,32 @@ def queued(content: bytes | None, packet_id: int = ID) -> bytes:
 
 
 def answers(kernel: socket.socket) -> list[tuple[int, dict[int, bytes]]]:
-    """Messages that came back: kind and attributes."""
+    """Messages that came back: kind and attributes. Several may come at once, each aligned [netlink(7)]."""
     found = []
     kernel.setblocking(False)
     while True:
         try:
-            data = kernel.recv(0x20000)
+            rest = kernel.recv(0x40000)
         except BlockingIOError:
             return found
-        length, kind, flags, _, _, _, _, queue = HEADER.unpack_from(data)
-        assert (length, flags, socket.ntohs(queue)) == (len(data), 1, 9)
-        attributes, at = {}, HEADER.size
-        while at < len(data):
-            size, name = ATTRIBUTE.unpack_from(data, at)
-            attributes[name] = data[at + 4 : at + size]
-            at += size + -size % 4
-        found.append((kind, attributes))
+        while rest:
+            length, kind, flags, _, _, _, _, queue = HEADER.unpack_from(rest)
+            assert (flags, socket.ntohs(queue)) == (1, 9)
+            data, rest = rest[:length], rest[length + -length % 4 :]
+            assert len(data) == length
+            attributes, at = {}, HEADER.size
+            while at < length:
+                size, name = ATTRIBUTE.unpack_from(data, at)
+                attributes[name] = data[at + 4 : at + size]
+                at += size + -size % 4
+            found.append((kind, attributes))
 
 
-def pumped(*messages: bytes, consumer: Consumer) -> tuple[Any, list[tuple[int, dict[int, bytes]]]]:
+def pumped(
+    *messages: bytes, consumer: Consumer, hands: mmap.mmap | None = None
+) -> tuple[Any, list[tuple[int, dict[int, bytes]]]]:
     """The compiled loop, after it has read these, and what it said."""
-    from nfqlb.gateway.pump import Pump
+    from nfqlb.gateway.pump import ROOM, Pump
 
     kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with kernel, ours:
@@ -117,7 +124,7 @@ def pumped(*messages: bytes, consumer: Consumer) -> tuple[Any, list[tuple[int, d
             each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         for each in messages:
             kernel.send(each)
-        pump = Pump(ours.fileno(), 9, consumer)  # type: ignore[arg-type]
+        pump = Pump(ours.fileno(), 9, consumer, hands or mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
         pump.stop(time.monotonic() + 60)
         pump.run()
         return pump, answers(kernel)
@@ -227,13 +234,13 @@ def test_messages_that_are_cut_off_harm_nothing() -> None:
 
 @needs_compiled
 def test_it_ends_at_its_deadline_however_much_waits() -> None:
-    from nfqlb.gateway.pump import Pump
+    from nfqlb.gateway.pump import ROOM, Pump
 
     kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with kernel, ours:
         kernel.send(queued(b"content"))
         consumer = Consumer(None)
-        pump = Pump(ours.fileno(), 9, consumer)  # type: ignore[arg-type]
+        pump = Pump(ours.fileno(), 9, consumer, mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
         pump.stop(time.monotonic() - 1)
         pump.run()
         assert consumer.asked == []
@@ -241,14 +248,164 @@ def test_it_ends_at_its_deadline_however_much_waits() -> None:
 
 @needs_compiled
 def test_a_socket_that_is_closed_is_an_error_not_a_loop() -> None:
-    from nfqlb.gateway.pump import Pump
+    from nfqlb.gateway.pump import ROOM, Pump
 
     kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    pump = Pump(ours.fileno(), 9, Consumer(None))  # type: ignore[arg-type]
+    pump = Pump(ours.fileno(), 9, Consumer(None), mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
     kernel.close()
     ours.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         pump.run()
+
+
+# several packets at once, and what a process that is killed leaves of them
+
+
+class Speaking(Consumer):
+    """Answers with the packet's own bytes, and does what a packet says."""
+
+    def decide(self, packet: bytes) -> Any:
+        self.asked.append(packet)
+        match packet:
+            case b"drop":
+                return None
+            case b"die":
+                os._exit(7)
+            case b"raise":
+                raise ValueError("a bug")
+        return b"<" + packet + b">"
+
+
+def verdicts(said: list[tuple[int, dict[int, bytes]]]) -> list[tuple[int, bytes | None]]:
+    """Id and new content of each, without those of a whole batch."""
+    return [(struct.unpack(">II", each[2])[1], each.get(10)) for kind, each in said if kind == VERDICT]
+
+
+@needs_compiled
+def test_what_waits_gets_its_verdicts_in_order_whatever_their_number_and_size() -> None:
+    sizes = [1, 500, 501, 502, 503, 3000, 20_000, 60_000, 9, 61_000, *range(700, 725)]
+    contents = [bytes([number]) * size for number, size in enumerate(sizes, 1)]
+    contents[4:4] = [b"drop", b"raise"]
+    consumer = Speaking(None)
+    _, said = pumped(*(queued(each, ID + at) for at, each in enumerate(contents)), consumer=consumer)
+    assert consumer.asked == contents
+    assert [content for content, _ in consumer.errors] == [b"raise"]
+    assert said[0] == (BATCH, {2: struct.pack(">II", 0, ID - 1)})
+    wanted = [None if each in (b"drop", b"raise") else b"<" + each + b">" for each in contents]
+    assert verdicts(said) == [(ID + at, each) for at, each in enumerate(wanted)]
+
+
+def killed(ours: socket.socket, hands: mmap.mmap) -> None:
+    """A process serves, and dies of a packet."""
+    from nfqlb.gateway.pump import Pump
+
+    pid = os.fork()
+    if not pid:
+        pump = Pump(ours.fileno(), 9, Speaking(None), hands)  # type: ignore[arg-type]
+        pump.stop(time.monotonic() + 60)
+        pump.run()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+@needs_compiled
+def test_a_killed_process_costs_the_packet_that_it_was_deciding() -> None:
+    from nfqlb.gateway.pump import ROOM, Pump
+
+    contents = [b"one", b"drop", b"two", b"die", b"three", b"die", b"four", b"five"]
+    kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    hands = mmap.mmap(-1, ROOM)
+    with kernel, ours:
+        for at, each in enumerate(contents):
+            kernel.send(queued(each, ID + at))
+        killed(ours, hands)
+        assert answers(kernel) == []  # the first verdict would have gone out with the others
+        killed(ours, hands)
+        assert verdicts(answers(kernel)) == [(ID, b"<one>"), (ID + 2, b"<two>"), (ID + 3, None)]
+        consumer = Speaking(None)
+        pump = Pump(ours.fileno(), 9, consumer, hands)  # type: ignore[arg-type]
+        pump.stop(time.monotonic() + 60)
+        pump.run()
+        assert consumer.asked == [b"three", b"four", b"five"]
+        died = [(ID + 5, None)]
+        assert verdicts(answers(kernel)) == [(ID + 4, b"<three>"), *died, (ID + 6, b"<four>"), (ID + 7, b"<five>")]
+        # The first packet that comes has those dropped that got no verdict.
+        kernel.send(queued(b"new", 90))
+        pump.run()
+        said = answers(kernel)
+        assert said[0] == (BATCH, {2: struct.pack(">II", 0, 89)})
+        assert verdicts(said) == [(90, b"<new>")]
+
+
+@needs_compiled
+def test_a_large_packet_keeps_no_verdict_waiting() -> None:
+    """Its decision takes as long as it is: who dies of it has sent the others' verdicts."""
+    from nfqlb.gateway.pump import ROOM, Pump
+
+    class Mortal(Speaking):
+        def decide(self, packet: bytes) -> Any:
+            return os._exit(7) if len(packet) > 3000 else super().decide(packet)
+
+    kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with kernel, ours:
+        kernel.send(queued(b"small", ID))
+        kernel.send(queued(bytes(3001), ID + 1))
+        pid = os.fork()
+        if not pid:
+            Pump(ours.fileno(), 9, Mortal(None), mmap.mmap(-1, ROOM)).run()  # type: ignore[arg-type]
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        assert verdicts(answers(kernel)) == [(ID, b"<small>")]
+
+
+@needs_compiled
+def test_what_the_kernel_does_not_take_together_goes_one_by_one() -> None:
+    """As when the verdicts are more than the socket's buffer holds; what does not fit alone is dropped, and told."""
+    from nfqlb.gateway.pump import ROOM, Pump
+
+    kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with kernel, ours:
+        for at, size in enumerate((1900, 1901, 1902, 5000, 1904)):
+            kernel.send(queued(bytes(size), ID + at))
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least there is: 4,608 bytes
+        pid = os.fork()  # it waits for us when it sends
+        if not pid:
+            consumer = Speaking(None)
+            pump = Pump(ours.fileno(), 9, consumer, mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
+            pump.stop(time.monotonic() + 60)
+            pump.run()
+            told = [(len(packet), type(error)) for packet, error in consumer.errors]
+            os._exit(told != [(5000, OSError)])
+        said: list[tuple[int, dict[int, bytes]]] = []
+        deadline = time.monotonic() + 10
+        while len(verdicts(said)) < 5 and time.monotonic() < deadline:
+            said += answers(kernel)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        sizes = [(packet_id, None if content is None else len(content)) for packet_id, content in verdicts(said)]
+        assert sizes == [(ID, 1902), (ID + 1, 1903), (ID + 2, 1904), (ID + 3, None), (ID + 4, 1906)]
+
+
+@needs_compiled
+def test_memory_that_somebody_has_spoilt_harms_nothing() -> None:
+    from nfqlb.gateway.pump import ROOM
+
+    consumer = Speaking(None)
+    _, said = pumped(queued(b"fine"), consumer=consumer, hands=mmap_of(b"\xff" * ROOM))
+    assert (ID, b"<fine>") in verdicts(said)
+
+
+def mmap_of(content: bytes) -> mmap.mmap:
+    found = mmap.mmap(-1, len(content))
+    found.write(content)
+    return found
+
+
+@needs_compiled
+def test_memory_that_is_too_small_is_refused() -> None:
+    from nfqlb.gateway.pump import ROOM, Pump
+
+    with pytest.raises(ValueError, match="too small"):
+        Pump(0, 9, Consumer(None), mmap.mmap(-1, ROOM - 1))  # type: ignore[arg-type]
 
 
 @needs_compiled
