@@ -93,7 +93,7 @@ class World:
     def is_new(self, packet: bytes) -> bool:
         """Whether overload may shed it; both who tell that must say the same."""
         told = self.triage.is_new(packet)
-        if self._lane is not None and packet[0] >> 4 == 4 and self._lane.is_new(packet) is not told:
+        if self._lane is not None and self._lane.is_new(packet) is not told:
             broken("deterministic", f"new: {told}, in the compiled lane {not told}")
         return told
 
@@ -240,7 +240,8 @@ def _lane(engine: Engine) -> "Lane | None":
     def nobody(*_: object) -> None:
         raise AssertionError
 
-    return Lane(engine.fast, memoryview(bytearray(8)).cast("Q"), (0, 0, 0, [-1] * 6, 0), (0, 1), nobody, nobody, nobody)
+    slot, layout = memoryview(bytearray(8)).cast("Q"), (0, 0, 0, [-1] * 6, 0)
+    return Lane(engine.fast, slot, layout, (0, 0, 1), nobody, nobody, nobody)
 
 
 def _keys(*names: str) -> tuple[bytes, ...]:
