@@ -357,6 +357,9 @@ PIECES = [
     "\r\nRoute: <sip:lb@203.0.113.5;lr>", "\r\nRoute: <sip:192.168.1.21;lr>, <sip:lb@192.168.1.5>", "\r\n X: folded",
     "\r\nX: 1", "\r\nSubject: x", "example.com", "example.net", "INFO", "username=", "\r\nPath: <sip:lb@192.168.1.5>",
     "\r\nRoute: <sip:lb@sbc.example.org;lr;r2=on>", "\r\nRoute:", "\r\nroute: <sip:lb@six.example;lr>",
+    "[2001:db8::5]", "[2001:DB8:1::5]", "[2001:0db8:9::1]", "2001:db8:9::1", "[2001:db8:1::11]", "[::ffff:1.2.3.4]",
+    "[ff02::1]", "[fe80::1%1]", "[fd00::1]", ";received=2001:db8:9::1", ";received=[2001:db8:9:0::1]", "]", "::", ":0",
+    "\r\nRoute: <sip:lb@[2001:db8::5];lr>", "\r\nv: SIP/2.0/UDP [2001:db8:9::2];branch=z9hG4bKq", ";maddr=[::1]",
 ]  # fmt: skip
 
 
@@ -381,7 +384,7 @@ def mutilated(draw: st.DrawFn, name: str) -> Packet:
         src = draw(st.sampled_from([PHONE, OTHER, PROXY1, REG1, REG2, "192.168.1.99:5060", EXT, "224.0.0.1:5060"]))
     if draw(st.integers(0, 9)) == 0:
         dst = draw(st.sampled_from([EXT, INT, "203.0.113.6:5070", "192.168.1.5:5080"]))
-    return src, dst, payload
+    return (src, dst, payload) if src[0] != "[" and dst[0] != "[" else (six(src), six(dst), payload)
 
 
 @pytest.mark.parametrize("name", SETUPS)
