@@ -71,9 +71,9 @@ def main() -> None:
     runner.argparser.add_argument("prepared")
     runner.parse_args()
     found: list[Case] = pickle.loads(Path(runner.args.prepared).read_bytes())
-    process = engine(setup()).process
+    engines = {version: engine(setup(version=version)).process for version in (4, 6)}
     for case in found:
-        runner.bench_time_func(case.kind, _timed, process, case, inner_loops=len(case.packets))
+        runner.bench_time_func(case.kind, _timed, engines[case.version], case, inner_loops=len(case.packets))
 
 
 def _timed(loops: int, process: object, case: Case) -> float:
