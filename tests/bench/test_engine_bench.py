@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from nfqlb import fast
 from nfqlb.lab import LabError
 from nfqlb.lab.bench import counting, ratchet, timing, traffic
 from nfqlb.lab.bench.__main__ import main
@@ -72,6 +73,17 @@ def test_pyperf_times_what_is_asked_for() -> None:
     assert set(times) == {"keepalive", "register"}
     assert times["keepalive"]["size"] == 4
     assert all(0 < each["best"] <= each["median"] for each in times.values())
+
+
+@pytest.mark.skipif(fast.which() != "compiled", reason=f"no fast path here: {fast.which()}")
+def test_the_careful_path_is_timed_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the processes that pyperf starts."""
+    best = []
+    for pure in ("0", "1"):
+        monkeypatch.setenv(fast.PURE, pure)
+        (found,) = timing.measure(("register-ipv6",), quick=True)
+        best.append(found.best)
+    assert best[1] > 5 * best[0]
 
 
 def test_a_kind_that_is_none_is_a_usage_error() -> None:

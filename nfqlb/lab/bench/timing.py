@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from nfqlb import fast
 from nfqlb.lab import LabError
 from nfqlb.lab.bench.cases import Case, cases
 from nfqlb.lab.bench.player import engine, setup
@@ -46,6 +47,7 @@ def measure(kinds: tuple[str, ...] = (), *, processes: int = 3, values: int = 5,
         if not quick:
             options = ["--processes", str(processes), "--values", str(values), "--min-time", "0.05"]
         argv = [sys.executable, "-m", MODULE, *options, "--warmups", "1", "--quiet", "--output", str(output)]
+        argv += ["--inherit-environ", fast.PURE]
         done = subprocess.run([*argv, str(prepared)], capture_output=True, text=True, check=False)
         if done.returncode:
             raise LabError(f"pyperf failed: {' '.join(done.stderr[-800:].split())}")
