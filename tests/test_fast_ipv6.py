@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sipcase import EXT, INT, PHONE, REG1, REGISTER, Result, check_packet, endpoint, request, response_to, wire
-from test_fast import BASE, SETUPS, SIX_LISTENER, Packet, Twins, both_versions, passed, six, stored
+from test_fast import stored
+from twins import BASE, SETUPS, SIX_LISTENER, Packet, Twins, both_versions, passed, six
 
 from nfqlb import fast
 from nfqlb.config import load
 from nfqlb.engine import Engine
 from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint
-from nfqlb.proxy.setup import Listener
+from nfqlb.proxy.setup import HashOn, Listener, Pool, RouteRule
 from nfqlb.proxy.triage import Triage
 from nfqlb.proxy.verdict import Action, Reason
 
@@ -201,6 +202,33 @@ def test_P16_a_pair_and_an_alias_are_ours_in_each_form() -> None:
         assert verdict.reason is Reason.REQUEST_ENTERING
         assert b"Route: <sip:[2001:db8::7]" not in verdict.packet
         assert twins("both versions").answers(PHONE6, E6, payload)
+
+
+def test_P29_rules_and_keys_are_asked_of_ipv6() -> None:
+    """A host in brackets is a domain as it is written, in lower case; a source is its 16 bytes."""
+    keys: tuple[HashOn, ...] = ("from-uri", "to-uri", "source-ip", "request-user")
+    pools = [Pool(f"p{n}", BASE.pools[0].backends, hash_on=(key,)) for n, key in enumerate(keys)]
+    routes = (
+        RouteRule("p0", domains=frozenset(("[2001:db8::77]",))),
+        RouteRule("p1", from_domains=frozenset(("[2001:db8::78]",))),
+        RouteRule("p2", sources=(IPv6Network("2001:db8:9::/64"),), methods=frozenset(("REGISTER",))),
+        RouteRule("p3", sources=(IPv6Network("2001:db8::/32"), IPv4Network("172.31.0.0/16"))),
+    )
+    here = Twins(both_versions(replace(BASE, pools=tuple(pools), routes=routes)))
+    chosen = set()
+    for number in range(40):
+        for text in (
+            REGISTER,
+            request("MESSAGE", "sip:bob@[2001:DB8::77]:5080", From=f"<sip:a{number}@[2001:DB8::F]>;tag=1"),
+            request("MESSAGE", f"sip:b{number}@[2001:db8:0::77]", From="<sip:a@[2001:DB8::78]>;tag=1"),
+            request("MESSAGE", f"sip:b{number}@[2001:db8::77]", To="<sip:a@[2001:DB8::78]:9>", Call_ID=str(number)),
+        ):
+            payload = wire(six(text))
+            src = f"[2001:db8:9::{number:x}]:5060"
+            chosen.add(here.process(src, E6, payload).backend)
+            assert here.answers(src, E6, payload)
+    assert len(chosen - {-1}) > 1
+    here.check_memory()
 
 
 def test_P19_P20_no_packet_changes_its_IP_version() -> None:

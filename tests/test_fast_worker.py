@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from sipcase import EXT, INT, KEY, PHONE, Gateway, endpoint, request, response_to, setup
-from test_fast import SETUPS, both_versions, passed, six
+from twins import SETUPS, both_versions, passed, six
 
 from nfqlb import fast
 from nfqlb.balance.recent import SIZE, Recent
