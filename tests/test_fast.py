@@ -7,7 +7,6 @@ path must answer itself is in a table, so that it cannot pass by answering nothi
 import hashlib
 import pickle
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ from sipcase import (
     standing,
     wire,
 )
-from twins import BASE, SETUPS, Packet, Twins, passed, six
+from twins import BASE, SETUPS, Packet, Twins, passed, six, twin_of
 
 from nfqlb import fast
 from nfqlb.balance import tables
@@ -109,11 +108,6 @@ STUN = b"\0\1\0\0\x21\x12\xa4\x42" + bytes(12)
 @settings(max_examples=300, deadline=None)
 def test_junk_has_the_same_verdict(before: bytes, after: bytes) -> None:
     twin_of("two-armed").process(PHONE, EXT, before + after)
-
-
-@cache
-def twin_of(name: str) -> Twins:
-    return Twins(SETUPS[name])
 
 
 PIECES = [

@@ -251,3 +251,13 @@ def played(engine: Engine, listener: Listener, spelled: Callable[[str], str]) ->
         engine_says = engine.process(datagram.build(endpoint(other), endpoint(outside), payload))
         found.append((f"hairpin {engine_says.reason.name}", (other, outside, payload)))
     return found
+
+
+@cache
+def twin_of(name: str) -> Twins:
+    return Twins(SETUPS[name])
+
+
+def of_kind(kind: str, name: str) -> Packet:
+    """The first of its kind."""
+    return next(packet for each, packet in passed(name) if each == kind)
