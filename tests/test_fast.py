@@ -175,12 +175,13 @@ def test_P37_mutilated_packets_have_the_same_verdict(data: st.DataObject) -> Non
     twin_of("two-armed").packet(bytes(packet) + b"padding")
 
 
-def test_P31_what_has_begun_stays_where_it_is() -> None:
-    twins = Twins(BASE)
+@pytest.mark.parametrize("name", ["two-armed", "two-armed, IPv6"])
+def test_P31_what_has_begun_stays_where_it_is(name: str) -> None:
+    twins = Twins(SETUPS[name])
     packets = [
         (src, dst, payload.replace(b"Call-ID: ", b"Call-ID: %d-" % number))
         for number in range(40)
-        for kind, (src, dst, payload) in passed("two-armed")
+        for kind, (src, dst, payload) in passed(name)
         if kind in ("register", "invite", "cancel")
     ]
     states = [{}, {("registrars", "reg1"): State.DRAINING}, {("registrars", "reg2"): State.DOWN}]

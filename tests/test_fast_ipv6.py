@@ -1,8 +1,10 @@
 """The fast path and IPv6: packets, what was stored of them, and who may not meet whom."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,23 @@ def test_P19_P20_no_packet_changes_its_IP_version() -> None:
         verdict = here.process(src, dst, wire(text))
         assert verdict.dst is not None
         assert verdict.dst.version == endpoint(src).version
+    here.check_memory()
+
+
+def test_P18_P20_a_signed_flow_does_not_change_the_IP_version() -> None:
+    """Each Route that makes sense somewhere, with every request of every side, in both versions."""
+    here = Twins(both_versions(BASE))
+    found = [packet for _, packet in passed("both versions") if b"\r\nRoute:" in packet[2]]
+    routes = {b"".join(re.findall(rb"\r\nRoute:[^\r]*", payload)) for _, _, payload in found}
+    routes |= {b", ".join(pair).replace(b", \r\nRoute:", b",") for pair in product(routes, repeat=2)}
+    ends = {(src, dst) for src, dst, _ in found}
+    versions = set()
+    for (src, dst), route, (_, _, payload) in product(ends, sorted(routes), found[::4]):
+        changed = re.sub(rb"\r\nRoute:[^\r]*", b"", payload).replace(b"\r\nMax-", route + b"\r\nMax-", 1)
+        verdict = here.process(src, dst, changed)
+        if verdict.action is Action.FORWARD and verdict.dst is not None:
+            versions.add((endpoint(src).version, verdict.dst.version))
+    assert versions == {(4, 4), (6, 6)}
     here.check_memory()
 
 

@@ -161,7 +161,7 @@ cdef int by_table(FastPath path, Reading *m, Facts *f, Door door, const Address 
     if f.to.tag.b:
         i = rules.backend_at(&f.uri.host, port_of(&f.uri))
         if i >= 0:
-            # One of another IP version is refused, but it has been chosen, and is remembered.
+            # The careful path refuses one of another IP version, but only once it has remembered it.
             return i if rules.is_of(i, source.six) else -1
     pool = door.pools[f.method]
     if pool is None:

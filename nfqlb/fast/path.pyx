@@ -2,9 +2,10 @@
 """The fast path: the verdict on plain packets, in C; None for all others.
 
 Its model is the careful path (nfqlb.proxy), rule by rule: what this answers is what that would answer, byte for byte.
-Tests hold the two against each other over real, generated and mutilated messages. Whatever is unusual, refused or
-answered by ourselves is None here, and goes the careful way. Of what is dropped, only that has its verdict here of
-which strangers send most: no SIP, scanners, stray responses, sources inside that are no backends.
+Tests hold the two against each other over real, generated and mutilated messages. Plain packets are of IPv4 without
+options or of IPv6 without extension headers. Whatever is unusual, refused or answered by ourselves is None here, and
+goes the careful way. Of what is dropped, only that has its verdict here of which strangers send most: no SIP, scanners,
+stray responses, sources inside that are no backends.
 
 Nothing is remembered from packet to packet but what P31 says, so a million sources cost what one costs.
 """
