@@ -7,9 +7,6 @@ path must answer itself is in a table, so that it cannot pass by answering nothi
 import hashlib
 import pickle
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import cache
-from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -18,192 +15,30 @@ from hypothesis import strategies as st
 from sipcase import (
     EXT,
     INT,
-    KEY,
     OTHER,
     PHONE,
     PROXY1,
     REG1,
     REG2,
-    REGISTER,
-    Result,
     endpoint,
-    one_armed,
     request,
-    response_to,
-    setup,
     standing,
     wire,
 )
+from twins import BASE, SETUPS, Packet, Twins, passed, six, twin_of
 
 from nfqlb import fast
 from nfqlb.balance import tables
-from nfqlb.balance.recent import SIZE, Recent
 from nfqlb.capture.packets import PacketReader
 from nfqlb.capture.source import Source
 from nfqlb.config import load
 from nfqlb.engine import Engine
 from nfqlb.net import datagram
-from nfqlb.proxy.setup import Backend, Listener, Pool, RouteRule, Setup, State
-from nfqlb.proxy.verdict import Action, Reason, Verdict
+from nfqlb.proxy.setup import State
+from nfqlb.proxy.verdict import Reason
 
 ROOT = Path(__file__).parent.parent
-Packet = tuple[str, str, bytes]
-"""Source, destination, payload."""
-
 pytestmark = pytest.mark.skipif(fast.which() != "compiled", reason=f"no fast path here: {fast.which()}")
-
-BASE = setup()
-SETUPS: dict[str, Setup] = {
-    "two-armed": BASE,
-    "one-armed": one_armed(),
-    "1:1 NAT": setup(listeners=(Listener("main", endpoint(EXT), endpoint(INT), endpoint("198.51.100.7:5060")),)),
-    "one-armed, 1:1 NAT": setup(
-        listeners=(Listener("main", endpoint(EXT), endpoint(EXT), endpoint("198.51.100.7:5060")),)
-    ),
-    "other ports": setup(
-        listeners=(Listener("main", endpoint(EXT), endpoint(INT), aliases=("sbc.example.org",), force_rport="never"),),
-        pools=(Pool("proxies", (Backend("proxy1", endpoint(PROXY1)),), hash_on=("from-uri",)),),
-        routes=(RouteRule("proxies"),),
-        scanners=("friendly-scanner",),
-    ),
-    "two listeners": setup(
-        listeners=(
-            Listener("main", endpoint(EXT), endpoint(INT), force_rport="always"),
-            Listener("more", endpoint("203.0.113.6:5070"), endpoint("192.168.1.5:5080")),
-            Listener("six", endpoint("[2001:db8::5]:5060"), endpoint("[2001:db8:1::5]:5060"), aliases=("six.example",)),
-        ),
-        keys=(KEY, b"k" * 16),
-        egress=(ip_network("172.16.0.0/12"),),
-    ),
-    "to-uri, rules": setup(
-        pools=tuple(replace(pool, hash_on=("to-uri",)) for pool in BASE.pools),
-        routes=(
-            RouteRule("proxies", listeners=frozenset(("other",))),
-            RouteRule("registrars", methods=frozenset(("REGISTER", "INVITE"))),
-            RouteRule("proxies", domains=frozenset(("example.org",))),
-        ),
-    ),
-    "rules that ask more": setup(
-        pools=(
-            Pool("registrars", BASE.pools[0].backends, hash_on=("request-user", "auth-user", "to-uri")),
-            Pool("proxies", BASE.pools[1].backends, hash_on=("auth-user",)),
-        ),
-        routes=(
-            RouteRule("registrars", from_domains=frozenset(("example.com",))),
-            RouteRule("proxies", user_agents=frozenset(("phone",)), methods=frozenset(("REGISTER", "BYE"))),
-            RouteRule("registrars", user_prefixes=frozenset(("bob",)), percent=50.0),
-            RouteRule("registrars", to_domains=frozenset(("example.net",)), sources=(ip_network("198.51.100.0/24"),)),
-            RouteRule("proxies", domains=frozenset(("example.org", "192.168.1.21"))),
-            RouteRule("registrars", headers=frozenset(("subject",))),
-            RouteRule("proxies"),
-        ),
-    ),
-    "source-ip, no paths": setup(
-        pools=tuple(replace(pool, hash_on=("source-ip",)) for pool in BASE.pools), path_policy="if-supported"
-    ),
-}
-
-
-class Twins:
-    """Two engines, one of them without a fast path, each with a memory of its own."""
-
-    def __init__(self, with_setup: Setup) -> None:
-        self.setup = with_setup
-        self.memories = []
-        for _ in range(2):
-            cells = memoryview(bytearray(SIZE)).cast("Q")
-            Recent.format(cells)
-            self.memories.append(Recent(cells))
-            self.memories[-1].now = 2**24 - 5
-        self.swift = Engine(with_setup, recent=self.memories[0])
-        self.careful = Engine(with_setup, recent=self.memories[1], careful=True)
-        assert (self.swift.path, self.careful.path) == ("compiled", "pure")
-
-    def process(self, src: str, dst: str, payload: bytes) -> Verdict:
-        packet = datagram.build(endpoint(src), endpoint(dst), payload, tos=0xB8)
-        return self.packet(packet)
-
-    def packet(self, packet: bytes) -> Verdict:
-        verdict = self.swift.process(packet)
-        assert verdict == self.careful.process(packet)
-        assert type(verdict) is Verdict
-        return verdict
-
-    def check_memory(self) -> None:
-        swift, careful = ((each.stored, each.kept, each.misses, each.evicted) for each in self.memories)
-        assert swift == careful
-        assert self.memories[0].cells == self.memories[1].cells
-
-    def answers(self, src: str, dst: str, payload: bytes) -> bool:
-        """Whether the fast path has a verdict of its own."""
-        path = Engine(self.setup).fast
-        assert path is not None
-        return path.process(datagram.build(endpoint(src), endpoint(dst), payload)) is not None
-
-
-SDP = "v=0\no=- 1 1 IN IP4 10.1.1.9\ns=-\nc=IN IP4 10.1.1.9\nt=0 0\nm=audio 4000 RTP/AVP 8"
-LENGTH = str(len(SDP) + SDP.count("\n"))
-FIELDS = {
-    "From": '"Alice \u260e, A." <sip:alice@example.org;user=phone>;tag=f1',
-    "To": "<sip:bob@example.org>",
-    "Contact": '<sip:alice@10.1.1.9:5060>;+sip.instance="<urn:uuid:1>"',
-    "User-Agent": "Phone/1.0",
-    "Authorization": 'Digest realm="example.org", username="alice-1", uri="sip:example.org"',
-}
-
-
-@cache
-def passed(name: str) -> list[tuple[str, Packet]]:
-    """What makes a registration and calls in all directions, by what it is: all are plain messages."""
-    engine = Engine(SETUPS[name], careful=True)
-    inside = str(SETUPS[name].listeners[0].internal)
-    found: list[tuple[str, Packet]] = []
-
-    def send(kind: str, src: str, dst: str, text: str) -> Result:
-        found.append((kind, (src, dst, wire(text))))
-        verdict = engine.process(datagram.build(endpoint(src), endpoint(dst), wire(text)))
-        assert verdict.action is Action.FORWARD, (kind, verdict.reason)
-        return Result(verdict, [])
-
-    behind = "172.31.23.177:40001"
-    answered = send("register", behind, EXT, REGISTER)
-    send("register-200", str(answered.verdict.dst), inside, response_to(answered))
-    path = answered.headers("Path")
-    for src, via in ((PHONE, "172.31.23.177"), (behind, "10.1.1.9:5060;rport")):
-        fields = {**FIELDS, "Via": f"SIP/2.0/UDP {via};branch=z9hG4bKa"}
-        invite = send("invite", src, EXT, request(**fields, Content_Length=LENGTH) + SDP)
-        backend = str(invite.verdict.dst)
-        for status in ("100 Trying", "180 Ringing", "200 OK", "487"):
-            send("response-leaving", backend, inside, response_to(invite, status))
-        send("cancel", src, EXT, request("CANCEL", **fields))
-        send("ack", src, EXT, request("ACK", **fields | {"To": "<sip:bob@example.org>;tag=t1"}))
-        recorded = invite.headers("Record-Route")
-        routes = [f"Route: {value}" for value in recorded[::-1]]
-        fields["To"] = "<sip:bob@example.org>;tag=t1"
-        for method in ("ACK", "UPDATE", "FOO", "BYE"):
-            bye = send("entering", src, EXT, request(method, f"sip:b2bua@{backend}", *routes, **fields))
-        send("response-leaving", backend, inside, response_to(bye))
-        joined = f"Route: {', '.join(value for value in recorded[::-1])}, <sip:{backend};lr>"
-        send("entering", src, EXT, request("BYE", "sip:bob@example.net", joined, **fields))
-        back = {**FIELDS, "Via": f"SIP/2.0/UDP {backend};branch=z9hG4bKk", "From": "<sip:b@b>;tag=t"}
-        back["To"] = "<sip:alice@example.org>;tag=f1"
-        routes = [f"Route: {value}" for value in recorded]
-        for method in ("BYE", "NOTIFY"):
-            bye = send("leaving", backend, inside, request(method, f"sip:alice@{src}", *routes, **back))
-        send("response-entering", str(bye.verdict.dst), EXT, response_to(bye))
-    if path:
-        below = "Via: SIP/2.0/UDP 172.31.23.177;branch=z9hG4bKa"
-        via = f"SIP/2.0/UDP {PROXY1};branch=z9hG4bKb;i=7"
-        text = request("INVITE", "sip:alice@10.1.1.9:5060", below, f"Route: {path[0]}", Via=via)
-        towards = send("leaving", PROXY1, inside, text)
-        ringing = send("response-entering", behind, EXT, response_to(towards, "180 Ringing"))
-        assert ringing.dst == PROXY1
-        both = [f"Route: {value}" for value in towards.headers("Record-Route") + recorded]
-        hairpin = request("BYE", "sip:alice@10.1.1.9", *both, To="<sip:a@b>;tag=t", Via=f"SIP/2.0/UDP {OTHER}")
-        hairpin = hairpin.replace(OTHER, f"{OTHER};branch=z9hG4bKh")
-        engine_says = engine.process(datagram.build(endpoint(OTHER), endpoint(EXT), wire(hairpin)))
-        found.append((f"hairpin {engine_says.reason.name}", (OTHER, EXT, wire(hairpin))))
-    return found
 
 
 @pytest.mark.parametrize("name", SETUPS)
@@ -224,7 +59,10 @@ CAREFUL = {
 def test_plain_messages_take_the_fast_path(name: str) -> None:
     twins = Twins(SETUPS[name])
     slow = {kind for kind, packet in passed(name) if not twins.answers(*packet) and not kind.startswith("hairpin")}
-    assert slow <= CAREFUL.get(name, set())
+    versions = {endpoint(src).version for _, (src, _, _) in passed(name)}
+    assert versions == ({6} if name.endswith("IPv6") else {4, 6} if name.startswith("both") else {4})
+    assert len(passed(name)) > 25 * len(versions)
+    assert slow <= CAREFUL.get(name.removesuffix(", IPv6"), set())
 
 
 @pytest.mark.parametrize(
@@ -272,11 +110,6 @@ def test_junk_has_the_same_verdict(before: bytes, after: bytes) -> None:
     twin_of("two-armed").process(PHONE, EXT, before + after)
 
 
-@cache
-def twin_of(name: str) -> Twins:
-    return Twins(SETUPS[name])
-
-
 PIECES = [
     "\r\n", "\n", "\r", "\0", " ", "\t", ",", ";", ":", "<", ">", '"', "\\", "%41", "@", "=", "?", "[", "[::1]", "0",
     "00", "1", "9999999999", "65536", "é", ";tag=x", ";tag", ";lr", ";LR", ";maddr=6.6.6.6", ";received=1.2.3.4",
@@ -289,6 +122,9 @@ PIECES = [
     "\r\nRoute: <sip:lb@203.0.113.5;lr>", "\r\nRoute: <sip:192.168.1.21;lr>, <sip:lb@192.168.1.5>", "\r\n X: folded",
     "\r\nX: 1", "\r\nSubject: x", "example.com", "example.net", "INFO", "username=", "\r\nPath: <sip:lb@192.168.1.5>",
     "\r\nRoute: <sip:lb@sbc.example.org;lr;r2=on>", "\r\nRoute:", "\r\nroute: <sip:lb@six.example;lr>",
+    "[2001:db8::5]", "[2001:DB8:1::5]", "[2001:0db8:9::1]", "2001:db8:9::1", "[2001:db8:1::11]", "[::ffff:1.2.3.4]",
+    "[ff02::1]", "[fe80::1%1]", "[fd00::1]", ";received=2001:db8:9::1", ";received=[2001:db8:9:0::1]", "]", "::", ":0",
+    "\r\nRoute: <sip:lb@[2001:db8::5];lr>", "\r\nv: SIP/2.0/UDP [2001:db8:9::2];branch=z9hG4bKq", ";maddr=[::1]",
 ]  # fmt: skip
 
 
@@ -313,7 +149,7 @@ def mutilated(draw: st.DrawFn, name: str) -> Packet:
         src = draw(st.sampled_from([PHONE, OTHER, PROXY1, REG1, REG2, "192.168.1.99:5060", EXT, "224.0.0.1:5060"]))
     if draw(st.integers(0, 9)) == 0:
         dst = draw(st.sampled_from([EXT, INT, "203.0.113.6:5070", "192.168.1.5:5080"]))
-    return src, dst, payload
+    return (src, dst, payload) if src[0] != "[" and dst[0] != "[" else (six(src), six(dst), payload)
 
 
 @pytest.mark.parametrize("name", SETUPS)
@@ -339,12 +175,13 @@ def test_P37_mutilated_packets_have_the_same_verdict(data: st.DataObject) -> Non
     twin_of("two-armed").packet(bytes(packet) + b"padding")
 
 
-def test_P31_what_has_begun_stays_where_it_is() -> None:
-    twins = Twins(BASE)
+@pytest.mark.parametrize("name", ["two-armed", "two-armed, IPv6"])
+def test_P31_what_has_begun_stays_where_it_is(name: str) -> None:
+    twins = Twins(SETUPS[name])
     packets = [
         (src, dst, payload.replace(b"Call-ID: ", b"Call-ID: %d-" % number))
         for number in range(40)
-        for kind, (src, dst, payload) in passed("two-armed")
+        for kind, (src, dst, payload) in passed(name)
         if kind in ("register", "invite", "cancel")
     ]
     states = [{}, {("registrars", "reg1"): State.DRAINING}, {("registrars", "reg2"): State.DOWN}]

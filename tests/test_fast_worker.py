@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from sipcase import EXT, INT, KEY, PHONE, Gateway, endpoint, request, response_to, setup
-from test_fast import SETUPS, passed
+from twins import SETUPS, both_versions, passed, six
 
 from nfqlb import fast
 from nfqlb.balance.recent import SIZE, Recent
@@ -12,15 +12,28 @@ from nfqlb.engine import Engine
 from nfqlb.gateway.board import About, Board, Cell, Slot, Traffic, read
 from nfqlb.gateway.offences import Rings
 from nfqlb.gateway.overload import Load
+from nfqlb.gateway.sender import Sender
 from nfqlb.gateway.shield import Shield
 from nfqlb.gateway.worker import SAMPLE, Worker
 from nfqlb.net import datagram
+from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import Setup
 from nfqlb.proxy.verdict import Reason, Verdict
 
 pytestmark = pytest.mark.skipif(fast.which() != "compiled", reason=f"no fast path here: {fast.which()}")
 
+Sent = tuple[bytes, Endpoint, Endpoint]
 TIMES = (Cell.HEARTBEAT, Cell.ENGINE_NS)
+
+
+class Collector(Sender):
+    """What leaves by a socket."""
+
+    def __init__(self) -> None:
+        self.sent: list[Sent] = []
+
+    def send(self, packet: bytes, src: Endpoint, dst: Endpoint) -> None:
+        self.sent.append((packet, src, dst))
 
 
 class Bench:
@@ -35,9 +48,10 @@ class Bench:
         Recent.format(cells)
         memory = Recent(cells)
         self.load = Load(0.0, 0.0)
+        self.sender = Collector()
         self.worker = Worker(
             Engine(with_setup, careful=careful).sibling(7, memory),
-            None,  # type: ignore[arg-type]  # nothing here leaves by a socket
+            self.sender,
             self.board.slot(0),
             self.board.header,
             memory,
@@ -94,7 +108,31 @@ def test_a_packet_too_long_for_the_queue_is_dropped(tmp_path: Path, careful: boo
     assert bench.slot.reasons[Reason.TOO_LARGE] in range(1, 6)
 
 
-def test_overload_closes_the_lane(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["two-armed, IPv6", "both versions"])
+def test_P38_ipv6_packets_over_1280_bytes_leave_by_a_socket(tmp_path: Path, name: str) -> None:
+    """With the endpoints of the verdict, and counted alike; those of 1280 bytes, and all of IPv4, by the queue."""
+    benches = [Bench(tmp_path, SETUPS[name], careful=each) for each in (False, True)]
+    engine = Engine(SETUPS[name], careful=True)
+    for kind, (src, dst, payload) in passed(name):
+        payload = payload.replace(b"Content-Length", b"X")
+        written = len(engine.process(datagram.build(endpoint(src), endpoint(dst), payload)).packet)
+        for size in (1279, 1280, 1281, 1500, 60_000):
+            packet = datagram.build(endpoint(src), endpoint(dst), payload.ljust(len(payload) + size - written, b"x"))
+            before = len(benches[0].sender.sent)
+            answer = benches[0].worker.decide(packet)
+            assert answer == benches[1].worker.decide(packet), kind
+            by_socket = endpoint(src).version == 6 and size > 1280
+            assert (answer is None, len(benches[0].sender.sent) - before) == (by_socket, by_socket)
+            assert len(answer or benches[0].sender.sent[-1][0]) == size
+    assert benches[0].sender.sent == benches[1].sender.sent
+    for each in benches:
+        each.worker.idle()
+    assert benches[0].counted == benches[1].counted
+    assert benches[0].slot.cells[Cell.SOCKET_SENT] == len(benches[0].sender.sent)
+
+
+@pytest.mark.parametrize("ext", [EXT, six(EXT)])
+def test_overload_closes_the_lane(tmp_path: Path, ext: str) -> None:
     """Then new requests are shed, and some of them are for the shield to answer."""
     asked = []
 
@@ -109,8 +147,9 @@ def test_overload_closes_the_lane(tmp_path: Path) -> None:
             asked.append(packet)
             return Verdict(Reason.SHED, b"")
 
-    bench = Bench(tmp_path, setup(keys=(KEY,)), careful=False, shield=Closed())
-    packet = datagram.build(endpoint(PHONE), endpoint(EXT), request().replace("\n", "\r\n").encode())
+    bench = Bench(tmp_path, both_versions(setup(keys=(KEY,))), careful=False, shield=Closed())
+    phone = PHONE if ext == EXT else six(PHONE)
+    packet = datagram.build(endpoint(phone), endpoint(ext), request().replace("\n", "\r\n").encode())
     answers = []
     for fill in (0.0, 1.0, 0.0):
         bench.load = Load(fill, 0.0)

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,10 +13,12 @@ from random import Random
 import pytest
 from click.testing import CliRunner, Result
 
+from nfqlb import fast
 from nfqlb.lab.fuzz import campaign, findings, mutate, process, targets
 from nfqlb.lab.fuzz.__main__ import main
 from nfqlb.lab.fuzz.gauge import LONGEST, Gauge
 from nfqlb.lab.fuzz.invariants import INVARIANTS, broken
+from nfqlb.lab.fuzz.packets import TwinsTarget
 from nfqlb.lab.fuzz.process import Job
 from nfqlb.lab.fuzz.target import Target
 from nfqlb.lab.fuzz.targets import TARGETS
@@ -65,9 +68,20 @@ def test_seeds_of_the_engine_go_every_way() -> None:
     assert reasons >= {Reason.PING, Reason.HOPS_PING, Reason.KEEPALIVE}
 
 
+@pytest.mark.skipif(fast.which() != "compiled", reason=f"no fast path here: {fast.which()}")
+def test_twins_are_asked_in_both_ip_versions() -> None:
+    here = target("twins")
+    assert isinstance(here, TwinsTarget)
+    versions = Counter(here.way(data).src.version for data in here.seeds())
+    assert versions[4] > 100
+    assert versions[6] > 60
+
+
 # -- mutations --------------------------------------------------------------------------------------------------------
 
-PLAIN = request(b"INVITE", b"sip:b@c", b"SIP/2.0/UDP h;branch=z9hG4bK1, SIP/2.0/UDP g;branch=2", b"Supported: path")
+PLAIN = request(
+    b"INVITE", b"sip:b@c", b"SIP/2.0/UDP [2001:db8::1];branch=z9hG4bK1, SIP/2.0/UDP g;branch=2", b"Supported: path"
+)
 
 
 @pytest.mark.parametrize("change", dict.fromkeys(mutate.CHANGES), ids=lambda change: change.__name__)

@@ -30,7 +30,9 @@ def which() -> str:
 
 
 def make(setup: "Setup", proxy: "Proxy", recent: "Recent | None", *, verify: bool, ident: int) -> "FastPath | None":
-    """None where there is none, or the Setup is none for it: with more keys than four, or a name of over 64 bytes."""
+    """None where there is none, or the Setup is none for it: with more keys than four, a name of over 64 bytes, or over
+    64 networks of one IP version to send to.
+    """
     if which() != "compiled":
         return None
     from nfqlb.fast.path import FastPath, Unusual

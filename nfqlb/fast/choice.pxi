@@ -14,7 +14,7 @@ cdef bint put_user(Buffer *work, Reading *m, Party *party) noexcept nogil:
     if uri.has_user:
         put_span(work, m.p, uri.user)
     put_byte(work, c"@")
-    put_lower(work, m.p, uri.host)
+    put_lower(work, m.p, uri.host.text)
     return True
 
 
@@ -34,10 +34,9 @@ cdef bint put_credentials(Buffer *work, Reading *m, Facts *f):
     return False
 
 
-cdef int put_key(FastPath path, Reading *m, Facts *f, list by, uint32_t source) except -1:
+cdef int put_key(FastPath path, Reading *m, Facts *f, list by, const Address *source) except -1:
     """selection.key into `work`; 0 for the careful path."""
     cdef Buffer *work = &path.work
-    cdef uint8_t packed_source[4]
     cdef Uri uri
     cdef Party *party
     cdef int how, at
@@ -49,8 +48,7 @@ cdef int put_key(FastPath path, Reading *m, Facts *f, list by, uint32_t source) 
             put(work, m.p + m.call_id.a, m.call_id.b - m.call_id.a)
             return 1
         if how == BY_SOURCE:
-            set_big(packed_source, source, 4)
-            put(work, packed_source, 4)
+            put_bytes(work, packed(source))
             return 1
         if how == BY_REQUEST:
             if f.uri.has_user:
@@ -82,20 +80,19 @@ cdef class Asked:
     cdef FastPath path
     cdef Reading *m
     cdef Facts *f
-    cdef uint32_t from_addr
+    cdef const Address *from_addr
+    cdef Door door
     cdef bint unusual       # the answer was not the true one: let the careful path ask
     cdef readonly bytes method
     cdef readonly str listener
 
     @property
     def source(self):
-        cdef uint8_t packed_source[4]
-        set_big(packed_source, self.from_addr, 4)
-        return PyBytes_FromStringAndSize(<char *>packed_source, 4)
+        return packed(self.from_addr)
 
     @property
     def domain(self):
-        return self.span(self.f.uri.host).lower()
+        return self.span(self.f.uri.host.text).lower()
 
     @property
     def from_domain(self):
@@ -121,7 +118,7 @@ cdef class Asked:
         return ()
 
     def key(self, pool):
-        cdef Pool found = self.path.rules.pools[pool]
+        cdef Pool found = self.door.served[pool]
         if found is None or not put_key(self.path, self.m, self.f, found.by, self.from_addr):
             self.unusual = True
             return b"?"
@@ -135,13 +132,13 @@ cdef class Asked:
         if not read_uri(self.m.p, party.uri.a, party.uri.b, &uri):
             self.unusual = True
             return b""
-        return self.span(uri.host).lower()
+        return self.span(uri.host.text).lower()
 
 
-cdef Pool by_rules(FastPath path, Reading *m, Facts *f, Door door, uint32_t source):
+cdef Pool by_rules(FastPath path, Reading *m, Facts *f, Door door, const Address *source):
     """The pool that the rules name, None for the careful path."""
     cdef Asked asked = Asked.__new__(Asked)
-    asked.path, asked.m, asked.f, asked.from_addr, asked.listener = path, m, f, source, door.name
+    asked.path, asked.m, asked.f, asked.from_addr, asked.door, asked.listener = path, m, f, source, door, door.name
     if f.method == ACK or f.method == CANCEL:
         asked.method = b"INVITE"
     else:
@@ -150,10 +147,10 @@ cdef Pool by_rules(FastPath path, Reading *m, Facts *f, Door door, uint32_t sour
     rule = rules.first(asked)
     if asked.unusual or rule < 0:
         return None
-    return path.rules.pools[rules.pool(rule)]
+    return door.served[rules.pool(rule)]
 
 
-cdef int by_table(FastPath path, Reading *m, Facts *f, Door door, uint32_t source) except -2:
+cdef int by_table(FastPath path, Reading *m, Facts *f, Door door, const Address *source) except -2:
     """Choice._stateless, -1 for the careful path."""
     cdef Rulebook rules = path.rules
     cdef Buffer *work = &path.work
@@ -161,10 +158,11 @@ cdef int by_table(FastPath path, Reading *m, Facts *f, Door door, uint32_t sourc
     cdef uint64_t word, hashed = 0
     cdef Pool pool
     cdef int i
-    if f.to.tag.b and f.uri.ipv4:
-        found = rules.by_endpoint.get(place(f.uri.addr, port_of(&f.uri)))
-        if found is not None:
-            return found
+    if f.to.tag.b:
+        i = rules.backend_at(&f.uri.host, port_of(&f.uri))
+        if i >= 0:
+            # The careful path refuses one of another IP version, but only once it has remembered it.
+            return i if rules.is_of(i, source.six) else -1
     pool = door.pools[f.method]
     if pool is None:
         pool = by_rules(path, m, f, door, source)
@@ -186,7 +184,7 @@ cdef int by_table(FastPath path, Reading *m, Facts *f, Door door, uint32_t sourc
             return pool.pair.numbers[index]
 
 
-cdef int choose(FastPath path, Reading *m, Facts *f, Door door, uint32_t source) except -2:
+cdef int choose(FastPath path, Reading *m, Facts *f, Door door, const Address *source) except -2:
     """Choice.choose, -1 for the careful path; then nothing has been remembered."""
     cdef Rulebook rules = path.rules
     cdef Buffer *work = &path.work
@@ -206,7 +204,7 @@ cdef int choose(FastPath path, Reading *m, Facts *f, Door door, uint32_t source)
     now = rules.recent.now & SECONDS
     token = recall(&rules.cells[0], mac[0], <uint32_t>mac[1], now)
     if token:
-        for each in rules.owners.get(token, ()):
+        for each in door.owners.get(token, ()):
             if rules.tables.alive(each):
                 before = each
                 break

@@ -12,12 +12,6 @@ cdef struct Facts:      # nfqlb.proxy.facts.Facts, and what goes with them
     int hops            # -1: no Max-Forwards
 
 
-cdef object endpoint(uint32_t addr, int port):
-    cdef uint8_t packed[4]
-    set_big(packed, addr, 4)
-    return new_tuple(Endpoint, (PyBytes_FromStringAndSize(<char *>packed, 4), port))
-
-
 cdef bint read_facts(Reading *m, Facts *f) noexcept nogil:
     """All but Via and Request-URI; a CSeq that names another method than the request line is none."""
     cdef const uint8_t *p = m.p
@@ -44,20 +38,20 @@ cdef void put_transaction(Buffer *work, Reading *m, Facts *f) noexcept nogil:
 
 
 cdef void identify(
-    Buffer *work, Reading *m, Facts *f, const Via *via, bint received, uint32_t addr, bint rport, int port, bytes socket
+    Buffer *work, Reading *m, Facts *f, const Via *via, const Address *received, bint rport, int port, bytes socket
 ) noexcept:
-    """What our branch is made of (P24): Via.identity with what stands or will stand in received and rport, the
-    transaction, our socket."""
+    """What our branch is made of (P24): Via.identity with what stands or will stand in received (NULL: nothing) and
+    rport, the transaction, our socket."""
     cdef const uint8_t *p = m.p
     work.used = 0
-    put_lower(work, p, via.host)
+    put_host(work, p, &via.host)
     put_byte(work, c" ")
     put_number(work, via.port)
     put_byte(work, c" ")
     put_span(work, p, via.branch)
     put_byte(work, c" ")
-    if received:
-        put_ipv4(work, addr)
+    if received != NULL:
+        put_address(work, received)
     put_byte(work, c" ")
     if rport:
         put_number(work, port)
@@ -73,9 +67,10 @@ cdef bytes written(
     """The packet, None when it would be too large; what else there is to its verdict stands in `path` afterwards.
     `dst`: None for one to be made."""
     cdef Buffer *out = &path.out
-    out.used = HEADERS
+    out.used = HEADERS6 if sent.src.six else HEADERS
     write_edited(out, m.p, m.end, edits, count)
-    if out.overflow or path.text.overflow or path.work.overflow or out.used > MAX_PACKET:
+    # The length in a header of IPv6 is without that header.
+    if out.overflow or path.text.overflow or path.work.overflow or out.used > MAX_PACKET + 40 * sent.src.six:
         return None
     path.ident = path.ident + 1 & 0xFFFF
     write_headers(out.p, out.used, sent, path.ident)

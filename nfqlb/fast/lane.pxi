@@ -82,7 +82,7 @@ cdef class Lane:
     cdef FastPath path
     cdef uint64_t[::1] slot
     cdef int columns[6]         # by number of the Reason: which of a backend's counters; -1: none
-    cdef int reasons, backends, width, by_class, longest, left, every
+    cdef int reasons, backends, width, by_class, longest, longest6, left, every
     cdef object sampled, settle, otherwise
     cdef public bint open       # else new requests are shed
     cdef unsigned int pressed
@@ -90,7 +90,8 @@ cdef class Lane:
     def __init__(self, FastPath path, slot, layout, limits, sampled, settle, otherwise):
         """`slot`: the worker's cells. `layout`: cell of the first Reason, of the first backend, cells of a backend, the
         column of each Reason below 6 that forwards, and of them the one that status codes divide. `limits`: bytes of
-        the longest packet that is sent, and one packet in how many is for `sampled`.
+        the longest packet that is sent, of IPv4 and of IPv6, and one packet in how many is for `sampled`. Longer ones
+        are for `settle`.
 
         Functions of the packet: `sampled` and `otherwise`; `settle` of the packet and its verdict.
         """
@@ -99,21 +100,21 @@ cdef class Lane:
         self.reasons, self.backends, self.width, columns, self.by_class = layout
         for i in range(6):
             self.columns[i] = columns[i]
-        self.longest, self.every = limits
+        self.longest, self.longest6, self.every = limits
         self.left = 1
         self.sampled, self.settle, self.otherwise = sampled, settle, otherwise
         self.open = True
         self.pressed = 0
 
     def is_new(self, bytes packet not None):
-        """Triage.is_new, of IPv4 without options; False for all others."""
+        """Triage.is_new, of packets without IP options or extension headers; False for all others."""
         cdef Rulebook rules = self.path.rules
         cdef Packet heard
         cdef Door door
         if not read_packet(<const uint8_t *>PyBytes_AS_STRING(packet), len(packet), False, &heard):
             return False
-        door = rules.doors.get(place(heard.dst, heard.dst_port))
-        if door is None or door.half == INTERNAL or rules.backend_from(heard.src, heard.src_port) >= 0:
+        door = rules.doors.get(place(&heard.dst, heard.dst_port))
+        if door is None or door.half == INTERNAL or rules.backend_from(&heard.src, heard.src_port) >= 0:
             return False
         return begins_something(heard.payload, heard.length)
 
@@ -136,7 +137,7 @@ cdef class Lane:
             return self.otherwise(packet)
         if type(found) is not bytes:
             return self.settle(packet, found)
-        if len(<bytes>found) > self.longest:
+        if len(<bytes>found) > (self.longest6 if path.dst_addr.six else self.longest):
             return self.settle(packet, path.verdict(<bytes>found))
         self.slot[self.reasons + path.reason] += 1
         cell = self.columns[path.reason]

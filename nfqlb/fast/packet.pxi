@@ -1,13 +1,15 @@
-# IPv4 and UDP, read and written; and the buffers that what is written is gathered in. nfqlb.net.datagram.
+# IP and UDP, read and written; and the buffers that what is written is gathered in. nfqlb.net.datagram.
 
 cdef enum:
     HEADERS = 28    # bytes of IPv4 and UDP
+    HEADERS6 = 48   # of IPv6 and UDP
+    HOPS = 64       # of a fresh packet
     MAX_PACKET = 65535
     ROOM = MAX_PACKET + 4096
 
 cdef struct Packet:
-    uint32_t src
-    uint32_t dst
+    Address src
+    Address dst
     int src_port
     int dst_port
     int tos
@@ -65,24 +67,6 @@ cdef void put_number(Buffer *out, uint32_t value) noexcept nogil:
     put(out, digits + i, 10 - i)
 
 
-cdef void put_ipv4(Buffer *out, uint32_t addr) noexcept nogil:
-    put_number(out, addr >> 24)
-    put_byte(out, c".")
-    put_number(out, addr >> 16 & 255)
-    put_byte(out, c".")
-    put_number(out, addr >> 8 & 255)
-    put_byte(out, c".")
-    put_number(out, addr & 255)
-
-
-cdef void put_flow(Buffer *out, uint32_t addr, int port) noexcept nogil:
-    """nfqlb.proxy.stamp.flow_text. Nothing in it needs to be escaped."""
-    put(out, b"sip:", 4)
-    put_ipv4(out, addr)
-    put_byte(out, c":")
-    put_number(out, port)
-
-
 cdef void put_hex(Buffer *out, const uint64_t *digest, int size) noexcept nogil:
     cdef const uint8_t *p = <const uint8_t *>digest
     cdef int i
@@ -130,10 +114,12 @@ cdef uint64_t word_sum(const uint8_t *p, int length) noexcept nogil:
 
 
 cdef bint read_packet(const uint8_t *p, Py_ssize_t size, bint verify, Packet *packet) noexcept nogil:
-    """Without IP options, not a fragment. nfqlb.net.datagram.parse."""
+    """Without IP options or extension headers, not a fragment. nfqlb.net.datagram.parse."""
     cdef int total, length
-    if size < HEADERS or p[0] != 0x45:
+    if size < HEADERS:
         return False
+    if p[0] != 0x45:
+        return read_packet6(p, size, verify, packet)
     total = big(p + 2, 2)
     length = big(p + 24, 2)
     if total > size or p[9] != 17 or big(p + 6, 2) & 0x3FFF or length < 8 or 20 + length > total:
@@ -142,28 +128,63 @@ cdef bint read_packet(const uint8_t *p, Py_ssize_t size, bint verify, Packet *pa
         if (word_sum(p + 12, 8) + 17 + length + word_sum(p + 20, length)) % 0xFFFF:
             return False
     packet.tos = p[1]
-    packet.src, packet.dst = big(p + 12, 4), big(p + 16, 4)
+    read_packed(&packet.src, p + 12, False)
+    read_packed(&packet.dst, p + 16, False)
     packet.src_port, packet.dst_port = big(p + 20, 2), big(p + 22, 2)
     packet.payload, packet.length = p + HEADERS, length - 8
     return True
 
 
+cdef bint read_packet6(const uint8_t *p, Py_ssize_t size, bint verify, Packet *packet) noexcept nogil:
+    cdef int length
+    if size < HEADERS6 or p[0] >> 4 != 6 or p[6] != 17:
+        return False
+    length = big(p + 44, 2)
+    if length < 8 or length > <int>big(p + 4, 2) or 40 + <int>big(p + 4, 2) > size:
+        return False
+    if verify:
+        if not big(p + 46, 2) or (word_sum(p + 8, 32) + 17 + length + word_sum(p + 40, length)) % 0xFFFF:
+            return False
+    packet.tos = (p[0] & 15) << 4 | p[1] >> 4
+    read_packed(&packet.src, p + 8, True)
+    read_packed(&packet.dst, p + 24, True)
+    packet.src_port, packet.dst_port = big(p + 40, 2), big(p + 42, 2)
+    packet.payload, packet.length = p + HEADERS6, length - 8
+    return not is_mapped(&packet.src)
+
+
 cdef void write_headers(uint8_t *p, int total, const Packet *packet, int ident) noexcept nogil:
     """Headers and checksums; the payload is in its place already. nfqlb.net.datagram.build."""
     cdef uint64_t words
+    if packet.src.six:
+        write_headers6(p, total, packet)
+        return
     memset(p, 0, HEADERS)
-    p[0], p[1], p[8], p[9] = 0x45, <uint8_t>packet.tos, 64, 17
+    p[0], p[1], p[8], p[9] = 0x45, <uint8_t>packet.tos, HOPS, 17
     set_big(p + 2, total, 2)
     set_big(p + 4, ident, 2)
-    set_big(p + 12, packet.src, 4)
-    set_big(p + 16, packet.dst, 4)
+    write_packed(p + 12, &packet.src)
+    write_packed(p + 16, &packet.dst)
     words = word_sum(p, 20) % 0xFFFF
     set_big(p + 10, 0xFFFF - <uint32_t>(words if words else 0xFFFF), 2)
-    set_big(p + 20, packet.src_port, 2)
-    set_big(p + 22, packet.dst_port, 2)
-    set_big(p + 24, total - 20, 2)
-    words = word_sum(p + 12, 8) + 17 + total - 20 + word_sum(p + 20, total - 20)
-    set_big(p + 26, 0xFFFF - <uint32_t>(words % 0xFFFF), 2)
+    write_udp(p + 20, total - 20, word_sum(p + 12, 8), packet)
+
+
+cdef void write_headers6(uint8_t *p, int total, const Packet *packet) noexcept nogil:
+    memset(p, 0, HEADERS6)
+    p[0], p[1], p[6], p[7] = <uint8_t>(0x60 | packet.tos >> 4), <uint8_t>(packet.tos << 4), 17, HOPS
+    set_big(p + 4, total - 40, 2)
+    write_packed(p + 8, &packet.src)
+    write_packed(p + 24, &packet.dst)
+    write_udp(p + 40, total - 40, word_sum(p + 8, 32), packet)
+
+
+cdef inline void write_udp(uint8_t *p, int length, uint64_t addresses, const Packet *packet) noexcept nogil:
+    """`addresses`: the sum of their words."""
+    set_big(p, packet.src_port, 2)
+    set_big(p + 2, packet.dst_port, 2)
+    set_big(p + 4, length, 2)
+    set_big(p + 6, 0xFFFF - <uint32_t>((addresses + 17 + length + word_sum(p, length)) % 0xFFFF), 2)
 
 
 cdef void write_edited(Buffer *out, const uint8_t *p, int end, Edit *edits, int count) noexcept nogil:

@@ -26,7 +26,7 @@ class Lane:
         path: FastPath,
         slot: memoryview,
         layout: tuple[int, int, int, list[int], int],
-        limits: tuple[int, int],
+        limits: tuple[int, int, int],
         sampled: Callable[[bytes], bytes | None],
         settle: Callable[[bytes, Verdict], bytes | None],
         otherwise: Callable[[bytes], bytes | None],

@@ -2,9 +2,10 @@
 """The fast path: the verdict on plain packets, in C; None for all others.
 
 Its model is the careful path (nfqlb.proxy), rule by rule: what this answers is what that would answer, byte for byte.
-Tests hold the two against each other over real, generated and mutilated messages. Whatever is unusual, refused or
-answered by ourselves is None here, and goes the careful way; so does all IPv6. Of what is dropped, only that has its
-verdict here of which strangers send most: no SIP, scanners, stray responses, sources inside that are no backends.
+Tests hold the two against each other over real, generated and mutilated messages. Plain packets are of IPv4 without
+options or of IPv6 without extension headers. Whatever is unusual, refused or answered by ourselves is None here, and
+goes the careful way. Of what is dropped, only that has its verdict here of which strangers send most: no SIP, scanners,
+stray responses, sources inside that are no backends.
 
 Nothing is remembered from packet to packet but what P31 says, so a million sources cost what one costs.
 """
@@ -18,6 +19,7 @@ from nfqlb.balance import recent as _recent
 from nfqlb.balance import tables as _tables
 from nfqlb.balance.rules import NetworkSet as _NetworkSet
 from nfqlb.net.endpoint import Endpoint
+from nfqlb.net.endpoint import pack_host as _pack_host
 from nfqlb.proxy import identity as _identity
 from nfqlb.proxy import keys as _keys
 from nfqlb.proxy import request as _request
@@ -45,6 +47,7 @@ include "blake2b.pxi"
 include "text.pxi"
 include "values.pxi"
 include "packet.pxi"
+include "address.pxi"
 include "memory.pxi"
 include "setup.pxi"
 
@@ -73,7 +76,7 @@ cdef class FastPath:
     cdef readonly int ident     # of the last packet that was sent (P37)
     cdef int reason, backend, status
     cdef object src, dst
-    cdef uint32_t dst_addr
+    cdef Address dst_addr
     cdef int dst_port
 
     def __cinit__(self, *_):
@@ -106,7 +109,7 @@ cdef class FastPath:
 
     cdef object verdict(self, bytes packet):
         """Of the packet that was answered last."""
-        dst = endpoint(self.dst_addr, self.dst_port) if self.dst is None else self.dst
+        dst = endpoint(&self.dst_addr, self.dst_port) if self.dst is None else self.dst
         return new_tuple(Verdict, (REASONS[self.reason], packet, self.backend, self.src, dst))
 
     cdef object answer(self, bytes packet):
@@ -119,14 +122,14 @@ cdef class FastPath:
         cdef int backend = -1
         if not read_packet(<const uint8_t *>PyBytes_AS_STRING(packet), len(packet), rules.verify, &heard):
             return None
-        door = rules.doors.get(place(heard.dst, heard.dst_port))
-        if door is None or not heard.src_port or in_networks(&rules.never_sources, heard.src):
+        door = rules.doors.get(place(&heard.dst, heard.dst_port))
+        if door is None or not heard.src_port or in_networks(&rules.never_sources, &heard.src):
             return None
-        if place(heard.src, heard.src_port) in rules.sockets:
+        if place(&heard.src, heard.src_port) in rules.sockets:
             return None
         inside = door.half == INTERNAL
         if door.half != EXTERNAL:
-            backend = rules.backend_from(heard.src, heard.src_port)
+            backend = rules.backend_from(&heard.src, heard.src_port)
             if inside and backend < 0:
                 return NOT_FROM_BACKEND
             inside = backend >= 0

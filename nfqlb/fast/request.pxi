@@ -54,7 +54,7 @@ cdef bint put_loop(FastPath path, Reading *m, const Way *way, bint inside) noexc
     return True
 
 
-cdef int behind_nat(FastPath path, Reading *m, bint differs, uint32_t source) noexcept:
+cdef int behind_nat(FastPath path, Reading *m, bint differs, const Address *source) noexcept:
     """stamp.is_behind_nat; -1 for the careful path."""
     cdef Party contact
     cdef Uri uri
@@ -66,10 +66,12 @@ cdef int behind_nat(FastPath path, Reading *m, bint differs, uint32_t source) no
         return -1
     if not read_uri(m.p, contact.uri.a, contact.uri.b, &uri):
         return -1
-    return uri.ipv4 and uri.addr != source and in_networks(&path.rules.private, uri.addr)
+    if not uri.host.literal or same_address(&uri.host.addr, source):
+        return False
+    return in_networks(&path.rules.private, &uri.host.addr)
 
 
-cdef void put_path(FastPath path, Door door, uint32_t addr, int port) noexcept:
+cdef void put_path(FastPath path, Door door, const Address *addr, int port) noexcept:
     """stamp.path_row (P25)."""
     cdef Buffer *text = &path.text
     cdef uint64_t mac[8]
@@ -86,7 +88,7 @@ cdef void put_path(FastPath path, Door door, uint32_t addr, int port) noexcept:
 
 
 cdef void put_record_route(
-    FastPath path, Reading *m, Door door, uint32_t addr, int port, bint nat, bint entering
+    FastPath path, Reading *m, Door door, const Address *addr, int port, bint nat, bint entering
 ) noexcept:
     """stamp.record_route_rows (P26)."""
     cdef Buffer *text = &path.text
@@ -143,7 +145,7 @@ cdef object request(FastPath path, Reading *m, Packet *heard, Door door, bint in
     cdef Edit edits[MOST_EDITS]
     cdef Door by = door
     cdef bint entering, differs, with_received, with_rport, spare_fits, recorded
-    cdef uint32_t addr = 0, spoken
+    cdef Address addr
     cdef int reason, port = 0, known, nat = False, count, begin, loop, rows_end
     cdef uint64_t mac[8]
     cdef Buffer *text = &path.text
@@ -159,47 +161,51 @@ cdef object request(FastPath path, Reading *m, Packet *heard, Door door, bint in
         by = rules.by_number[way.exit]
     entering = not way.leaving and not way.hairpin
     recorded = RECORDED[f.method] and not way.hairpin
-    differs = not read_ipv4(m.p, f.via.host.a, f.via.host.b, &spoken)
-    differs = differs or spoken != heard.src or f.via.port != heard.src_port
+    differs = not f.via.host.literal or f.via.port != heard.src_port
+    differs = differs or not same_address(&f.via.host.addr, &heard.src)
     target = &way.next if way.has_next else &f.uri
     if entering:
         by = door
         if recorded:
-            nat = behind_nat(path, m, differs, heard.src)
+            nat = behind_nat(path, m, differs, &heard.src)
             if nat < 0:
                 return None
         if f.method == REGISTER and not rules.paths:
             return None
         if way.has_next:
-            found = rules.by_endpoint.get(place(target.addr, port_of(target))) if target.ipv4 else None
-            backend = -1 if found is None else found
+            backend = rules.backend_at(&target.host, port_of(target))
         else:
-            backend = choose(path, m, &f, door, heard.src)
+            backend = choose(path, m, &f, door, &heard.src)
         if backend < 0:
             return None
         found = rules.backends[backend]
-        addr, port = big(<const uint8_t *>PyBytes_AS_STRING(found.addr), 4), found.port
+        unpack(&addr, found.addr)
+        port = found.port
         reason, src, dst = REQUEST_ENTERING, by.internal.socket, found
         sent.src, sent.src_port = by.internal.addr, by.internal.port
     else:
         if known < 2:
-            spare_fits = known == 1 and addr == target.addr
-            if not target.ipv4 or not rules.may_be_peer(target.addr):
+            if not target.host.literal or not rules.may_be_peer(&target.host.addr):
                 return None
-            if not spare_fits and not in_networks(&rules.egress, target.addr):
+            spare_fits = known == 1 and same_address(&addr, &target.host.addr)
+            if not spare_fits and not in_networks(&rules.egress, &target.host.addr):
                 return None
-            addr, port = target.addr, port_of(target)
-        nat = not f.uri.ipv4 or f.uri.addr != addr or port_of(&f.uri) != port
+            addr, port = target.host.addr, port_of(target)
+        nat = not f.uri.host.literal or not same_address(&f.uri.host.addr, &addr) or port_of(&f.uri) != port
         if way.hairpin:
-            backend = rules.backend_from(heard.src, heard.src_port)
+            backend = rules.backend_from(&heard.src, heard.src_port)
         reason = REQUEST_HAIRPIN if way.hairpin else REQUEST_LEAVING
         src, dst = by.external.socket, None
         sent.src, sent.src_port = by.external.addr, by.external.port
+    if addr.six != heard.src.six or sent.src.six != heard.src.six:
+        return None
     sent.dst, sent.dst_port, sent.tos = addr, port, heard.tos
 
     with_rport = f.via.asked or door.force == 2 or (differs and door.force == 1)
     with_received = f.via.asked or differs or door.force == 2
-    identify(&path.work, m, &f, &f.via, with_received, heard.src, with_rport, heard.src_port, door.text)
+    identify(
+        &path.work, m, &f, &f.via, &heard.src if with_received else NULL, with_rport, heard.src_port, door.text
+    )
     digest(&rules.branch[0], path.work.p, path.work.used, mac)
     begin = text.used
     put_bytes(text, by.via_inside if entering else by.via_outside)
@@ -208,11 +214,11 @@ cdef object request(FastPath path, Reading *m, Packet *heard, Door door, bint in
     put(text, text.p + loop, 2 * LOOP_BYTES)
     put(text, b"\r\n", 2)
     if entering and f.method == REGISTER:
-        put_path(path, by, heard.src, heard.src_port)
+        put_path(path, by, &heard.src, heard.src_port)
     elif recorded and entering:
-        put_record_route(path, m, by, heard.src, heard.src_port, nat, True)
+        put_record_route(path, m, by, &heard.src, heard.src_port, nat, True)
     elif recorded:
-        put_record_route(path, m, by, addr, port, nat, False)
+        put_record_route(path, m, by, &addr, port, nat, False)
     if f.hops < 0:
         put_bytes(text, HOPS_ROW)
     rows_end = text.used
@@ -222,7 +228,7 @@ cdef object request(FastPath path, Reading *m, Packet *heard, Door door, bint in
     begin = text.used
     if with_received:
         put(text, b";received=", 10)
-        put_ipv4(text, heard.src)
+        put_address(text, &heard.src)
         note(edits, &count, f.via.end, f.via.end, text, begin)
     begin = text.used
     if with_rport:

@@ -2,7 +2,7 @@
 
 
 cdef Door entered_at(
-    FastPath path, Reading *m, Facts *f, Via *below, uint32_t addr, int port, const uint8_t *hash, Door door
+    FastPath path, Reading *m, Facts *f, Via *below, const Address *received, int port, const uint8_t *hash, Door door
 ):
     """The door that the request came in by: the one for which the keyed hash holds (P33)."""
     cdef Door tried = door.other
@@ -11,7 +11,7 @@ cdef Door entered_at(
     for i in range(-1, len(path.rules.by_number)):
         if i >= 0:
             tried = path.rules.by_number[i]
-        identify(&path.work, m, f, below, below.received.b != 0, addr, below.rport.b != 0, port, tried.text)
+        identify(&path.work, m, f, below, received, below.rport.b != 0, port, tried.text)
         if path.work.overflow:
             return None
         for key in range(path.rules.keys):
@@ -32,7 +32,7 @@ cdef object response(FastPath path, Reading *m, Packet *heard, Door door, bint i
     cdef Packet sent
     cdef Edit edit
     cdef Span hash            # its hex text in the branch
-    cdef uint32_t addr
+    cdef const Address *received = NULL
     cdef int port = 0, i
     cdef Own own
     cdef Door entered
@@ -40,7 +40,7 @@ cdef object response(FastPath path, Reading *m, Packet *heard, Door door, bint i
         return None
     if not read_via(p, m.via[1].a, m.via[1].b, &below) or not read_facts(m, &f):
         return None
-    own = rules.own(p, f.via.host, f.via.port)
+    own = rules.own(p, &f.via.host, f.via.port)
     if own is None:
         return STRAY_RESPONSE
     if own.door is not door:
@@ -58,25 +58,30 @@ cdef object response(FastPath path, Reading *m, Packet *heard, Door door, bint i
     if below.branch.b == 0:
         return None
     if below.received.b:
-        if not read_ipv4(p, below.received.a, below.received.b, &addr):
+        if not read_address(p, below.received, &sent.dst):
             return None
-    elif not read_ipv4(p, below.host.a, below.host.b, &addr):
+        received = &sent.dst
+    elif below.host.literal:
+        sent.dst = below.host.addr
+    else:
         return None
     port = below.port
     if below.rport.b:
         port = number(p, below.rport.a, below.rport.b, 5)
-    if not 0 < port < 65536 or not rules.may_be_peer(addr):
+    if not 0 < port < 65536 or not rules.may_be_peer(&sent.dst):
         return None
-    entered = entered_at(path, m, &f, &below, addr, port, p + hash.a, door)
+    entered = entered_at(path, m, &f, &below, received, port, p + hash.a, door)
     if entered is None:
         return STRAY_RESPONSE if rules.complete and not path.work.overflow else None
+    if sent.dst.six != heard.src.six or entered.addr.six != heard.src.six:
+        return None
     edit.a, edit.b, edit.p, edit.length = m.via[0].start, m.via[0].end, NULL, 0
     sent.src, sent.src_port = entered.addr, entered.port
-    sent.dst, sent.dst_port, sent.tos = addr, port, heard.tos
+    sent.dst_port, sent.tos = port, heard.tos
     if inside:
         return written(path, m, &edit, 1, &sent, RESPONSE_LEAVING, backend, entered.socket, None)
     if entered.half != EXTERNAL:
-        backend = rules.backend_from(addr, port)
+        backend = rules.backend_from(&sent.dst, port)
         if entered.half == INTERNAL or backend >= 0:
             return written(path, m, &edit, 1, &sent, RESPONSE_ENTERING, backend, entered.socket, None)
     return written(path, m, &edit, 1, &sent, RESPONSE_HAIRPIN, -1, entered.socket, None)

@@ -110,7 +110,7 @@ cdef bint read_way(Rulebook rules, Reading *m, const Uri *request, bint inside, 
             uri.user.b - uri.user.a == len(rules.name)
             and memcmp(p + uri.user.a, PyBytes_AS_STRING(rules.name), len(rules.name)) == 0
         ):
-            own = rules.own(p, uri.host, port_of(uri))
+            own = rules.own(p, &uri.host, port_of(uri))
         if own is None:
             way.has_next = True
             way.next = uri[0]
@@ -168,40 +168,44 @@ cdef bint is_signed(FastPath path, const Hash *hashes, const uint8_t *sig) noexc
 
 
 cdef int read_flow(
-    FastPath path, Reading *m, Facts *f, const Way *way, uint32_t *addr, int *port
+    FastPath path, Reading *m, Facts *f, const Way *way, Address *addr, int *port
 ) noexcept:
     """RequestRules._flow: 2 where the signed flow is the destination, 1 where it is if nothing better is known, 0 where
     there is none, -1 for the careful path. P18.
     """
     cdef const uint8_t *p = m.p
     cdef Span s
+    cdef Host host
     cdef bint in_dialog, to_path
     cdef Door door
     cdef Buffer *work = &path.work
-    cdef int colon
+    cdef int at
     if way.exit < 0:
         return 0
     s = way.by.flow
-    if s.b - s.a < 13 or memcmp(p + s.a, b"sip:", 4) != 0 or way.by.sig.b - way.by.sig.a != 2 * SIG_BYTES:
+    if s.b - s.a < 5 or memcmp(p + s.a, b"sip:", 4) != 0 or way.by.sig.b - way.by.sig.a != 2 * SIG_BYTES:
         return -1
-    colon = skip(p, s.a + 4, s.b, HOST)
-    if not read_ipv4(p, s.a + 4, colon, addr) or not read_port(p, &colon, s.b, port) or colon != s.b or not port[0]:
+    at = s.a + 4
+    if not read_host(p, &at, s.b, &host) or not host.literal:
         return -1
+    if not read_port(p, &at, s.b, port) or at != s.b or not port[0]:
+        return -1
+    addr[0] = host.addr
     door = path.rules.by_number[way.exit]
     work.used = 0
-    put_flow(work, addr[0], port[0])
+    put_flow(work, addr, port[0])
     put_byte(work, 0)
     put_bytes(work, door.internal.text)
     to_path = False
-    colon = work.used
+    at = work.used
     put_byte(work, 0)
     put(work, p + m.call_id.a, m.call_id.b - m.call_id.a)
     in_dialog = is_signed(path, path.rules.route, p + way.by.sig.a)
     if not in_dialog and not way.hairpin and not way.by.paired:
-        work.used = colon
+        work.used = at
         to_path = is_signed(path, path.rules.path, p + way.by.sig.a)
     if work.overflow or not (in_dialog or to_path) or (way.hairpin and not f.to.tag.b):
         return -1
     if in_dialog and not way.hairpin and not way.by.nat:
         return 1
-    return 2 if path.rules.may_be_peer(addr[0]) else -1
+    return 2 if path.rules.may_be_peer(addr) else -1

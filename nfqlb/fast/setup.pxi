@@ -13,7 +13,6 @@ cdef enum:
     BY_CREDENTIALS = 5
 
     MOST_KEYS = 4
-    MOST_NETWORKS = 16
 
 cdef dict HALVES = {Half.EXTERNAL: EXTERNAL, Half.INTERNAL: INTERNAL, Half.BOTH: BOTH}
 cdef dict FORCES = {"never": 0, "auto": 1, "always": 2}
@@ -36,40 +35,15 @@ cdef enum:
     OPTIONS = 5
     OTHER = 14      # whatever else; nothing depends on which
 
-cdef struct Networks:
-    int count
-    uint32_t masks[MOST_NETWORKS]
-    uint32_t bases[MOST_NETWORKS]
-
 
 class Unusual(Exception):
     """This Setup is not one for the fast path."""
 
 
-cdef inline bint in_networks(const Networks *networks, uint32_t addr) noexcept nogil:
-    cdef int i
-    for i in range(networks.count):
-        if addr & networks.masks[i] == networks.bases[i]:
-            return True
-    return False
-
-
-cdef int fill_networks(Networks *networks, found) except -1:
-    """Those of IPv4 in a NetworkSet."""
-    networks.count = 0
-    for length, mask, base in found.networks:
-        if length == 4:
-            if networks.count == MOST_NETWORKS:
-                raise Unusual
-            networks.masks[networks.count], networks.bases[networks.count] = mask, base
-            networks.count += 1
-    return 0
-
-
 cdef class Pool:
     """Where requests go that no Route sends anywhere."""
     cdef list by            # HASHES: the first that the request has counts
-    cdef object pair
+    cdef object pair        # of tables
 
 
 cdef class Door:
@@ -77,7 +51,7 @@ cdef class Door:
     cdef int number
     cdef int half
     cdef int force
-    cdef uint32_t addr
+    cdef Address addr
     cdef int port
     cdef object socket
     cdef bytes text         # as hashes have it
@@ -91,6 +65,8 @@ cdef class Door:
     cdef bytes outer_route  # the other value; empty: there is none
     cdef str name           # of the listener
     cdef list pools         # by method; None: the rules have to be asked
+    cdef dict served        # pools with backends of its IP version, by name
+    cdef dict owners        # of tokens, of that version
 
 
 cdef class Own:
@@ -104,7 +80,7 @@ cdef class Rulebook:
     cdef bint paths
     cdef dict doors         # by place
     cdef list by_number
-    cdef dict hosts
+    cdef dict hosts         # by place, or by name and port
     cdef set sockets
     cdef set addresses
     cdef dict by_endpoint
@@ -119,14 +95,12 @@ cdef class Rulebook:
     cdef Hash route[MOST_KEYS]
     cdef Hash slot
     cdef Hash transaction
-    cdef dict pools         # by name
     cdef object choice
     cdef object tables
     cdef bint complete      # no socket of ours is unknown here
     cdef object scanners    # None: there are none
     cdef object recent
     cdef uint64_t[::1] cells
-    cdef dict owners
     cdef list tokens
 
     def __init__(self, setup, identity, choice, recent, verify):
@@ -149,29 +123,33 @@ cdef class Rulebook:
         hash_start(&self.slot, b"", _tables.SLOT_PERSON, 8)
         hash_start(&self.transaction, b"", _recent.PERSON, _recent.DIGEST_SIZE)
         self.choice, self.tables, self.recent = choice, choice.tables, recent
-        self.pools = {pool.name: self.pool(choice, pool) for pool in setup.pools}
         if recent is not None:
             self.cells = recent.cells
-        self.owners, self.tokens = choice.owners[4], choice.tokens
-        self.by_endpoint = {packed(each): n for each, n in identity.by_endpoint.items() if each.version == 4}
-        self.by_address = {int.from_bytes(each, "big"): n for each, n in identity.by_address.items() if len(each) == 4}
+        self.tokens = choice.tokens
+        self.by_endpoint = {place_of(each): number for each, number in identity.by_endpoint.items()}
+        self.by_address = {lone_of(each): number for each, number in identity.by_address.items()}
         self.backends = [each.address for each in identity.backends]
-        self.addresses = {int.from_bytes(each, "big") for each in identity.addresses if len(each) == 4}
-        self.sockets = {packed(each) for each in identity.sockets if each.version == 4}
+        self.addresses = {lone_of(each) for each in identity.addresses}
+        self.sockets = {place_of(each) for each in identity.sockets}
         self.by_number, self.doors = [], {}
+        served = {
+            version: {pool.name: self.pool(choice, pool, version) for pool in setup.pools} for version in (4, 6)
+        }
         for listener in setup.listeners:
-            if {listener.external.version, listener.internal.version, listener.visible.version} == {4}:
-                self.open(listener, identity, choice)
+            version = listener.external.version
+            if listener.internal.version == version == listener.visible.version:
+                self.open(listener, identity, choice, served[version])
         self.complete = len(self.by_number) == len(identity.sockets)
         self.hosts = {}
-        for key, found in identity.hosts.items():
+        for (host, port), found in identity.hosts.items():
             own = Own()
             own.half = HALVES[found.half]
-            own.door = self.doors.get(packed(found.socket)) if found.socket.version == 4 else None
-            self.hosts[key] = own
+            own.door = self.doors.get(place_of(found.socket))
+            addr = _pack_host(host)
+            self.hosts[(host, port) if addr is None else place_of(Endpoint(addr, port))] = own
 
-    cdef int open(self, listener, identity, choice) except -1:
-        """Both doors of a listener."""
+    cdef int open(self, listener, identity, choice, dict served) except -1:
+        """Both doors of a listener, of one IP version."""
         cdef Door door
         made = []
         inside, outside = listener.internal.hostport, listener.visible.hostport
@@ -180,7 +158,8 @@ cdef class Rulebook:
             door.number = len(self.by_number)
             door.half = HALVES[identity.sockets[socket].half]
             door.force = FORCES[listener.force_rport]
-            door.addr, door.port = int.from_bytes(socket.addr, "big"), socket.port
+            unpack(&door.addr, socket.addr)
+            door.port = socket.port
             door.socket, door.text = socket, _stamp.socket_text(socket)
             door.via_inside = b"Via: SIP/2.0/UDP %b;branch=%b" % (inside, MARKER)
             door.via_outside = b"Via: SIP/2.0/UDP %b;branch=%b" % (outside, MARKER)
@@ -191,43 +170,47 @@ cdef class Rulebook:
                 door.route = b"Record-Route: <sip:%b@%b;lr;r2=on;received=" % (self.name, inside)
                 door.outer_route = b"Record-Route: <sip:%b@%b;lr;r2=on>\r\n" % (self.name, outside)
             door.name = listener.name
-            door.pools = [self.pools.get(choice.rules.settled(name, listener.name)) for name in METHODS] + [None]
+            door.pools = [served.get(choice.rules.settled(name, listener.name)) for name in METHODS] + [None]
+            door.served, door.owners = served, choice.owners[socket.version]
             made.append(door)
             self.by_number.append(door)
-            self.doors[packed(socket)] = door
+            self.doors[place_of(socket)] = door
         for door in made:
             door.external, door.internal = made[0], made[len(made) - 1]
             door.other = door.external if door is door.internal else door.internal
         return 0
 
-    cdef Pool pool(self, choice, found):
-        """None for one without backends of IPv4."""
+    cdef Pool pool(self, choice, found, int version):
+        """None for one without backends of that IP version."""
         cdef Pool pool = Pool()
         pool.by = [HASHES[each] for each in found.hash_on]
-        pool.pair = choice.tables.pairs.get((found.name, 4))
+        pool.pair = choice.tables.pairs.get((found.name, version))
         return None if pool.pair is None else pool
 
-    cdef Own own(self, const uint8_t *p, Span host, int port):
-        """Identity.find_host for a host that is no IPv6 address."""
-        return self.hosts.get((PyBytes_FromStringAndSize(<char *>p + host.a, host.b - host.a).lower(), port))
+    cdef Own own(self, const uint8_t *p, const Host *host, int port):
+        """Identity.find_host."""
+        if host.literal:
+            return self.hosts.get(place(&host.addr, port))
+        name = PyBytes_FromStringAndSize(<char *>p + host.text.a, host.text.b - host.text.a)
+        return self.hosts.get((name.lower(), port))
 
-    cdef int backend_from(self, uint32_t addr, int port):
-        found = self.by_endpoint.get(place(addr, port))
-        if found is None:
-            found = self.by_address.get(addr)
+    cdef int backend_at(self, const Host *host, int port):
+        """Identity.backend_at, of a host in a URI."""
+        found = self.by_endpoint.get(place(&host.addr, port)) if host.literal else None
         return -1 if found is None else found
 
-    cdef bint may_be_peer(self, uint32_t addr):
-        return not in_networks(&self.never_peers, addr) and addr not in self.addresses
+    cdef int backend_from(self, const Address *addr, int port):
+        found = self.by_endpoint.get(place(addr, port))
+        if found is None:
+            found = self.by_address.get(lone(addr))
+        return -1 if found is None else found
 
+    cdef bint is_of(self, int backend, bint six):
+        """Has the backend this IP version?"""
+        return (len(self.backends[backend].addr) == 16) == six
 
-cdef inline object place(uint32_t addr, int port):
-    """The key of an address and port."""
-    return <uint64_t>addr << 16 | <uint32_t>port
-
-
-def packed(each):
-    return int.from_bytes(each.addr, "big") << 16 | each.port
+    cdef bint may_be_peer(self, const Address *addr):
+        return not in_networks(&self.never_peers, addr) and lone(addr) not in self.addresses
 
 
 cdef object junk(const uint8_t *p, int length):

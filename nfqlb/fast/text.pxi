@@ -2,8 +2,8 @@
 # read in values.pxi.
 #
 # Each reader takes a subset of what its model in nfqlb.sip takes, and says no (False) to everything else, be it broken
-# or only unusual: folding, blanks in odd places, escapes, quotes, IPv6. What it says yes to, it reads as the model
-# does. So "no" is never a verdict, it only sends the message the careful way.
+# or only unusual: folding, blanks in odd places, escapes, quotes. What it says yes to, it reads as the model does. So
+# "no" is never a verdict, it only sends the message the careful way.
 
 from nfqlb.sip import grammar as _grammar
 import re as _re
@@ -40,6 +40,16 @@ cdef struct Span:
     int a
     int b
 
+cdef struct Address:
+    uint64_t high   # IPv4: 0
+    uint64_t low    # IPv4: all of it
+    bint six
+
+cdef struct Host:
+    Span text       # as it stands, IPv6 in its brackets
+    bint literal    # an address, not a name
+    Address addr
+
 cdef struct Row:
     int start
     int a           # of the value, without blanks around it
@@ -71,7 +81,7 @@ cdef struct Reading:
 
 cdef struct Via:
     int end         # of the value
-    Span host
+    Host host
     int port
     Span branch     # a == b: not there
     Span received
@@ -82,10 +92,8 @@ cdef struct Via:
 cdef struct Uri:
     Span user
     bint has_user
-    Span host
+    Host host
     int port        # 0: none
-    bint ipv4
-    uint32_t addr
     bint lr
     bint paired     # r2=on
     bint nat        # nat=yes
@@ -134,21 +142,6 @@ cdef int number(const uint8_t *p, int a, int b, int digits) noexcept nogil:
             return -1
         value = value * 10 + p[i] - c"0"
     return value
-
-
-cdef bint read_ipv4(const uint8_t *p, int a, int b, uint32_t *addr) noexcept nogil:
-    """As ipaddress.IPv4Address reads it: one text for each address, so that equal texts are equal addresses."""
-    cdef int octet, value, i = a, begin
-    addr[0] = 0
-    for octet in range(4):
-        begin = i
-        i = skip(p, i, b, DIGIT)
-        value = number(p, begin, i, 3)
-        if value < 0 or value > 255 or (octet < 3 and (i >= b or p[i] != c".")):
-            return False
-        addr[0] = addr[0] << 8 | <uint32_t>value
-        i += octet < 3
-    return i == b
 
 
 cdef bint read_port(const uint8_t *p, int *at, int end, int *port) noexcept nogil:

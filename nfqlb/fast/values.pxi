@@ -9,9 +9,8 @@ cdef bint read_via(const uint8_t *p, int a, int b, Via *via) noexcept nogil:
     if b - a < 13 or memcmp(p + a, b"SIP/2.0/UDP ", 12) != 0:
         return False
     via.end = b
-    via.host.a = skip(p, a + 11, b, BLANK)
-    via.host.b = i = skip(p, via.host.a, b, HOST)
-    if via.host.a == i or not read_port(p, &i, b, &via.port):
+    i = skip(p, a + 11, b, BLANK)
+    if not read_host(p, &i, b, &via.host) or not read_port(p, &i, b, &via.port):
         return False
     if via.port == 0:
         via.port = 5060
@@ -66,11 +65,8 @@ cdef bint read_uri(const uint8_t *p, int a, int b, Uri *uri) noexcept nogil:
         i = uri.user.b + 1
         if uri.user.a == uri.user.b or skip(p, uri.user.a, uri.user.b, USER) != uri.user.b:
             return False
-    uri.host.a = i
-    uri.host.b = i = skip(p, i, b, HOST)
-    if uri.host.a == i or not read_port(p, &i, b, &uri.port):
+    if not read_host(p, &i, b, &uri.host) or not read_port(p, &i, b, &uri.port):
         return False
-    uri.ipv4 = read_ipv4(p, uri.host.a, uri.host.b, &uri.addr)
     uri.lr = uri.paired = uri.nat = uri.has_flow = False
     uri.flow.a = uri.flow.b = uri.sig.a = uri.sig.b = 0
     while i < b:

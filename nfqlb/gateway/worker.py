@@ -106,7 +106,7 @@ class Worker:
         if isinstance(process, Engine) and process.fast is not None:
             from nfqlb.fast import path  # it is there
 
-            limits = MAX_PACKET, SAMPLE
+            limits = MAX_PACKET, IPV6_MINIMUM_MTU, SAMPLE
             self._lane = path.Lane(process.fast, slot, _LAYOUT, limits, self._sampled, self._settle, self._otherwise)
             self.decide = self._lane.decide
             self._consider = process.consider

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from nfqlb import fast
 from nfqlb.lab import LabError
 from nfqlb.lab.bench import counting, ratchet, timing, traffic
 from nfqlb.lab.bench.__main__ import main
@@ -36,10 +37,10 @@ def test_there_is_a_case_of_every_step_and_no_packet_twice(made: list[Case]) -> 
 
 def test_the_engine_does_with_each_what_its_name_says(made: list[Case]) -> None:
     """In another engine than the one that they were played with, as in a measurement."""
-    process = engine(setup()).process
-    reasons = {case.kind: {process(packet).reason for packet in case.packets} for case in made}
-    for kind, found in reasons.items():
-        (reason,) = found
+    engines = {version: engine(setup(version=version)).process for version in (4, 6)}
+    reasons = {case.kind: {engines[case.version](packet).reason for packet in case.packets} for case in made}
+    for name, found in reasons.items():
+        kind, (reason,) = name.removesuffix(traffic.IPV6), found
         if kind == "stun":
             assert reason.slug.startswith("stun")
         elif kind in JUNK | {"stray"}:
@@ -72,6 +73,17 @@ def test_pyperf_times_what_is_asked_for() -> None:
     assert set(times) == {"keepalive", "register"}
     assert times["keepalive"]["size"] == 4
     assert all(0 < each["best"] <= each["median"] for each in times.values())
+
+
+@pytest.mark.skipif(fast.which() != "compiled", reason=f"no fast path here: {fast.which()}")
+def test_the_careful_path_is_timed_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the processes that pyperf starts."""
+    best = []
+    for pure in ("0", "1"):
+        monkeypatch.setenv(fast.PURE, pure)
+        (found,) = timing.measure(("register-ipv6",), quick=True)
+        best.append(found.best)
+    assert best[1] > 5 * best[0]
 
 
 def test_a_kind_that_is_none_is_a_usage_error() -> None:

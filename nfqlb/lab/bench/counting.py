@@ -71,12 +71,12 @@ def _total(dump: Path) -> int | None:
 
 def main(prepared: Path) -> None:
     found: list[Case] = pickle.loads(prepared.read_bytes())
-    process = engine(setup()).process
+    engines = {version: engine(setup(version=version)).process for version in (4, 6)}
     for case in found:
         for packet in case.warm:
-            process(packet)
+            engines[case.version](packet)
     for case in found:
-        packets = case.packets
+        process, packets = engines[case.version], case.packets
         gc.collect()
         os.getppid()
         for packet in packets:

@@ -17,8 +17,8 @@ from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import Backend, Listener, Pool, RouteRule, Setup
 from nfqlb.proxy.verdict import Action
 
-EXTERNAL = Endpoint.parse("203.0.113.5:5060")
-INTERNAL = Endpoint.parse("192.168.1.5:5060")
+EXTERNAL = {4: Endpoint.parse("203.0.113.5:5060"), 6: Endpoint.parse("[2001:db8::5]:5060")}
+INTERNAL = {4: Endpoint.parse("192.168.1.5:5060"), 6: Endpoint.parse("[2001:db8:1::5]:5060")}
 KEY = b"nfqlb-bench-key-for-tests-only--"
 
 
@@ -26,11 +26,11 @@ class PlayError(Exception):
     """The engine did not forward a message of a script."""
 
 
-def setup(backends: int = 4) -> Setup:
-    """A gateway with that many backends, half of them registrars."""
+def setup(backends: int = 4, version: int = 4) -> Setup:
+    """A gateway with that many backends, half of them registrars, of one IP version."""
+    text = "192.168.{}.{}:5060" if version == 4 else "[2001:db8:{}::{:x}]:5060"
     addresses = [
-        Endpoint.parse(f"192.168.{1 + (number + 10) // 250}.{(number + 10) % 250 + 1}:5060")
-        for number in range(backends)
+        Endpoint.parse(text.format(1 + (number + 10) // 250, (number + 10) % 250 + 1)) for number in range(backends)
     ]
     half = max(1, backends // 2)
     registrars = tuple(Backend(f"reg{number}", address) for number, address in enumerate(addresses[:half]))
@@ -38,7 +38,7 @@ def setup(backends: int = 4) -> Setup:
     return Setup(
         name="lb",
         keys=(KEY,),
-        listeners=(Listener("main", EXTERNAL, INTERNAL),),
+        listeners=(Listener("main", EXTERNAL[version], INTERNAL[version]),),
         pools=(Pool("registrars", registrars), Pool("proxies", proxies or registrars)),
         routes=(RouteRule("registrars", methods=frozenset(("REGISTER",))), RouteRule("proxies")),
     )
@@ -58,6 +58,8 @@ class Phone:
     """One flow from outside. Odd ones sit behind a NAT."""
 
     number: int
+    version: int = 4
+    """Of IP."""
     path: str = ""
     dialog: dict[str, str] = field(default_factory=dict)
     """Values of the tokens of a dialog that is open."""
@@ -65,11 +67,14 @@ class Phone:
     @property
     def flow(self) -> Endpoint:
         high, low = divmod(self.number, 250)
+        if self.version == 6:
+            return Endpoint.parse(f"[2001:2:0:{high % 250:x}::{low + 1:x}]:{40_000 + high // 250}")
         return Endpoint.parse(f"198.18.{high % 250}.{low + 1}:{40_000 + high // 250}")
 
     @property
     def local(self) -> str:
-        return f"10.9.{self.number % 200}.9:5060" if self.number % 2 else str(self.flow)
+        private = f"10.9.{self.number % 200}.9:5060" if self.version == 4 else f"[fd00:9::{self.number % 200:x}]:5060"
+        return private if self.number % 2 else str(self.flow)
 
 
 class Player:
@@ -105,7 +110,7 @@ class Player:
 
     def send(self, kind: str, text: str, phone: Phone) -> None:
         """A message on its own, whatever becomes of it."""
-        packet = datagram.build(phone.flow, EXTERNAL, traffic.fill(text, self._values(phone)))
+        packet = datagram.build(phone.flow, EXTERNAL[phone.version], traffic.fill(text, self._values(phone)))
         self.packets.setdefault(kind, []).append(packet)
 
     def _number(self) -> str:
@@ -140,7 +145,9 @@ class Player:
 
     def _send(self, step: Step, values: dict[str, str], phone: Phone) -> datagram.Datagram:
         message = traffic.fill(step.text, values)
-        src, dst = (phone.flow, EXTERNAL) if step.sender == OUTSIDE else (Endpoint.parse(values["B"]), INTERNAL)
+        src, dst = phone.flow, EXTERNAL[phone.version]
+        if step.sender != OUTSIDE:
+            src, dst = Endpoint.parse(values["B"]), INTERNAL[phone.version]
         packet = datagram.build(src, dst, message)
         verdict = self._engine.process(packet)
         if verdict.action is not Action.FORWARD:

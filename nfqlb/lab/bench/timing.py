@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from nfqlb import fast
 from nfqlb.lab import LabError
 from nfqlb.lab.bench.cases import Case, cases
 from nfqlb.lab.bench.player import engine, setup
@@ -46,6 +47,7 @@ def measure(kinds: tuple[str, ...] = (), *, processes: int = 3, values: int = 5,
         if not quick:
             options = ["--processes", str(processes), "--values", str(values), "--min-time", "0.05"]
         argv = [sys.executable, "-m", MODULE, *options, "--warmups", "1", "--quiet", "--output", str(output)]
+        argv += ["--inherit-environ", fast.PURE]
         done = subprocess.run([*argv, str(prepared)], capture_output=True, text=True, check=False)
         if done.returncode:
             raise LabError(f"pyperf failed: {' '.join(done.stderr[-800:].split())}")
@@ -71,9 +73,9 @@ def main() -> None:
     runner.argparser.add_argument("prepared")
     runner.parse_args()
     found: list[Case] = pickle.loads(Path(runner.args.prepared).read_bytes())
-    process = engine(setup()).process
+    engines = {version: engine(setup(version=version)).process for version in (4, 6)}
     for case in found:
-        runner.bench_time_func(case.kind, _timed, process, case, inner_loops=len(case.packets))
+        runner.bench_time_func(case.kind, _timed, engines[case.version], case, inner_loops=len(case.packets))
 
 
 def _timed(loops: int, process: object, case: Case) -> float:

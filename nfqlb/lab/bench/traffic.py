@@ -239,10 +239,17 @@ NEW_FLOW = "new-flow"
 """A REGISTER from a phone that the engine has not seen."""
 
 
+BY_IPV6 = ("register", "invite-in", "200-out", "ack-in", "bye-in", "invite-out", "200-in", "bye-out")
+"""Messages that an engine is measured with over IPv6, too."""
+IPV6 = "-ipv6"
+"""Ends their kinds there."""
+
+
 def kinds() -> list[str]:
     """Names of all messages that an engine is measured with."""
     steps = [step.kind for script in scripts().values() for step in script.steps]
-    return [*steps, "ping", "scanner", "stray", *(kind for kind, _ in JUNK), NEW_FLOW]
+    junk = [kind for kind, _ in JUNK]
+    return [*steps, "ping", "scanner", "stray", *junk, NEW_FLOW, *(kind + IPV6 for kind in BY_IPV6)]
 
 
 def fill(text: str, values: dict[str, str]) -> bytes:

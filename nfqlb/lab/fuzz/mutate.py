@@ -6,6 +6,7 @@ reader makes of it.
 
 import re
 from collections.abc import Callable, Sequence
+from ipaddress import IPv6Address
 from random import Random
 
 ROWS = (
@@ -26,6 +27,10 @@ ROWS = (
     b"Route: <sip:203.0.113.5;lr>, <sip:lb@192.168.1.5;lr;r2=on>", b"Route: <sip:192.168.1.21>", b"Route: <",
     b"Route: <sip:192.168.1.99;lr>", b"Route: <sip:x@203.0.113.5;maddr=192.168.1.99>", b"Route: <sip:127.0.0.1;lr>",
     b"Route: <sip:192.168.1.99;maddr=203.0.113.5;lr>", b"Route: <sip:lb@[::ffff:203.0.113.5];lr>",
+    b"Route: <sip:[2001:db8::5];lr>, <sip:lb@[2001:DB8:1:0::5];lr;r2=on>", b"Route: <sip:[2001:db8:1::21];lr>",
+    b"Route: <sip:lb@[2001:db8:1::5];lr;received=sip:[2001:db8:9::5]:53;sig=00112233445566778899>",
+    b"Via: SIP/2.0/UDP [2001:db8:1::5];branch=z9hG4bKnfq0011223344556677.00112233",
+    b"v: SIP/2.0/UDP [2001:db8:9::5]:5060;received=2001:DB8:9::5;rport=1", b"m: <sip:a@[fd00::1]:5060>",
     b"Route: <sip:peer.example.net;lr>", b"Route: <sip:slow.example;lr>", b"Route: <sip:lb@sbc.example.org;lr>",
     b'Route: "<sip:203.0.113.5>" <sip:198.51.100.9;lr>', b"Route: sip:203.0.113.5;lr", b"Route: <sip:a@b@c>",
     b"Route: <sip:lb@192.168.1.5;lr;received=sip:198.51.100.200:5060>", b"Route: <tel:+1>", b"Route: ,,",
@@ -48,6 +53,8 @@ STARTS = (
 TOKENS = (
     b",", b";", b"<", b">", b'"', b"\\", b'\\"', b"\r\n", b"\r\n ", b"\r\n\t", b"\r\n\r\n", b"\n", b"\r", b"\0", b" ",
     b"\t", b":", b"@", b"=", b"%", b"%00", b"%3B", b"%0d%0a", b"[", b"]", b"[::1]", b"::ffff:1.2.3.4", b"sip:",
+    b"[::ffff:102:304]", b"[2001:db8:9::1]", b"2001:DB8:9:0::1", b"[ff02::1]", b"[fe80::1%25eth0]", b"[fe80::1]", b"::",
+    b";received=[2001:db8:9::1]", b"[2001:db8:1::21]", b"[2001:db8::5]", b"[2001:db8:1::5]", b"[1.2.3.4]", b"[::]:0",
     b"sips:", b"tel:", b";lr", b";r2=on", b";nat=yes", b";maddr=192.168.1.99", b";received=", b";rport", b";rport=0",
     b";branch=", b";tag=", b";ttl=1", b"z9hG4bK", b"z9hG4bKnfq", b"SIP/2.0", b"SIP/2.0/UDP ", b"203.0.113.5",
     b"192.168.1.5", b"192.168.1.21", b"198.51.100.200", b"2001:db8::5", b":5060", b":0", b":65536", b"0", b"-1",
@@ -61,6 +68,7 @@ SPELLED = {short: name for name, short in COMPACT.items()}
 LONGEST = 65_535 - 28
 _FOLD = re.compile(rb"[ ;,]")
 _NUMBER = re.compile(rb"[0-9]+")
+_IPV6 = re.compile(rb"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]*:[0-9A-Fa-f]{0,4}")
 NUMBERS = (b"0", b"1", b"2", b"255", b"256", b"65535", b"65536", b"2147483648", b"4294967296", b"00", b"9" * 30)
 
 Lines = list[bytes]
@@ -148,6 +156,22 @@ def _number(lines: Lines, at: int, chance: Random) -> None:
         lines[at] = lines[at][: one.start()] + chance.choice(NUMBERS) + lines[at][one.end() :]
 
 
+def _respell(lines: Lines, at: int, chance: Random) -> None:
+    """An IPv6 address in another of its forms, or with something else around it."""
+    found = list(_IPV6.finditer(lines[at]))
+    if not found:
+        return
+    one = chance.choice(found)
+    text = one.group()
+    try:
+        whole = IPv6Address(text.decode()).exploded.encode()
+    except ValueError:
+        whole = b"0" + text
+    groups = [group.lstrip(b"0") or b"0" for group in whole.split(b":")]
+    new = chance.choice((text.upper(), whole, whole.upper(), b":".join(groups), b"[%b]" % text, text + b"%1"))
+    lines[at] = lines[at][: one.start()] + new + lines[at][one.end() :]
+
+
 def _repeat(lines: Lines, at: int, chance: Random) -> None:
     """Many Vias, a header value of kilobytes."""
     name, colon, value = lines[at].partition(b":")
@@ -164,7 +188,7 @@ def _insert(lines: Lines, at: int, chance: Random) -> None:
 
 CHANGES: tuple[Change, ...] = (
     _drop, _double, _move, _swap, _case, _all_upper, _fold, _blank, _join, _unjoin, _cut, _put_token, _put_token,
-    _replace_token, _replace_token, _number, _repeat, _insert, _insert,
+    _replace_token, _replace_token, _number, _respell, _repeat, _insert, _insert,
 )  # fmt: skip
 
 
@@ -231,6 +255,8 @@ def gentle(payload: bytes, chance: Random) -> bytes:
             _case(lines, at, chance)
         elif what < 0.7 and at:
             lines.insert(chance.randint(1, len(lines) - 1), lines.pop(at))
+        elif what < 0.75:
+            _respell(lines, at, chance)
         elif what < 0.85:
             lines.insert(chance.randint(1, len(lines)), chance.choice(HARMLESS))
         elif what < 0.9 and at:

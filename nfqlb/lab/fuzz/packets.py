@@ -76,7 +76,7 @@ def both(way: Way, packet: bytes) -> tuple[Verdict, tuple[str, ...]]:
 
 class EngineTarget(Target):
     name = "engine"
-    about = "datagrams with hostile SIP, from phones, backends and strangers, into gateways of six kinds"
+    about = "datagrams with hostile SIP, from phones, backends and strangers, into gateways of seven kinds"
 
     @cached_property
     def stage(self) -> Stage:

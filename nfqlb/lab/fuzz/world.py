@@ -93,7 +93,7 @@ class World:
     def is_new(self, packet: bytes) -> bool:
         """Whether overload may shed it; both who tell that must say the same."""
         told = self.triage.is_new(packet)
-        if self._lane is not None and packet[0] >> 4 == 4 and self._lane.is_new(packet) is not told:
+        if self._lane is not None and self._lane.is_new(packet) is not told:
             broken("deterministic", f"new: {told}, in the compiled lane {not told}")
         return told
 
@@ -240,7 +240,8 @@ def _lane(engine: Engine) -> "Lane | None":
     def nobody(*_: object) -> None:
         raise AssertionError
 
-    return Lane(engine.fast, memoryview(bytearray(8)).cast("Q"), (0, 0, 0, [-1] * 6, 0), (0, 1), nobody, nobody, nobody)
+    slot, layout = memoryview(bytearray(8)).cast("Q"), (0, 0, 0, [-1] * 6, 0)
+    return Lane(engine.fast, slot, layout, (0, 0, 1), nobody, nobody, nobody)
 
 
 def _keys(*names: str) -> tuple[bytes, ...]:
@@ -328,8 +329,23 @@ def _loose() -> World:
     return World("loose", setup, _PHONES4)
 
 
+def _both() -> World:
+    """IPv6 by a 1:1 NAT, with IPv4 beside it; other ports, two keys, little egress, another hash."""
+    listeners = (
+        _listener("[2001:db8::5]:5070", "[2001:db8:1::5]:5080", advertise=Endpoint.parse("[2001:db8::7]:5060"),
+                  aliases=("sbc.example.org", "2001:db8::77")),
+        _listener(_E4, _I4, "four", force_rport="always"),
+    )  # fmt: skip
+    pools = tuple(
+        Pool(one.name, (*(Backend(each.name + "6", each.address) for each in one.backends), *two.backends),
+             ("request-user", "from-uri")) for one, two in zip(_pools(6), _pools(4), strict=True)
+    )  # fmt: skip
+    keys, egress = _keys("both", "before"), (ip_network("2001:db8:9::/64"), ip_network("172.16.0.0/12"))
+    return World("both", Setup("lb", keys, listeners, pools, _PLAIN_ROUTES, egress=egress), _PHONES6, remembers=True)
+
+
 WORLDS: tuple[Callable[[], World], ...] = (
-    _two_armed, _one_armed, _two_armed_ipv6, _one_armed_ipv6, _strict, _loose
+    _two_armed, _one_armed, _two_armed_ipv6, _one_armed_ipv6, _strict, _loose, _both
 )  # fmt: skip
 
 
