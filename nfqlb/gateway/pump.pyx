@@ -217,7 +217,7 @@ cdef class Pump:
     cdef int _inherit(self) except -1:
         """Go on with what a predecessor has left."""
         cdef mmsghdr *letter
-        cdef const uint8_t *payload = NULL
+        cdef const uint8_t *held, *payload = NULL
         cdef size_t size = 0
         cdef uint32_t packet_id = 0
         cdef int i, opened = <int> self._hands.opened - 1
@@ -228,7 +228,8 @@ cdef class Pump:
             letter.msg_len = min(letter.msg_len, <unsigned int> LETTER)
         if 0 <= opened < BATCH:
             self._serve(0, opened)
-            if self._attributes(self._letters + opened * LETTER + HEADERS, LETTER - HEADERS, &packet_id, &payload, &size):
+            held = self._letters + opened * LETTER + HEADERS
+            if self._attributes(held, LETTER - HEADERS, &packet_id, &payload, &size):
                 self._drop(opened, packet_id)
                 self._flush()
         self._serve(0, BATCH)
