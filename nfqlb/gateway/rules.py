@@ -25,7 +25,7 @@ from string import Template
 from typing import Literal, NamedTuple
 
 from nfqlb.config import Config, RulesBackend
-from nfqlb.gateway import board, sets
+from nfqlb.gateway import board, rates, sets
 from nfqlb.gateway.arrivals import arrivals
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.iptables import (
@@ -53,11 +53,8 @@ TEMPLATES = files("nfqlb") / "iptables"
 NOTE = "##"
 """Lines of a template that begin so explain the template; they are not rendered."""
 
-GUARD, QUEUE = "NFQLB-GUARD", "NFQLB-QUEUE"
-"""The chains that packets to sockets are led to: through the limits to the queues, or straight to them."""
-
-RATE_UNIT = 1_000_000
-"""hashlimit keeps a rate as the time between two packets, in whole microseconds (xt_hashlimit.h)."""
+QUEUE = "NFQLB-QUEUE"
+"""The chain that leads to the queues; rates.GUARD leads there through the limits."""
 
 
 class Difference(NamedTuple):
@@ -83,7 +80,7 @@ def render(config: Config, queues: range | None = None) -> dict[Family, str]:
     rendered: dict[Family, str] = {}
     queues = queues or config.workers.queues
     values = {"seed": f"{seed(config):#010x}", "workers": str(len(queues)), "first_queue": str(queues.start)}
-    values |= limits(config)
+    values |= rates.names(config.limits)
     for family in FAMILIES:
         if own := sockets(config, family):
             tables = [*(["filter"] if config.rules.forward else []), "raw"]  # what lets pass before what diverts
@@ -107,24 +104,10 @@ def render_sets(config: Config) -> dict[Family, str]:
     return rendered
 
 
-def limits(config: Config) -> dict[str, str]:
-    """What templates call the limits; nothing when there are none."""
-    wanted = config.limits
-    if not wanted.enabled:
-        return {}
-    rates = {"requests": str(kept_rate(wanted.requests)), "ban_above": str(kept_rate(wanted.ban_above))}
-    return {"guard": GUARD, **rates, "burst": str(wanted.burst), "ban_for": str(wanted.ban_for)}
-
-
-def kept_rate(rate: int) -> int:
-    """The rate that the kernel makes of one, and prints again: the next above it."""
-    return RATE_UNIT // (RATE_UNIT // rate)
-
-
 def chain(config: Config, socket: Endpoint) -> str:
     """Where packets to one of our sockets are led to."""
     guarded = config.limits.enabled and any(socket == listener.external for listener in config.listeners)
-    return GUARD if guarded else QUEUE
+    return rates.GUARD if guarded else QUEUE
 
 
 def bound(config: Config, socket: Endpoint) -> dict[str, str]:
@@ -153,7 +136,7 @@ def fill(template: str, rows: list[dict[str, str]], queues: range, values: dict[
             continue
         names = Template(line).get_identifiers()
         repeated: list[dict[str, str]] = [{}]
-        if "guard" in names and "guard" not in values:
+        if not {"guard", "over", "junk"}.isdisjoint(names) and "guard" not in values:
             continue
         if not {"address", "network"}.isdisjoint(names):
             repeated = [row for row in rows if "interface" not in names or "interface" in row]

@@ -124,8 +124,8 @@ class LimitsRow:
     banned: int | None = None
     """Sources that are banned now; None where only root may look."""
     stopped: dict[str, int] | None = None
-    """Packets that the kernel dropped since the rules were changed last: banned, denied (by an operator), limited; None
-    where only root may look."""
+    """Packets that the kernel dropped since the rules were changed last: banned, denied (by an operator), limited, junk
+    (no SIP); None where only root may look."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ def test_a_worker_does_its_work_and_can_do_nothing_else(host: Host, how: tuple[s
 
     phone, farm = host.udp(host.phone, PHONE[4]), host.udp(host.farm, BACKEND[4], 5060)
     for _ in range(2):
-        phone.sendto(b"what can you do?", (EXTERNAL[4], 5060))
+        phone.sendto(b"what can you do, SIP/2.0?", (EXTERNAL[4], 5060))
         content, source, port = heard(farm) or (b"{}", "", 0)
         assert (source, port) == (INTERNAL[4], 5060)
         assert json.loads(content) == {"could": [], "cores": [min(os.sched_getaffinity(0))], "umask": 0o077}

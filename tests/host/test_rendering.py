@@ -8,7 +8,7 @@ import pytest
 from hostnet import write_config
 
 from nfqlb.config import ConfigError
-from nfqlb.gateway import rules
+from nfqlb.gateway import rates, rules
 from nfqlb.gateway.iptables import parse
 
 LISTENERS = """
@@ -39,6 +39,8 @@ COMMIT
 *raw
 :NFQLB-IN - [0:0]
 :NFQLB-GUARD - [0:0]
+:NFQLB-OVER - [0:0]
+:NFQLB-JUNK - [0:0]
 :NFQLB-QUEUE - [0:0]
 -A NFQLB-IN ! -i lo -m pkttype --pkt-type unicast -m addrtype --src-type LOCAL -j DROP
 -A NFQLB-IN -d 198.51.100.5 -p udp --dport 5060 -j NFQLB-GUARD
@@ -48,16 +50,23 @@ COMMIT
 -A NFQLB-GUARD -m set --match-set NFQLB-deny4 src -j DROP
 -A NFQLB-GUARD -m set --match-set NFQLB-ban4 src -j DROP
 -A NFQLB-GUARD -m string --string "SIP/2.0 " --algo bm --from 28 --to 36 -j NFQLB-QUEUE
--A NFQLB-GUARD -m hashlimit --hashlimit-above 8000/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
---hashlimit-name nfqlb-ban-8000-4000 --hashlimit-htable-size 65536 \
---hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j SET --add-set NFQLB-ban4 src --exist --timeout 600
+-A NFQLB-GUARD -m length --length 37:65535 -m string ! --string "SIP/" --algo kmp --from 28 --icase \
+-m u32 --u32 "0x0>>0x16&0x3c@0x8>>0x18=0x21:0xff" -j NFQLB-JUNK
 -A NFQLB-GUARD -m hashlimit --hashlimit-above 2000/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
 --hashlimit-name nfqlb-drop-2000-4000 --hashlimit-htable-size 65536 \
---hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j DROP
+--hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j NFQLB-OVER
 -A NFQLB-GUARD -m length --length 4096:65535 -m hashlimit --hashlimit-above 512kb/s --hashlimit-burst 1mb \
 --hashlimit-mode srcip --hashlimit-name nfqlb-large --hashlimit-htable-size 65536 \
 --hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j DROP
 -A NFQLB-GUARD -j NFQLB-QUEUE
+-A NFQLB-OVER -m hashlimit --hashlimit-above 6024/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
+--hashlimit-name nfqlb-ban-6024-4000 --hashlimit-htable-size 65536 \
+--hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j SET --add-set NFQLB-ban4 src --exist --timeout 600
+-A NFQLB-OVER -j DROP
+-A NFQLB-JUNK -m hashlimit --hashlimit-above 1/sec --hashlimit-burst 50 --hashlimit-mode srcip \
+--hashlimit-name nfqlb-junk-1-50 --hashlimit-htable-size 65536 \
+--hashlimit-htable-max 65536 --hashlimit-htable-expire 60000 -j SET --add-set NFQLB-ban4 src --exist --timeout 600
+-A NFQLB-JUNK -j DROP
 -A NFQLB-QUEUE -j CT --notrack
 -A NFQLB-QUEUE -p udp -j HMARK --hmark-src-prefix 32 --hmark-sport-mask 0xffff --hmark-rnd SEED --hmark-mod 3 \
 --hmark-offset 5060
@@ -81,6 +90,8 @@ COMMIT
 *raw
 :NFQLB-IN - [0:0]
 :NFQLB-GUARD - [0:0]
+:NFQLB-OVER - [0:0]
+:NFQLB-JUNK - [0:0]
 :NFQLB-QUEUE - [0:0]
 :NFQLB-OUT - [0:0]
 -A NFQLB-IN ! -i lo -s 2001:db8:1::5 -p udp --sport 5060 -m addrtype --src-type LOCAL -j DROP
@@ -91,16 +102,23 @@ COMMIT
 -A NFQLB-GUARD -m set --match-set NFQLB-deny6 src -j DROP
 -A NFQLB-GUARD -m set --match-set NFQLB-ban6 src -j DROP
 -A NFQLB-GUARD -m string --string "SIP/2.0 " --algo bm --from 48 --to 56 -j NFQLB-QUEUE
--A NFQLB-GUARD -m hashlimit --hashlimit-above 8000/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
---hashlimit-srcmask 64 --hashlimit-name nfqlb-ban-8000-4000 --hashlimit-htable-size 65536 \
---hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j SET --add-set NFQLB-ban6 src --exist --timeout 600
+-A NFQLB-GUARD -m length --length 57:65535 -m string ! --string "SIP/" --algo kmp --from 48 --icase \
+-m u32 --u32 "0x30>>0x18=0x21:0xff" -j NFQLB-JUNK
 -A NFQLB-GUARD -m hashlimit --hashlimit-above 2000/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
 --hashlimit-srcmask 64 --hashlimit-name nfqlb-drop-2000-4000 --hashlimit-htable-size 65536 \
---hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j DROP
+--hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j NFQLB-OVER
 -A NFQLB-GUARD -m length --length 4096:65535 -m hashlimit --hashlimit-above 512kb/s --hashlimit-burst 1mb \
 --hashlimit-mode srcip --hashlimit-srcmask 64 --hashlimit-name nfqlb-large --hashlimit-htable-size 65536 \
 --hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j DROP
 -A NFQLB-GUARD -j NFQLB-QUEUE
+-A NFQLB-OVER -m hashlimit --hashlimit-above 6024/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
+--hashlimit-srcmask 64 --hashlimit-name nfqlb-ban-6024-4000 --hashlimit-htable-size 65536 \
+--hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j SET --add-set NFQLB-ban6 src --exist --timeout 600
+-A NFQLB-OVER -j DROP
+-A NFQLB-JUNK -m hashlimit --hashlimit-above 1/sec --hashlimit-burst 50 --hashlimit-mode srcip \
+--hashlimit-srcmask 64 --hashlimit-name nfqlb-junk-1-50 --hashlimit-htable-size 65536 \
+--hashlimit-htable-max 65536 --hashlimit-htable-expire 60000 -j SET --add-set NFQLB-ban6 src --exist --timeout 600
+-A NFQLB-JUNK -j DROP
 -A NFQLB-QUEUE -j CT --notrack
 -A NFQLB-QUEUE -p udp -j HMARK --hmark-src-prefix 128 --hmark-sport-mask 0xffff --hmark-rnd SEED --hmark-mod 3 \
 --hmark-offset 5060
@@ -199,9 +217,9 @@ def draft(text: str) -> list[str]:
 
 @pytest.mark.parametrize("rate", [10, 70, 333, 2000, 3000, 70_000, 500_000])
 def test_a_rate_is_written_as_the_kernel_keeps_it(rate: int) -> None:
-    kept = rules.kept_rate(rate)
+    kept = rates.kept(rate)
     assert rate <= kept <= rate * 1.5
-    assert rules.kept_rate(kept) == kept
+    assert rates.kept(kept) == kept
 
 
 def test_the_filter_table_can_be_left_alone(tmp_path: Path) -> None:

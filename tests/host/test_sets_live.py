@@ -10,7 +10,7 @@ from hostnet import BACKEND, EXTERNAL, INTERNAL, PHONE, TWO_ARMED, Host, heard, 
 
 from nfqlb.cli.bans import command
 from nfqlb.config import Config
-from nfqlb.gateway import rules, sets
+from nfqlb.gateway import rules, sets, stopped
 
 pytestmark = pytest.mark.root
 
@@ -98,6 +98,56 @@ def test_others_are_not_concerned(host: Host) -> None:
         other.sendto(REQUEST, (EXTERNAL[4], 5060))
     assert count() == 10
     assert list(banned(host)) == [PHONE[4]]
+
+
+JUNK = [
+    b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n",
+    b"!23456789",
+    b"\xff" * 400,
+    b"INVITE sip:bob@example.org S1P/2.0\r\n" * 200,  # in fragments
+    b"\x80\x00 RTP, or so",
+]
+NO_JUNK = [
+    REQUEST,
+    b"OPTIONS sip:example.org sip/7.0\r\n\r\n",  # the workers say what they think of it
+    b"x" * 20_000 + b" SiP/2.0",
+    b"\r\n" * 20,
+    b"\0" * 30,
+    b" \t" * 10,
+    b"\0\1\0\0\x21\x12\xa4\x42transaction!",  # STUN
+    b"anything",
+]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_is_no_SIP_ends_in_the_kernel_and_keepalives_do_not(host: Host, family: int) -> None:
+    config = host.config()
+    host.apply(config)
+    host.serve(family)
+    listening = host.udp(host.farm, BACKEND[family], 5060, timeout=1.0)
+    sender = host.udp(host.phone, PHONE[family])
+    for content in [*JUNK, *NO_JUNK]:
+        sender.sendto(content, (EXTERNAL[family], 5060))
+    seen = []
+    while found := heard(listening):
+        seen.append(found[0])
+    assert seen == NO_JUNK
+    look = host.here(lambda: stopped.look(config))
+    assert look is not None
+    assert look[1]["junk"] == len(JUNK)
+    assert banned(host) == {}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_who_sends_much_that_is_no_SIP_is_banned(host: Host, family: int) -> None:
+    host.apply(host.config(more="[limits]\noffences = 100\n"))
+    sender = host.udp(host.phone, PHONE[family])
+    for _ in range(10):
+        sender.sendto(JUNK[0], (EXTERNAL[family], 5060))
+    assert banned(host) == {}
+    for _ in range(20):
+        sender.sendto(JUNK[0], (EXTERNAL[family], 5060))
+    assert list(banned(host)) == [{4: PHONE[4], 6: "2001:db8:1::/64"}[family]]
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -64,7 +64,7 @@ class Point:
     system: float
     softirq: float
     core: float
-    """The sum of these three: all that the core did."""
+    """All that the core did. More than these three: the kernel samples them, and misses what wakes an idle core."""
     processes: float
     """What the system's own processes ran."""
     p50: float

@@ -1,11 +1,13 @@
 """What a core and its processes have done: counters of /proc before and after.
 
-The kernel counts time by ticks (4 ms with HZ=250), except that of processes, which is exact: their figure includes
-soft interrupts that ran in the midst of them. So the core's figure is the whole truth on a machine with nothing else
-to do, and the processes' figure a lower bound on any.
+Two of them are exact: the running time of a process, and the time that a core was idle, so that the rest of the time
+it was busy. How that divides into user, system and interrupts the kernel only samples by its ticks, and a core that
+sleeps between packets has no ticks: interrupts that wake it are hardly seen. So those three are a hint, and their sum
+is not what the core did. A process' time includes interrupts that came in the midst of it.
 """
 
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +17,14 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Usage:
-    """Seconds."""
+    """Seconds. Of `busy`, only differences mean anything."""
 
     user: float
     system: float
     softirq: float
     """Soft and hard interrupts."""
     busy: float
-    """All of the core's time that was not idle: the three above, whoever's."""
+    """All of the core's time that was not idle, whoever's."""
     processes: float
     """The running time of the processes alone."""
 
@@ -39,12 +41,12 @@ class Usage:
 def usage(core: int, pids: Iterable[int]) -> Usage:
     """Up to now."""
     line = next(row for row in Path("/proc/stat").read_text().splitlines() if row.startswith(f"cpu{core} "))
-    user, nice, system, _idle, _iowait, irq, softirq = (int(word) / _TICKS for word in line.split()[1:8])
+    user, nice, system, idle, iowait, irq, softirq = (int(word) / _TICKS for word in line.split()[1:8])
     return Usage(
         user=user + nice,
         system=system,
         softirq=irq + softirq,
-        busy=user + nice + system + irq + softirq,
+        busy=time.monotonic() - idle - iowait,
         processes=sum(map(_running, pids)),
     )
 
