@@ -117,7 +117,7 @@ def throughput(live: Figures, _scaling: Figures) -> str:
         if result["mix"] != JUNK:
             part = PARTS[-1]
             rate = [statistics.median(result["capacity"]), min(result["capacity"]), max(result["capacity"])]
-            cores = [_median(result, part, name) for name in ("core", "user", "system", "softirq")]
+            cores = [_median(result, part, name) for name in ("core", "processes", "user", "system", "softirq")]
             rows.append(
                 (
                     f"{result['mix']}: {result['system']}",
@@ -126,7 +126,7 @@ def throughput(live: Figures, _scaling: Figures) -> str:
                     f"{result['memory'] / 2**20:.0f}",
                 )
             )
-    return _table(("", "msg/s", "core µs/msg", "user", "system", "softirq", "MB"), rows)
+    return _table(("", "msg/s", "core µs/msg", "processes", "user ≈", "system ≈", "softirq ≈", "MB"), rows)
 
 
 def latency(live: Figures, _scaling: Figures) -> str:
