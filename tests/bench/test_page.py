@@ -16,7 +16,16 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def results(system: str, mix: str, capacity: list[float]) -> dict[str, Any]:
-    point = {"core": 20.0, "processes": 15.0, "user": 10.0, "system": 6.0, "softirq": 4.0, "p50": 50.0, "p99": 70.0, "p999": 90.0}
+    point = {
+        "core": 20.0,
+        "processes": 15.0,
+        "user": 10.0,
+        "system": 6.0,
+        "softirq": 4.0,
+        "p50": 50.0,
+        "p99": 70.0,
+        "p999": 90.0,
+    }
     parts = (0.0,) if mix == "junk" else (0.25, 0.5, 0.8)
     points = [{"part": part, **point} for part in parts for _ in range(2)]
     return {"system": system, "mix": mix, "capacity": capacity, "points": points, "memory": 50 * 2**20}
