@@ -31,7 +31,7 @@ def test_shellcheck_finds_nothing() -> None:
     assert (result.returncode, result.stdout) == (0, "")
 
 
-COMPILED = ("pyproject.toml", "setup.py", "nfqlb/fast/path.pyx", "nfqlb/fast/text.pxi")
+COMPILED = ("pyproject.toml", "setup.py", "nfqlb/fast/path.pyx", "nfqlb/fast/text.pxi", "nfqlb/gateway/pump.pyx")
 """What an environment is made of."""
 
 

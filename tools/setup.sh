@@ -106,7 +106,7 @@ venv_works() {
 # Makes the Python environment, or brings it up to date when pyproject.toml or what is compiled is not as last time.
 need_venv() {
     local stamp=$VENV/nfqlb.stamp wanted
-    wanted="$CHECKOUT $(cat pyproject.toml setup.py nfqlb/fast/*.p{xi,yx} | sha256sum)"
+    wanted="$CHECKOUT $(cat pyproject.toml setup.py nfqlb/fast/*.p{xi,yx} nfqlb/gateway/*.pyx | sha256sum)"
     if [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && venv_works; then return; fi
     need_packages "${BUILD_PACKAGES[@]}"
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
