@@ -116,18 +116,23 @@ def pumped(
     *messages: bytes, consumer: Consumer, hands: mmap.mmap | None = None
 ) -> tuple[Any, list[tuple[int, dict[int, bytes]]]]:
     """The compiled loop, after it has read these, and what it said."""
-    from nfqlb.gateway.pump import ROOM, Pump
-
     kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with kernel, ours:
         for each in (kernel, ours):
             each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         for each in messages:
             kernel.send(each)
-        pump = Pump(ours.fileno(), 9, consumer, hands or mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
-        pump.stop(time.monotonic() + 60)
-        pump.run()
-        return pump, answers(kernel)
+        return served(ours, consumer, hands), answers(kernel)
+
+
+def served(ours: socket.socket, consumer: Consumer, hands: mmap.mmap | None = None) -> Any:
+    """The compiled loop, after it has decided about all that waited."""
+    from nfqlb.gateway.pump import ROOM, Pump
+
+    pump = Pump(ours.fileno(), 9, consumer, hands or mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
+    pump.stop(time.monotonic() + 60)
+    pump.run()
+    return pump
 
 
 def handle_compiled(content: bytes | None, consumer: Consumer) -> Verdicts:
@@ -297,20 +302,16 @@ def test_what_waits_gets_its_verdicts_in_order_whatever_their_number_and_size() 
 
 def killed(ours: socket.socket, hands: mmap.mmap) -> None:
     """A process serves, and dies of a packet."""
-    from nfqlb.gateway.pump import Pump
-
     pid = os.fork()
     if not pid:
-        pump = Pump(ours.fileno(), 9, Speaking(None), hands)  # type: ignore[arg-type]
-        pump.stop(time.monotonic() + 60)
-        pump.run()
+        served(ours, Speaking(None), hands)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
 @needs_compiled
 def test_a_killed_process_costs_the_packet_that_it_was_deciding() -> None:
-    from nfqlb.gateway.pump import ROOM, Pump
+    from nfqlb.gateway.pump import ROOM
 
     contents = [b"one", b"drop", b"two", b"die", b"three", b"die", b"four", b"five"]
     kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -323,9 +324,7 @@ def test_a_killed_process_costs_the_packet_that_it_was_deciding() -> None:
         killed(ours, hands)
         assert verdicts(answers(kernel)) == [(ID, b"<one>"), (ID + 2, b"<two>"), (ID + 3, None)]
         consumer = Speaking(None)
-        pump = Pump(ours.fileno(), 9, consumer, hands)  # type: ignore[arg-type]
-        pump.stop(time.monotonic() + 60)
-        pump.run()
+        pump = served(ours, consumer, hands)
         assert consumer.asked == [b"three", b"four", b"five"]
         died = [(ID + 5, None)]
         assert verdicts(answers(kernel)) == [(ID + 4, b"<three>"), *died, (ID + 6, b"<four>"), (ID + 7, b"<five>")]
@@ -340,7 +339,6 @@ def test_a_killed_process_costs_the_packet_that_it_was_deciding() -> None:
 @needs_compiled
 def test_a_large_packet_keeps_no_verdict_waiting() -> None:
     """Its decision takes as long as it is: who dies of it has sent the others' verdicts."""
-    from nfqlb.gateway.pump import ROOM, Pump
 
     class Mortal(Speaking):
         def decide(self, packet: bytes) -> Any:
@@ -352,7 +350,7 @@ def test_a_large_packet_keeps_no_verdict_waiting() -> None:
         kernel.send(queued(bytes(3001), ID + 1))
         pid = os.fork()
         if not pid:
-            Pump(ours.fileno(), 9, Mortal(None), mmap.mmap(-1, ROOM)).run()  # type: ignore[arg-type]
+            served(ours, Mortal(None))
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
         assert verdicts(answers(kernel)) == [(ID, b"<small>")]
@@ -361,8 +359,6 @@ def test_a_large_packet_keeps_no_verdict_waiting() -> None:
 @needs_compiled
 def test_what_the_kernel_does_not_take_together_goes_one_by_one() -> None:
     """As when the verdicts are more than the socket's buffer holds; what does not fit alone is dropped, and told."""
-    from nfqlb.gateway.pump import ROOM, Pump
-
     kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with kernel, ours:
         for at, size in enumerate((1900, 1901, 1902, 5000, 1904)):
@@ -371,9 +367,7 @@ def test_what_the_kernel_does_not_take_together_goes_one_by_one() -> None:
         pid = os.fork()  # it waits for us when it sends
         if not pid:
             consumer = Speaking(None)
-            pump = Pump(ours.fileno(), 9, consumer, mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
-            pump.stop(time.monotonic() + 60)
-            pump.run()
+            served(ours, consumer)
             told = [(len(packet), type(error)) for packet, error in consumer.errors]
             os._exit(told != [(5000, OSError)])
         said: list[tuple[int, dict[int, bytes]]] = []
