@@ -23,8 +23,10 @@ after two thirds of their time in the mean. Beyond that the memory gets shorter,
 finds nothing is sent by the table, as without a memory.
 """
 
+from array import array
 from hashlib import blake2b
 from struct import Struct
+from typing import Self, overload
 
 WAYS = 4
 """Entries of a set."""
@@ -78,25 +80,45 @@ def token(address: bytes) -> int:
     return int.from_bytes(blake2b(address, digest_size=5, person=b"nfqlb-backend").digest(), "big") or 1
 
 
+class _Tallied:
+    """An attribute that is one number of `tally`."""
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+
+    @overload
+    def __get__(self, recent: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, recent: "Recent", owner: type) -> int: ...
+    def __get__(self, recent: "Recent | None", owner: type) -> Self | int:
+        return self if recent is None else recent.tally[self._at]
+
+    def __set__(self, recent: "Recent", value: int) -> None:
+        recent.tally[self._at] = value
+
+
 class Recent:
     """One process's view of the table. The counters are of this process alone."""
+
+    now = _Tallied(0)
+    """Seconds of CLOCK_MONOTONIC, the same for all who share the table; to be set at least every few seconds."""
+    stored = _Tallied(1)
+    """Choices written down: one for each transaction that was sent by a pool's table."""
+    kept = _Tallied(2)
+    """Messages sent where their transaction began although the table has come to say otherwise: what P31 is for."""
+    misses = _Tallied(3)
+    """CANCELs sent by the table because nothing was known of their INVITE: it is older than its lifetime, was
+    driven out, or has never been here. Only a CANCEL tells: an ACK may be that of a 2xx, a transaction of its own,
+    and any other request may be the first of its transaction. Rising, they mean that changes may split calls."""
+    evicted = _Tallied(4)
+    """Entries driven out before their end because their set was full: the memory is short of what is asked."""
 
     def __init__(self, cells: memoryview) -> None:
         """`cells`: CELLS cells of 64 bits (format "Q"), for which `fits` holds."""
         assert self.fits(cells)
         self.cells = cells
-        self.now = 0
-        """Seconds of CLOCK_MONOTONIC, the same for all who share the table; to be set at least every few seconds."""
-        self.stored = 0
-        """Choices written down: one for each transaction that was sent by a pool's table."""
-        self.kept = 0
-        """Messages sent where their transaction began although the table has come to say otherwise: what P31 is for."""
-        self.misses = 0
-        """CANCELs sent by the table because nothing was known of their INVITE: it is older than its lifetime, was
-        driven out, or has never been here. Only a CANCEL tells: an ACK may be that of a 2xx, a transaction of its own,
-        and any other request may be the first of its transaction. Rising, they mean that changes may split calls."""
-        self.evicted = 0
-        """Entries driven out before their end because their set was full: the memory is short of what is asked."""
+        self.tally = array("Q", bytes(8 * 5))
+        """`now` and the counters, where the fast path has them at hand."""
 
     @staticmethod
     def fits(cells: memoryview) -> bool:

@@ -243,7 +243,7 @@ class Tables:
         self._use(memoryview(bytearray(self._size)))
 
     def _use(self, view: memoryview) -> None:
-        self._bytes = view
+        self.memory = view
         self.words = view[: WORD * len(self.pairs)].cast("Q")
         self._states = view[self._first_state : self._first_state + len(self._places)]
         self.halves = [
@@ -257,7 +257,7 @@ class Tables:
         assert len(built.table) <= INDEX * pair.slots
         count = (self.words[pair.word] >> COUNT) + 1
         start = pair.halves[count & 1]
-        self._bytes[start : start + len(built.table)] = built.table
+        self.memory[start : start + len(built.table)] = built.table
         self.words[pair.word] = count << COUNT | len(built.table) // INDEX
 
     def __getstate__(self) -> dict[str, Any]:

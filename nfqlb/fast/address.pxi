@@ -59,17 +59,12 @@ cdef int fill_networks(Networks *networks, found) except -1:
 # -- as packets have it
 
 cdef inline uint64_t big_word(const uint8_t *p) noexcept nogil:
-    cdef uint64_t value = 0
-    cdef int i
-    for i in range(8):
-        value = value << 8 | p[i]
-    return value
+    return <uint64_t>big(p, 4) << 32 | big(p + 4, 4)
 
 
 cdef inline void set_big_word(uint8_t *p, uint64_t value) noexcept nogil:
-    cdef int i
-    for i in range(8):
-        p[i] = <uint8_t>(value >> (56 - 8 * i))
+    set_big(p, <uint32_t>(value >> 32), 4)
+    set_big(p + 4, <uint32_t>value, 4)
 
 
 cdef inline void read_packed(Address *addr, const uint8_t *p, bint six) noexcept nogil:
@@ -101,34 +96,6 @@ cdef bytes packed(const Address *addr):
 
 cdef object endpoint(const Address *addr, int port):
     return new_tuple(Endpoint, (packed(addr), port))
-
-
-cdef inline object place(const Address *addr, int port):
-    """The key of an address and port: a number for IPv4, for IPv6 the bytes, which cost less to make and to hash."""
-    cdef uint8_t key[18]
-    if not addr.six:
-        return addr.low << 16 | <uint32_t>port
-    write_packed(key, addr)
-    set_big(key + 16, port, 2)
-    return PyBytes_FromStringAndSize(<char *>key, 18)
-
-
-cdef inline object lone(const Address *addr):
-    """The key of an address alone."""
-    return packed(addr) if addr.six else addr.low
-
-
-cdef object lone_of(bytes each):
-    cdef Address addr
-    unpack(&addr, each)
-    return lone(&addr)
-
-
-cdef object place_of(each):
-    """`place` of an Endpoint."""
-    cdef Address addr
-    unpack(&addr, each.addr)
-    return place(&addr, each.port)
 
 
 # -- as text
@@ -223,13 +190,15 @@ cdef bint read_host(const uint8_t *p, int *at, int end, Host *host) noexcept nog
 
 
 cdef void put_ipv4(Buffer *out, uint32_t addr) noexcept nogil:
-    put_number(out, addr >> 24)
-    put_byte(out, c".")
-    put_number(out, addr >> 16 & 255)
-    put_byte(out, c".")
-    put_number(out, addr >> 8 & 255)
-    put_byte(out, c".")
-    put_number(out, addr & 255)
+    cdef uint8_t *to = reserve(out, 16)
+    cdef int shift, used = 0
+    if to == NULL:
+        return
+    for shift in range(24, -1, -8):
+        used += write_number(to + used, addr >> shift & 255)
+        to[used] = c"."
+        used += 1
+    out.used += used - 1  # without the last dot
 
 
 cdef void put_ipv6(Buffer *out, const Address *addr) noexcept nogil:

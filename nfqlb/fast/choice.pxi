@@ -6,6 +6,12 @@ cdef uint32_t LIFETIME = _recent.LIFETIME
 cdef uint32_t INVITE_LIFETIME = _recent.INVITE_LIFETIME
 
 
+cdef struct Choosing:
+    int named           # the backend that the request names, -1: none
+    int slot            # the job that says where to look in the table of the pool in hand; when none is named
+    int transaction     # the job that says where the request is remembered; when anything is
+
+
 cdef bint put_user(Buffer *work, Reading *m, Party *party) noexcept nogil:
     """selection._identity."""
     cdef Uri uri
@@ -35,15 +41,16 @@ cdef bint put_credentials(Buffer *work, Reading *m, Facts *f):
 
 
 cdef int put_key(FastPath path, Reading *m, Facts *f, list by, const Address *source) except -1:
-    """selection.key into `work`; 0 for the careful path."""
+    """selection.key, appended to `work`; 0 for the careful path."""
     cdef Buffer *work = &path.work
+    cdef int begin = work.used
     cdef Uri uri
     cdef Party *party
     cdef int how, at
     cdef bint last
     for at in range(len(by)):
         how, last = by[at], at == len(by) - 1
-        work.used = 0
+        work.used = begin
         if how == BY_CALL_ID:
             put(work, m.p + m.call_id.a, m.call_id.b - m.call_id.a)
             return 1
@@ -119,10 +126,14 @@ cdef class Asked:
 
     def key(self, pool):
         cdef Pool found = self.door.served[pool]
+        cdef Buffer *work = &self.path.work
+        cdef int begin = work.used
         if found is None or not put_key(self.path, self.m, self.f, found.by, self.from_addr):
             self.unusual = True
             return b"?"
-        return PyBytes_FromStringAndSize(<char *>self.path.work.p, self.path.work.used)
+        key = PyBytes_FromStringAndSize(<char *>work.p + begin, work.used - begin)
+        work.used = begin
+        return key
 
     cdef bytes span(self, Span s):
         return PyBytes_FromStringAndSize(<char *>self.m.p + s.a, s.b - s.a)
@@ -150,58 +161,67 @@ cdef Pool by_rules(FastPath path, Reading *m, Facts *f, Door door, const Address
     return door.served[rules.pool(rule)]
 
 
-cdef int by_table(FastPath path, Reading *m, Facts *f, Door door, const Address *source) except -2:
-    """Choice._stateless, -1 for the careful path."""
+cdef int ask_choice(FastPath path, Reading *m, Facts *f, Door door, const Address *source, Choosing *asked) except -1:
+    """Choice.choose, up to its hashes; 0 for the careful path."""
     cdef Rulebook rules = path.rules
-    cdef Buffer *work = &path.work
-    cdef uint64_t mac[8]
-    cdef uint64_t word, hashed = 0
     cdef Pool pool
-    cdef int i
+    asked.named = -1
     if f.to.tag.b:
-        i = rules.backend_at(&f.uri.host, port_of(&f.uri))
-        if i >= 0:
-            # The careful path refuses one of another IP version, but only once it has remembered it.
-            return i if rules.is_of(i, source.six) else -1
-    pool = door.pools[f.method]
-    if pool is None:
-        pool = by_rules(path, m, f, door, source)
+        asked.named = rules.backend_at(&f.uri.host, port_of(&f.uri))
+        # The careful path refuses one of another IP version, but only once it has remembered it.
+        if asked.named >= 0 and rules.targets[asked.named].addr.six != source.six:
+            return 0
+    if asked.named < 0:
+        pool = door.pools[f.method]
         if pool is None:
-            return -1
-    if not put_key(path, m, f, pool.by, source):
-        return -1
-    digest(&rules.slot, work.p, work.used, mac)
-    for i in range(8):
-        hashed = hashed << 8 | (<uint8_t *>mac)[i]
-    tables = rules.tables
-    words, cell = tables.words, pool.pair.word
+            pool = by_rules(path, m, f, door, source)
+            if pool is None:
+                return 0
+        path.pool = pool
+        asked.slot = begin_job(path, &rules.slot)
+        if not put_key(path, m, f, pool.by, source):
+            return 0
+        end_job(path, asked.slot)
+    if rules.recent is not None:
+        asked.transaction = begin_job(path, &rules.transaction)
+        put_transaction(&path.work, m, f)
+        put_byte(&path.work, 0)
+        put_span(&path.work, m.p, f.via.branch)
+        end_job(path, asked.transaction)
+    return 1
+
+
+cdef int by_table(FastPath path, const Choosing *asked) except -2:
+    """Tables.choose, -1 where there is nothing to choose from."""
+    cdef const uint8_t *memory = path.rules.table_memory()
+    cdef Pool pool = path.pool
+    cdef const uint64_t *word = <const uint64_t *>(memory + pool.word)
+    cdef uint64_t before, hashed = big_word(<const uint8_t *>path.jobs[asked.slot].mac)
+    cdef const uint16_t *table
+    cdef int index
     while True:
-        word = words[cell]
-        if not word & TABLE_SLOTS:
+        before = word_before(word)
+        if not before & TABLE_SLOTS:
             return -1
-        index = tables.halves[cell][word >> TABLE_COUNT & 1][hashed % (word & TABLE_SLOTS)]
-        if words[cell] == word:
-            return pool.pair.numbers[index]
+        table = <const uint16_t *>(memory + pool.halves[before >> TABLE_COUNT & 1])
+        index = table[hashed % (before & TABLE_SLOTS)]
+        if word_after(word) == before:
+            return pool.numbers[index] if index < pool.count else -1
 
 
-cdef int choose(FastPath path, Reading *m, Facts *f, Door door, const Address *source) except -2:
+cdef int choose(FastPath path, Facts *f, Door door, const Choosing *asked) except -2:
     """Choice.choose, -1 for the careful path; then nothing has been remembered."""
     cdef Rulebook rules = path.rules
-    cdef Buffer *work = &path.work
-    cdef uint64_t mac[8]
+    cdef const uint64_t *mac
     cdef uint64_t token
     cdef uint32_t now
     cdef int chosen, before = -1, each
     cdef bint invite
-    chosen = by_table(path, m, f, door, source)
-    if rules.recent is None:
+    chosen = asked.named if asked.named >= 0 else by_table(path, asked)
+    if rules.recent is None or chosen < 0:
         return chosen
-    work.used = 0
-    put_transaction(work, m, f)
-    put_byte(work, 0)
-    put_span(work, m.p, f.via.branch)
-    digest(&rules.transaction, work.p, work.used, mac)
-    now = rules.recent.now & SECONDS
+    mac = path.jobs[asked.transaction].mac
+    now = rules.tally[NOW] & SECONDS
     token = recall(&rules.cells[0], mac[0], <uint32_t>mac[1], now)
     if token:
         for each in door.owners.get(token, ()):
@@ -209,22 +229,18 @@ cdef int choose(FastPath path, Reading *m, Facts *f, Door door, const Address *s
                 before = each
                 break
     if before < 0:
-        if chosen < 0:
-            return -1
         if f.method == CANCEL:
-            rules.recent.misses += 1
+            rules.tally[MISSES] += 1
         if f.method != ACK:
             invite = f.method == INVITE or f.method == CANCEL
             if remember(
                 &rules.cells[0], mac[0], <uint32_t>mac[1], now, rules.tokens[chosen],
                 INVITE_LIFETIME if invite else LIFETIME,
             ):
-                rules.recent.evicted += 1
-            rules.recent.stored += 1
+                rules.tally[EVICTED] += 1
+            rules.tally[STORED] += 1
         return chosen
-    if chosen < 0:
-        return -1
     if rules.backends[chosen] == rules.backends[before]:
         return chosen
-    rules.recent.kept += 1
+    rules.tally[KEPT] += 1
     return before

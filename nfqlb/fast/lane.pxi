@@ -1,7 +1,10 @@
 # A worker's way for plain packets: verdict and counters in one step. nfqlb.gateway.worker knows what is counted where.
 
 
+from cpython.pycapsule cimport PyCapsule_New
+
 cdef int SHED = Reason.SHED
+cdef const char *DIRECT = b"nfqlb.fast.path.Direct"
 
 cdef enum:
     LOOK_CLOSER = 16    # while new requests are shed, one in so many is for `otherwise`: it may get an answer
@@ -78,6 +81,13 @@ cdef bint begins_something(const uint8_t *p, int end) noexcept nogil:
     return False
 
 
+ctypedef int (*Decide)(void *, const uint8_t *, Py_ssize_t, const uint8_t **, Py_ssize_t *) except -1
+
+cdef struct Direct:             # what a compiled loop calls; gateway/pump.pyx has the same
+    Decide decide
+    void *lane
+
+
 cdef class Lane:
     cdef FastPath path
     cdef uint64_t[::1] slot
@@ -86,6 +96,8 @@ cdef class Lane:
     cdef object sampled, settle, otherwise
     cdef public bint open       # else new requests are shed
     cdef unsigned int pressed
+    cdef object held            # what `otherwise` and the like have answered
+    cdef Direct entrance
 
     def __init__(self, FastPath path, slot, layout, limits, sampled, settle, otherwise):
         """`slot`: the worker's cells. `layout`: cell of the first Reason, of the first backend, cells of a backend, the
@@ -105,44 +117,87 @@ cdef class Lane:
         self.sampled, self.settle, self.otherwise = sampled, settle, otherwise
         self.open = True
         self.pressed = 0
+        self.entrance.decide, self.entrance.lane = decide_directly, <void *>self
+
+    @property
+    def direct(self):
+        """`decide` for a compiled loop: a capsule. The Lane must outlive it."""
+        return PyCapsule_New(&self.entrance, DIRECT, NULL)
 
     def is_new(self, bytes packet not None):
         """Triage.is_new, of packets without IP options or extension headers; False for all others."""
-        cdef Rulebook rules = self.path.rules
-        cdef Packet heard
-        cdef Door door
-        if not read_packet(<const uint8_t *>PyBytes_AS_STRING(packet), len(packet), False, &heard):
-            return False
-        door = rules.doors.get(place(&heard.dst, heard.dst_port))
-        if door is None or door.half == INTERNAL or rules.backend_from(&heard.src, heard.src_port) >= 0:
-            return False
-        return begins_something(heard.payload, heard.length)
+        return self._is_new(<const uint8_t *>PyBytes_AS_STRING(packet), len(packet))
 
     def decide(self, bytes packet not None):
         """Consumer.decide."""
+        cdef const uint8_t *answer
+        cdef Py_ssize_t size
+        if not self._decide(<const uint8_t *>PyBytes_AS_STRING(packet), len(packet), &answer, &size):
+            return None
+        return PyBytes_FromStringAndSize(<const char *>answer, size)
+
+    cdef bint _is_new(self, const uint8_t *packet, Py_ssize_t size):
+        cdef Rulebook rules = self.path.rules
+        cdef Packet heard
+        cdef Door door
+        cdef int at
+        if not read_packet(packet, size, False, &heard):
+            return False
+        at = rules.doors.find(&heard.dst, heard.dst_port)
+        if at < 0:
+            return False
+        door = <Door>rules.by_number[at]
+        if door.half == INTERNAL or rules.backend_from(&heard.src, heard.src_port) >= 0:
+            return False
+        return begins_something(heard.payload, heard.length)
+
+    cdef int _decide(
+        self, const uint8_t *packet, Py_ssize_t size, const uint8_t **answer, Py_ssize_t *answer_size
+    ) except -1:
+        """Whether there is an answer, which stays as it is until the next packet."""
         cdef FastPath path = self.path
-        cdef int cell
+        cdef int cell, found
         self.left -= 1
         if self.left == 0:
             self.left = self.every
-            return self.sampled(packet)
-        if not self.open and self.is_new(packet):
+            return self._hold(self.sampled(copied(packet, size)), answer, answer_size)
+        if not self.open and self._is_new(packet, size):
             self.pressed += 1
             if self.pressed % LOOK_CLOSER:
                 self.slot[self.reasons + SHED] += 1
-                return None
-            return self.otherwise(packet)
-        found = path.answer(packet)
-        if found is None:
-            return self.otherwise(packet)
-        if type(found) is not bytes:
-            return self.settle(packet, found)
-        if len(<bytes>found) > (self.longest6 if path.dst_addr.six else self.longest):
-            return self.settle(packet, path.verdict(<bytes>found))
+                return False
+            return self._hold(self.otherwise(copied(packet, size)), answer, answer_size)
+        found = path.answer(packet, size)
+        if found == CAREFUL:
+            return self._hold(self.otherwise(copied(packet, size)), answer, answer_size)
+        if found == DROPPED:
+            return self._hold(self.settle(copied(packet, size), DROPS[path.reason]), answer, answer_size)
+        if path.out.used > (self.longest6 if path.dst_addr.six else self.longest):
+            return self._hold(self.settle(copied(packet, size), path.verdict()), answer, answer_size)
         self.slot[self.reasons + path.reason] += 1
         cell = self.columns[path.reason]
         if path.backend >= 0 and cell >= 0:
             if cell == self.by_class:
                 cell += path.status - 1
             self.slot[self.backends + path.backend * self.width + cell] += 1
-        return found
+        answer[0], answer_size[0] = path.out.p, path.out.used
+        return True
+
+    cdef int _hold(self, found, const uint8_t **answer, Py_ssize_t *answer_size) except -1:
+        self.held = found
+        if found is None:
+            return False
+        if type(found) is not bytes:
+            raise TypeError(f"a packet is bytes, not {type(found).__name__}")
+        answer[0], answer_size[0] = <const uint8_t *>PyBytes_AS_STRING(found), len(<bytes>found)
+        return True
+
+
+cdef int decide_directly(
+    void *lane, const uint8_t *packet, Py_ssize_t size, const uint8_t **answer, Py_ssize_t *answer_size
+) except -1:
+    return (<Lane>lane)._decide(packet, size, answer, answer_size)
+
+
+cdef inline bytes copied(const uint8_t *packet, Py_ssize_t size):
+    return PyBytes_FromStringAndSize(<const char *>packet, size)

@@ -1,6 +1,27 @@
-# The memory of recent choices (P31), read and written where it is. nfqlb.balance.recent has the layout and the reasons.
+# Memory that processes share: recent choices (P31) and tables, read and written where they are. nfqlb.balance.recent and
+# nfqlb.balance.tables have the layouts and the reasons.
+
+cdef extern from *:
+    """
+    /* Others write what is read here: a word of a table is read before and after the table, in this order. */
+    static inline uint64_t word_before(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+    static inline uint64_t word_after(const uint64_t *word)
+    {
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        return __atomic_load_n(word, __ATOMIC_RELAXED);
+    }
+    """
+    void prefetch "__builtin_prefetch" (const void *) noexcept nogil
+    uint64_t word_before(const uint64_t *) noexcept nogil
+    uint64_t word_after(const uint64_t *) noexcept nogil
 
 cdef enum:
+    NOW = 0             # in a Recent's `tally`
+    STORED = 1
+    KEPT = 2
+    MISSES = 3
+    EVICTED = 4
+
     CELLS_OF_SET = 8
     SECONDS = 0xFFFFFF
 

@@ -26,7 +26,6 @@ from nfqlb.proxy import request as _request
 from nfqlb.proxy import selection as _selection
 from nfqlb.proxy import stamp as _stamp
 from nfqlb.proxy.identity import Half
-from nfqlb.proxy.scanners import Scanners as _Scanners
 from nfqlb.proxy.verdict import REASON_SLOTS, Reason, Verdict
 
 if sys.byteorder != "little":
@@ -44,19 +43,22 @@ SOURCES = NFQLB_SOURCES.decode()
 """SHA-256 of what was compiled: all files of this directory that end in .pyx or .pxi, in the order of their names."""
 
 include "blake2b.pxi"
+include "lanes.pxi"
 include "text.pxi"
 include "values.pxi"
 include "packet.pxi"
 include "address.pxi"
+include "places.pxi"
 include "memory.pxi"
 include "setup.pxi"
 
-cdef object NOT_SIP = Verdict(Reason.NOT_SIP, b"")
-cdef object KEEPALIVE = Verdict(Reason.KEEPALIVE, b"")
-cdef object NOT_FROM_BACKEND = Verdict(Reason.NOT_FROM_BACKEND, b"")
-cdef object STRAY_RESPONSE = Verdict(Reason.STRAY_RESPONSE, b"")
-cdef object SCANNER = Verdict(Reason.SCANNER, b"")
 cdef list REASONS = [Reason(n) if n in iter(Reason) else None for n in range(REASON_SLOTS)]
+cdef list DROPS = [each and Verdict(each, b"") for each in REASONS]
+cdef int NOT_SIP = Reason.NOT_SIP
+cdef int KEEPALIVE = Reason.KEEPALIVE
+cdef int NOT_FROM_BACKEND = Reason.NOT_FROM_BACKEND
+cdef int STRAY_RESPONSE = Reason.STRAY_RESPONSE
+cdef int SCANNER = Reason.SCANNER
 cdef int REQUEST_ENTERING = Reason.REQUEST_ENTERING
 cdef int REQUEST_LEAVING = Reason.REQUEST_LEAVING
 cdef int REQUEST_HAIRPIN = Reason.REQUEST_HAIRPIN
@@ -70,9 +72,20 @@ cdef int BRANCH_BYTES = _keys.BRANCH_BYTES
 cdef int LOOP_BYTES = _keys.LOOP_BYTES
 cdef int SIG_BYTES = _keys.SIG_BYTES
 
+cdef enum:                      # what has become of a packet
+    CAREFUL = 0                 # it goes the careful way
+    SENT = 1
+    DROPPED = 2
+
+    MOST_JOBS = 8               # a request has six at most
+
+
 cdef class FastPath:
     cdef Rulebook rules
     cdef Buffer work, text, out
+    cdef Job jobs[MOST_JOBS]
+    cdef int asked              # of `jobs`
+    cdef Pool pool              # where the request in hand is to go
     cdef readonly int ident     # of the last packet that was sent (P37)
     cdef int reason, backend, status
     cdef object src, dst
@@ -99,49 +112,55 @@ cdef class FastPath:
 
     def process(self, bytes packet not None):
         """Engine.process, or None."""
-        found = self.answer(packet)
-        return self.verdict(<bytes>found) if type(found) is bytes else found
+        cdef int found = self.answer(<const uint8_t *>PyBytes_AS_STRING(packet), len(packet))
+        return None if found == CAREFUL else self.verdict() if found == SENT else DROPS[self.reason]
 
     def next_ident(self):
         """For a packet that went the careful way."""
         self.ident = self.ident + 1 & 0xFFFF
         return self.ident
 
-    cdef object verdict(self, bytes packet):
-        """Of the packet that was answered last."""
+    cdef object verdict(self):
+        """On the packet that was sent last."""
+        packet = PyBytes_FromStringAndSize(<char *>self.out.p, self.out.used)
         dst = endpoint(&self.dst_addr, self.dst_port) if self.dst is None else self.dst
         return new_tuple(Verdict, (REASONS[self.reason], packet, self.backend, self.src, dst))
 
-    cdef object answer(self, bytes packet):
-        """The packet to send; else the verdict, which is to drop it; else None."""
+    cdef int drop(self, int reason) noexcept:
+        self.reason = reason
+        return DROPPED
+
+    cdef int answer(self, const uint8_t *packet, Py_ssize_t size) except -1:
+        """SENT: what to send stands in `out`; DROPPED: for `reason`; or CAREFUL."""
         cdef Rulebook rules = self.rules
         cdef Packet heard
         cdef Reading m
         cdef Door door
         cdef bint inside
-        cdef int backend = -1
-        if not read_packet(<const uint8_t *>PyBytes_AS_STRING(packet), len(packet), rules.verify, &heard):
-            return None
-        door = rules.doors.get(place(&heard.dst, heard.dst_port))
-        if door is None or not heard.src_port or in_networks(&rules.never_sources, &heard.src):
-            return None
-        if place(&heard.src, heard.src_port) in rules.sockets:
-            return None
+        cdef int backend = -1, at
+        if not read_packet(packet, size, rules.verify, &heard):
+            return CAREFUL
+        at = rules.doors.find(&heard.dst, heard.dst_port)
+        if at < 0 or not heard.src_port or in_networks(&rules.never_sources, &heard.src):
+            return CAREFUL
+        if rules.sockets.find(&heard.src, heard.src_port) >= 0:
+            return CAREFUL
+        door = <Door>rules.by_number[at]
         inside = door.half == INTERNAL
         if door.half != EXTERNAL:
             backend = rules.backend_from(&heard.src, heard.src_port)
             if inside and backend < 0:
-                return NOT_FROM_BACKEND
+                return self.drop(NOT_FROM_BACKEND)
             inside = backend >= 0
         m.p, m.length = heard.payload, heard.length
         self.work.overflow = self.text.overflow = self.out.overflow = False
         self.text.used = 0
         if not read_message(&m):
-            return junk(heard.payload, heard.length)
+            at = junk(heard.payload, heard.length)
+            return CAREFUL if at < 0 else self.drop(at)
         if m.request:
-            if not inside and rules.scanners is not None and m.agent.start:
-                if rules.scanners.matches(PyBytes_FromStringAndSize(<char *>m.p + m.agent.a, m.agent.b - m.agent.a)):
-                    return SCANNER
+            if not inside and m.agent.start and rules.is_scanner(m.p + m.agent.a, m.agent.b - m.agent.a):
+                return self.drop(SCANNER)
             return request(self, &m, &heard, door, inside, backend)
         return response(self, &m, &heard, door, inside, backend)
 

@@ -2,6 +2,7 @@
 
 cdef enum:
     MOST_EDITS = ROUTES + 5
+    LOOP_ROOM = 8           # LOOP_BYTES are no more
 
 cdef frozenset _UNRECORDED = _stamp.RECORD_ROUTED_NEVER
 cdef bint RECORDED[OTHER + 1]
@@ -17,7 +18,9 @@ cdef bint holds(const uint8_t *p, int a, int b, const uint8_t *hex, int length) 
     """Does the hex text, in lower case, stand anywhere in there, in whatever case?"""
     cdef int i, j
     for i in range(a, b - length + 1):
-        j = 0
+        if LOWER[p[i]] != hex[0]:
+            continue
+        j = 1
         while j < length and LOWER[p[i + j]] == hex[j]:
             j += 1
         if j == length:
@@ -25,12 +28,10 @@ cdef bint holds(const uint8_t *p, int a, int b, const uint8_t *hex, int length) 
     return False
 
 
-cdef bint put_loop(FastPath path, Reading *m, const Way *way, bint inside) noexcept:
-    """Put the loop part (P24) into `text`, unless a Via seems to hold it already: is that a loop (P12)?"""
+cdef int ask_loop(FastPath path, Reading *m, const Way *way, bint inside) noexcept:
+    """The job that makes the loop part (P24)."""
     cdef Buffer *work = &path.work
-    cdef uint64_t mac[8]
-    cdef int i, row, begin = path.text.used
-    work.used = 0
+    cdef int i, job = begin_job(path, &path.rules.loop[0])
     if inside:
         put(work, b"inside", 6)
     else:
@@ -40,16 +41,24 @@ cdef bint put_loop(FastPath path, Reading *m, const Way *way, bint inside) noexc
     for i in range(way.count):
         put_byte(work, 0)
         put_span(work, m.p, way.values[i].span)
-    if work.overflow:
-        return False
-    for i in range(path.rules.keys - 1, -1, -1):  # the first key's is what stays
-        path.text.used = begin
-        digest(&path.rules.loop[i], work.p, work.used, mac)
-        put_hex(&path.text, mac, LOOP_BYTES)
-        if path.text.overflow:
-            return False
+    end_job(path, job)
+    return job
+
+
+cdef bint is_new_here(FastPath path, Reading *m, const Job *loop) noexcept:
+    """No Via seems to hold that loop part, with any of our keys (P12)."""
+    cdef uint64_t mac[8]
+    cdef uint8_t text[2 * LOOP_ROOM]
+    cdef int key, row, i
+    for key in range(path.rules.keys):
+        if key:
+            digest(&path.rules.loop[key], path.work.p + loop.begin, loop.length, mac)
+        else:
+            memcpy(mac, loop.mac, sizeof(mac))
+        for i in range(LOOP_BYTES):
+            memcpy(text + 2 * i, HEX[(<uint8_t *>mac)[i]], 2)
         for row in range(m.vias):
-            if holds(m.p, m.via[row].a, m.via[row].b, path.text.p + begin, 2 * LOOP_BYTES):
+            if holds(m.p, m.via[row].a, m.via[row].b, text, 2 * LOOP_BYTES):
                 return False
     return True
 
@@ -71,15 +80,20 @@ cdef int behind_nat(FastPath path, Reading *m, bint differs, const Address *sour
     return in_networks(&path.rules.private, &uri.host.addr)
 
 
-cdef void put_path(FastPath path, Door door, const Address *addr, int port) noexcept:
+cdef int ask_row(FastPath path, Reading *m, Door door, const Address *addr, int port, bint to_path) noexcept:
+    """The job that signs a Path, or a Record-Route."""
+    cdef int job = begin_job(path, &path.rules.path[0] if to_path else &path.rules.route[0])
+    put_signed(path, addr, port, door)
+    if not to_path:
+        put_byte(&path.work, 0)
+        put(&path.work, m.p + m.call_id.a, m.call_id.b - m.call_id.a)
+    end_job(path, job)
+    return job
+
+
+cdef void put_path(FastPath path, Door door, const Address *addr, int port, const uint64_t *mac) noexcept:
     """stamp.path_row (P25)."""
     cdef Buffer *text = &path.text
-    cdef uint64_t mac[8]
-    path.work.used = 0
-    put_flow(&path.work, addr, port)
-    put_byte(&path.work, 0)
-    put_bytes(&path.work, door.internal.text)
-    digest(&path.rules.path[0], path.work.p, path.work.used, mac)
     put_bytes(text, door.path)
     put_flow(text, addr, port)
     put(text, b";sig=", 5)
@@ -88,18 +102,10 @@ cdef void put_path(FastPath path, Door door, const Address *addr, int port) noex
 
 
 cdef void put_record_route(
-    FastPath path, Reading *m, Door door, const Address *addr, int port, bint nat, bint entering
+    FastPath path, Door door, const Address *addr, int port, bint nat, bint entering, const uint64_t *mac
 ) noexcept:
     """stamp.record_route_rows (P26)."""
     cdef Buffer *text = &path.text
-    cdef uint64_t mac[8]
-    path.work.used = 0
-    put_flow(&path.work, addr, port)
-    put_byte(&path.work, 0)
-    put_bytes(&path.work, door.internal.text)
-    put_byte(&path.work, 0)
-    put(&path.work, m.p + m.call_id.a, m.call_id.b - m.call_id.a)
-    digest(&path.rules.route[0], path.work.p, path.work.used, mac)
     if not entering:
         put_bytes(text, door.outer_route)
     put_bytes(text, door.route)
@@ -113,7 +119,7 @@ cdef void put_record_route(
         put_bytes(text, door.outer_route)
 
 
-cdef bint check(Reading *m, Facts *f):
+cdef bint check(Reading *m, Facts *f) noexcept nogil:
     """Sections A and B, as far as they pass (P8-P11, P13)."""
     cdef const uint8_t *p = m.p
     if m.vias == 0 or not read_via(p, m.via[0].a, m.via[0].b, &f.via) or not read_facts(m, f):
@@ -123,7 +129,7 @@ cdef bint check(Reading *m, Facts *f):
         return False
     if f.via.received.b or f.via.rport.b or not read_uri(p, m.uri.a, m.uri.b, &f.uri):
         return False
-    f.method = METHOD_NUMBERS.get(PyBytes_FromStringAndSize(<char *>p, m.method.b), OTHER)
+    f.method = method_number(p, m.method.b)
     if f.method == OPTIONS and not f.uri.has_user:
         return False
     if f.method == ACK and f.to.tag.b - f.to.tag.a >= 3 and memcmp(p + f.to.tag.a, b"nfq", 3) == 0:
@@ -135,93 +141,109 @@ cdef bint check(Reading *m, Facts *f):
     return True
 
 
-cdef object request(FastPath path, Reading *m, Packet *heard, Door door, bint inside, int backend):
-    """RequestRules.forward, None for the careful path."""
+cdef int request(FastPath path, Reading *m, Packet *heard, Door door, bint inside, int backend) except -1:
+    """RequestRules.forward."""
     cdef Rulebook rules = path.rules
     cdef Facts f
     cdef Way way
+    cdef Flow flow
+    cdef Choosing choosing
     cdef Uri *target
     cdef Packet sent
     cdef Edit edits[MOST_EDITS]
     cdef Door by = door
-    cdef bint entering, differs, with_received, with_rport, spare_fits, recorded
+    cdef bint entering, differs, with_received, with_rport, spare_fits, recorded, registered
     cdef Address addr
-    cdef int reason, port = 0, known, nat = False, count, begin, loop, rows_end
-    cdef uint64_t mac[8]
+    cdef int reason, port = 0, known, nat = False, count, begin, loop, branch, row = -1
     cdef Buffer *text = &path.text
+    dst = None
     if not check(m, &f) or not read_way(rules, m, &f.uri, inside, &way):
-        return None
-    loop = text.used
-    if not put_loop(path, m, &way, inside):
-        return None
-    known = read_flow(path, m, &f, &way, &addr, &port)
-    if known < 0:
-        return None
+        return CAREFUL
     if way.exit >= 0:
-        by = rules.by_number[way.exit]
+        by = <Door>rules.by_number[way.exit]
     entering = not way.leaving and not way.hairpin
+    registered = entering and f.method == REGISTER
+    if registered and not rules.paths:
+        return CAREFUL
     recorded = RECORDED[f.method] and not way.hairpin
     differs = not f.via.host.literal or f.via.port != heard.src_port
     differs = differs or not same_address(&f.via.host.addr, &heard.src)
+    with_rport = f.via.asked or door.force == 2 or (differs and door.force == 1)
+    with_received = f.via.asked or differs or door.force == 2
+
+    # All that is to be hashed, where it is known already: the longest first.
+    path.asked = path.work.used = 0
+    branch = begin_job(path, &rules.branch[0])
+    identify(
+        &path.work, m, &f, &f.via, &heard.src if with_received else NULL, with_rport, heard.src_port, door.text
+    )
+    end_job(path, branch)
+    if entering and not way.has_next and not ask_choice(path, m, &f, door, &heard.src, &choosing):
+        return CAREFUL
+    if not ask_flow(path, m, &way, &flow):
+        return CAREFUL
+    loop = ask_loop(path, m, &way, inside)
+    if registered or (entering and recorded):
+        row = ask_row(path, m, door, &heard.src, heard.src_port, registered)
+    if path.work.overflow:
+        return CAREFUL
+    digests(path.jobs, path.asked, path.work.p)
+    if entering and not way.has_next and rules.recent is not None:
+        prefetch(set_of(&rules.cells[0], <uint32_t>path.jobs[choosing.transaction].mac[1]))
+    if not is_new_here(path, m, &path.jobs[loop]):
+        return CAREFUL
+
+    known = read_flow(path, m, &f, &way, &flow)
+    if known < 0:
+        return CAREFUL
     target = &way.next if way.has_next else &f.uri
     if entering:
         by = door
         if recorded:
             nat = behind_nat(path, m, differs, &heard.src)
             if nat < 0:
-                return None
-        if f.method == REGISTER and not rules.paths:
-            return None
-        if way.has_next:
-            backend = rules.backend_at(&target.host, port_of(target))
-        else:
-            backend = choose(path, m, &f, door, &heard.src)
-        if backend < 0:
-            return None
-        found = rules.backends[backend]
-        unpack(&addr, found.addr)
-        port = found.port
-        reason, src, dst = REQUEST_ENTERING, by.internal.socket, found
+                return CAREFUL
+        reason, src = REQUEST_ENTERING, by.internal.socket
         sent.src, sent.src_port = by.internal.addr, by.internal.port
     else:
-        if known < 2:
+        if known == 2:
+            addr, port = flow.addr, flow.port
+        else:
             if not target.host.literal or not rules.may_be_peer(&target.host.addr):
-                return None
-            spare_fits = known == 1 and same_address(&addr, &target.host.addr)
+                return CAREFUL
+            spare_fits = known == 1 and same_address(&flow.addr, &target.host.addr)
             if not spare_fits and not in_networks(&rules.egress, &target.host.addr):
-                return None
+                return CAREFUL
             addr, port = target.host.addr, port_of(target)
         nat = not f.uri.host.literal or not same_address(&f.uri.host.addr, &addr) or port_of(&f.uri) != port
         if way.hairpin:
             backend = rules.backend_from(&heard.src, heard.src_port)
         reason = REQUEST_HAIRPIN if way.hairpin else REQUEST_LEAVING
-        src, dst = by.external.socket, None
+        src = by.external.socket
         sent.src, sent.src_port = by.external.addr, by.external.port
-    if addr.six != heard.src.six or sent.src.six != heard.src.six:
-        return None
-    sent.dst, sent.dst_port, sent.tos = addr, port, heard.tos
 
-    with_rport = f.via.asked or door.force == 2 or (differs and door.force == 1)
-    with_received = f.via.asked or differs or door.force == 2
-    identify(
-        &path.work, m, &f, &f.via, &heard.src if with_received else NULL, with_rport, heard.src_port, door.text
-    )
-    digest(&rules.branch[0], path.work.p, path.work.used, mac)
     begin = text.used
     put_bytes(text, by.via_inside if entering else by.via_outside)
-    put_hex(text, mac, BRANCH_BYTES)
+    put_hex(text, path.jobs[branch].mac, BRANCH_BYTES)
     put_byte(text, c".")
-    put(text, text.p + loop, 2 * LOOP_BYTES)
+    put_hex(text, path.jobs[loop].mac, LOOP_BYTES)
     put(text, b"\r\n", 2)
-    if entering and f.method == REGISTER:
-        put_path(path, by, &heard.src, heard.src_port)
+    if registered:
+        put_path(path, by, &heard.src, heard.src_port, path.jobs[row].mac)
     elif recorded and entering:
-        put_record_route(path, m, by, &heard.src, heard.src_port, nat, True)
+        put_record_route(path, by, &heard.src, heard.src_port, nat, True, path.jobs[row].mac)
     elif recorded:
-        put_record_route(path, m, by, &addr, port, nat, False)
+        if flow.in_dialog and flow.port == port and same_address(&flow.addr, &addr):
+            row = flow.job  # the very signature that it has come with
+        else:
+            row = path.asked
+            ask_row(path, m, by, &addr, port, False)
+            if path.work.overflow:
+                return CAREFUL
+            digests(path.jobs + row, 1, path.work.p)
+        put_record_route(path, by, &addr, port, nat, False, path.jobs[row].mac)
     if f.hops < 0:
         put_bytes(text, HOPS_ROW)
-    rows_end = text.used
     count = 0
     note(edits, &count, m.first_header, m.first_header, text, begin)
     count += remove_values(m, &way, edits + count)
@@ -242,6 +264,17 @@ cdef object request(FastPath path, Reading *m, Packet *heard, Door door, bint in
     if f.hops >= 0:
         put_number(text, f.hops - 1)
         note(edits, &count, m.hops.a, m.hops.b, text, begin)
+    if entering:  # not before: what is asked for the choice has been fetched meanwhile
+        if way.has_next:
+            backend = rules.backend_at(&target.host, port_of(target))
+        else:
+            backend = choose(path, &f, door, &choosing)
+        if backend < 0:
+            return CAREFUL
+        addr, port, dst = rules.targets[backend].addr, rules.targets[backend].port, rules.backends[backend]
+    if addr.six != heard.src.six or sent.src.six != heard.src.six:
+        return CAREFUL
+    sent.dst, sent.dst_port, sent.tos = addr, port, heard.tos
     return written(path, m, edits, count, &sent, reason, backend, src, dst)
 
 

@@ -154,58 +154,77 @@ cdef int remove_values(Reading *m, const Way *way, Edit *edits) noexcept nogil:
     return made
 
 
-cdef bint is_signed(FastPath path, const Hash *hashes, const uint8_t *sig) noexcept:
-    """Is this hex text what one of our keys makes of `work`?"""
+cdef struct Flow:       # what a value that is ours says of the way out
+    bint given
+    Address addr
+    int port
+    int job             # its signature, as a Record-Route's
+    int path_length     # of what is hashed as a Path's, which is how that begins
+    bint in_dialog      # it is signed by our first key, for this Call-ID
+
+cdef bint is_signed(FastPath path, const Hash *hashes, int keys, const Job *job, int length, const uint8_t *sig) noexcept:
+    """Is this hex text what one of these makes of the first `length` bytes of the job?"""
     cdef uint64_t mac[8]
-    cdef int i, begin = path.text.used
-    cdef bint found = False
-    for i in range(path.rules.keys):
-        digest(&hashes[i], path.work.p, path.work.used, mac)
-        put_hex(&path.text, mac, SIG_BYTES)
-        found = found or (not path.text.overflow and memcmp(path.text.p + begin, sig, 2 * SIG_BYTES) == 0)
-        path.text.used = begin
-    return found
+    cdef int i
+    for i in range(keys):
+        digest(&hashes[i], path.work.p + job.begin, length, mac)
+        if is_hex(mac, SIG_BYTES, sig):
+            return True
+    return False
 
 
-cdef int read_flow(
-    FastPath path, Reading *m, Facts *f, const Way *way, Address *addr, int *port
-) noexcept:
+cdef bint ask_flow(FastPath path, Reading *m, const Way *way, Flow *flow) noexcept:
+    """The flow that a request leaves by, if any; False for the careful path."""
+    cdef const uint8_t *p = m.p
+    cdef Span s = way.by.flow
+    cdef Host host
+    cdef int at
+    flow.in_dialog = False
+    flow.given = way.exit >= 0
+    if not flow.given:
+        return True
+    if s.b - s.a < 5 or memcmp(p + s.a, b"sip:", 4) != 0 or way.by.sig.b - way.by.sig.a != 2 * SIG_BYTES:
+        return False
+    at = s.a + 4
+    if not read_host(p, &at, s.b, &host) or not host.literal:
+        return False
+    if not read_port(p, &at, s.b, &flow.port) or at != s.b or not flow.port:
+        return False
+    flow.addr = host.addr
+    flow.job = begin_job(path, &path.rules.route[0])
+    put_signed(path, &flow.addr, flow.port, <Door>path.rules.by_number[way.exit])
+    flow.path_length = path.work.used - path.jobs[flow.job].begin
+    put_byte(&path.work, 0)
+    put(&path.work, p + m.call_id.a, m.call_id.b - m.call_id.a)
+    end_job(path, flow.job)
+    return True
+
+
+cdef void put_signed(FastPath path, const Address *addr, int port, Door door) noexcept:
+    """What the signature of a flow is made of; a Record-Route's is bound to the Call-ID besides."""
+    put_flow(&path.work, addr, port)
+    put_byte(&path.work, 0)
+    put_bytes(&path.work, door.internal.text)
+
+
+cdef int read_flow(FastPath path, Reading *m, Facts *f, const Way *way, Flow *flow) noexcept:
     """RequestRules._flow: 2 where the signed flow is the destination, 1 where it is if nothing better is known, 0 where
     there is none, -1 for the careful path. P18.
     """
-    cdef const uint8_t *p = m.p
-    cdef Span s
-    cdef Host host
-    cdef bint in_dialog, to_path
-    cdef Door door
-    cdef Buffer *work = &path.work
-    cdef int at
-    if way.exit < 0:
+    cdef Rulebook rules = path.rules
+    cdef const uint8_t *sig = m.p + way.by.sig.a
+    cdef const Job *job
+    cdef bint in_dialog, to_path = False
+    if not flow.given:
         return 0
-    s = way.by.flow
-    if s.b - s.a < 5 or memcmp(p + s.a, b"sip:", 4) != 0 or way.by.sig.b - way.by.sig.a != 2 * SIG_BYTES:
-        return -1
-    at = s.a + 4
-    if not read_host(p, &at, s.b, &host) or not host.literal:
-        return -1
-    if not read_port(p, &at, s.b, port) or at != s.b or not port[0]:
-        return -1
-    addr[0] = host.addr
-    door = path.rules.by_number[way.exit]
-    work.used = 0
-    put_flow(work, addr, port[0])
-    put_byte(work, 0)
-    put_bytes(work, door.internal.text)
-    to_path = False
-    at = work.used
-    put_byte(work, 0)
-    put(work, p + m.call_id.a, m.call_id.b - m.call_id.a)
-    in_dialog = is_signed(path, path.rules.route, p + way.by.sig.a)
+    job = &path.jobs[flow.job]
+    flow.in_dialog = in_dialog = is_hex(job.mac, SIG_BYTES, sig)
+    if not in_dialog:
+        in_dialog = is_signed(path, rules.route + 1, rules.keys - 1, job, job.length, sig)
     if not in_dialog and not way.hairpin and not way.by.paired:
-        work.used = at
-        to_path = is_signed(path, path.rules.path, p + way.by.sig.a)
-    if work.overflow or not (in_dialog or to_path) or (way.hairpin and not f.to.tag.b):
+        to_path = is_signed(path, rules.path, rules.keys, job, flow.path_length, sig)
+    if not (in_dialog or to_path) or (way.hairpin and not f.to.tag.b):
         return -1
     if in_dialog and not way.hairpin and not way.by.nat:
         return 1
-    return 2 if path.rules.may_be_peer(addr) else -1
+    return 2 if rules.may_be_peer(&flow.addr) else -1

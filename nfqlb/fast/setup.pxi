@@ -13,6 +13,7 @@ cdef enum:
     BY_CREDENTIALS = 5
 
     MOST_KEYS = 4
+    LOOKED_AT = 256     # scanners.LONGEST
 
 cdef dict HALVES = {Half.EXTERNAL: EXTERNAL, Half.INTERNAL: INTERNAL, Half.BOTH: BOTH}
 cdef dict FORCES = {"never": 0, "auto": 1, "always": 2}
@@ -25,8 +26,6 @@ cdef tuple METHODS = (
     b"REGISTER", b"INVITE", b"ACK", b"CANCEL", b"BYE", b"OPTIONS", b"PRACK", b"UPDATE", b"INFO", b"MESSAGE",
     b"SUBSCRIBE", b"NOTIFY", b"REFER", b"PUBLISH",
 )
-cdef dict METHOD_NUMBERS = {name: number for number, name in enumerate(METHODS)}
-
 cdef enum:
     REGISTER = 0
     INVITE = 1
@@ -34,6 +33,20 @@ cdef enum:
     CANCEL = 3
     OPTIONS = 5
     OTHER = 14      # whatever else; nothing depends on which
+
+cdef int METHOD_LENGTHS[OTHER]
+cdef uint8_t METHOD_TEXTS[OTHER][16]
+for _number, _name in enumerate(METHODS):
+    METHOD_LENGTHS[_number] = len(_name)
+    memcpy(METHOD_TEXTS[_number], PyBytes_AS_STRING(_name), len(_name))
+
+
+cdef int method_number(const uint8_t *p, int length) noexcept nogil:
+    cdef int number
+    for number in range(OTHER):
+        if METHOD_LENGTHS[number] == length and memcmp(METHOD_TEXTS[number], p, length) == 0:
+            return number
+    return OTHER
 
 
 class Unusual(Exception):
@@ -43,7 +56,13 @@ class Unusual(Exception):
 cdef class Pool:
     """Where requests go that no Route sends anywhere."""
     cdef list by            # HASHES: the first that the request has counts
-    cdef object pair        # of tables
+    cdef size_t word        # of its table, in the memory of the tables, in bytes
+    cdef size_t halves[2]
+    cdef int count
+    cdef int *numbers       # of the backends, by their indices in the table
+
+    def __dealloc__(self):
+        PyMem_Free(self.numbers)
 
 
 cdef class Door:
@@ -75,17 +94,25 @@ cdef class Own:
     cdef int half
 
 
+cdef struct Target:
+    Address addr
+    int port
+
+
 cdef class Rulebook:
     cdef bint verify
     cdef bint paths
-    cdef dict doors         # by place
+    cdef Places doors       # numbers in `by_number`
     cdef list by_number
-    cdef dict hosts         # by place, or by name and port
-    cdef set sockets
-    cdef set addresses
-    cdef dict by_endpoint
-    cdef dict by_address
+    cdef Places hosts       # numbers in `owns`
+    cdef dict names         # Own by name and port
+    cdef list owns
+    cdef Places sockets
+    cdef Places addresses
+    cdef Places by_endpoint
+    cdef Places by_address
     cdef list backends
+    cdef Target *targets    # the same
     cdef Networks never_sources, never_peers, private, egress
     cdef bytes name
     cdef int keys
@@ -98,12 +125,21 @@ cdef class Rulebook:
     cdef object choice
     cdef object tables
     cdef bint complete      # no socket of ours is unknown here
-    cdef object scanners    # None: there are none
+    cdef bytes scanners     # words in lower case, each with its length before it
+    cdef uint8_t scan_first[256]    # 1: one of them begins with this byte
     cdef object recent
     cdef uint64_t[::1] cells
+    cdef uint64_t[::1] tally
     cdef list tokens
+    cdef object seen        # the memory of the tables, as it was last found
+    cdef const uint8_t[::1] memory  # the same
+
+    def __dealloc__(self):
+        PyMem_Free(self.targets)
 
     def __init__(self, setup, identity, choice, recent, verify):
+        cdef Address addr
+        cdef int at
         self.verify = verify
         self.paths = setup.path_policy == "always"
         self.name = setup.name.encode()
@@ -113,7 +149,13 @@ cdef class Rulebook:
         fill_networks(&self.never_peers, _identity.NEVER_PEERS)
         fill_networks(&self.private, _stamp.PRIVATE)
         fill_networks(&self.egress, _NetworkSet(setup.egress))
-        self.scanners = _Scanners(setup.scanners) if setup.scanners else None
+        self.scanners = b""
+        for text in setup.scanners:
+            word = text.lower().encode()
+            if not 0 < len(word) < 256:
+                raise Unusual
+            self.scan_first[<uint8_t>word[0]] = 1
+            self.scanners += bytes((len(word),)) + word
         self.keys = len(setup.keys)
         for i, key in enumerate(setup.keys):
             hash_start(&self.branch[i], key, _keys.BRANCH_PERSON, BRANCH_BYTES)
@@ -124,36 +166,51 @@ cdef class Rulebook:
         hash_start(&self.transaction, b"", _recent.PERSON, _recent.DIGEST_SIZE)
         self.choice, self.tables, self.recent = choice, choice.tables, recent
         if recent is not None:
-            self.cells = recent.cells
+            self.cells, self.tally = recent.cells, recent.tally
         self.tokens = choice.tokens
-        self.by_endpoint = {place_of(each): number for each, number in identity.by_endpoint.items()}
-        self.by_address = {lone_of(each): number for each, number in identity.by_address.items()}
+        self.by_endpoint = Places({(each.addr, each.port): number for each, number in identity.by_endpoint.items()})
+        self.by_address = Places({(each, 0): number for each, number in identity.by_address.items()})
+        self.addresses = Places({(each, 0): 0 for each in identity.addresses})
+        self.sockets = Places({(each.addr, each.port): 0 for each in identity.sockets})
         self.backends = [each.address for each in identity.backends]
-        self.addresses = {lone_of(each) for each in identity.addresses}
-        self.sockets = {place_of(each) for each in identity.sockets}
-        self.by_number, self.doors = [], {}
+        self.targets = <Target *>PyMem_Malloc((len(self.backends) + 1) * sizeof(Target))
+        if self.targets == NULL:
+            raise MemoryError
+        for number, each in enumerate(self.backends):
+            unpack(&self.targets[<int>number].addr, each.addr)
+            self.targets[<int>number].port = each.port
+        self.by_number, sockets = [], []
         served = {
             version: {pool.name: self.pool(choice, pool, version) for pool in setup.pools} for version in (4, 6)
         }
         for listener in setup.listeners:
             version = listener.external.version
             if listener.internal.version == version == listener.visible.version:
-                self.open(listener, identity, choice, served[version])
+                sockets += self.open(listener, identity, choice, served[version])
+        self.doors = Places({(each.addr, each.port): number for number, each in enumerate(sockets)})
         self.complete = len(self.by_number) == len(identity.sockets)
-        self.hosts = {}
+        self.owns, self.names, literals = [], {}, {}
         for (host, port), found in identity.hosts.items():
             own = Own()
             own.half = HALVES[found.half]
-            own.door = self.doors.get(place_of(found.socket))
-            addr = _pack_host(host)
-            self.hosts[(host, port) if addr is None else place_of(Endpoint(addr, port))] = own
+            unpack(&addr, found.socket.addr)
+            at = self.doors.find(&addr, found.socket.port)
+            own.door = None if at < 0 else self.by_number[at]
+            packed = _pack_host(host)
+            if packed is None:
+                self.names[host, port] = own
+            else:
+                literals[packed, port] = len(self.owns)
+                self.owns.append(own)
+        self.hosts = Places(literals)
 
-    cdef int open(self, listener, identity, choice, dict served) except -1:
-        """Both doors of a listener, of one IP version."""
+    cdef tuple open(self, listener, identity, choice, dict served):
+        """Both doors of a listener, of one IP version; gives their sockets."""
         cdef Door door
         made = []
         inside, outside = listener.internal.hostport, listener.visible.hostport
-        for socket in (listener.external, listener.internal)[:1 if listener.one_armed else 2]:
+        sockets = (listener.external, listener.internal)[:1 if listener.one_armed else 2]
+        for socket in sockets:
             door = Door()
             door.number = len(self.by_number)
             door.half = HALVES[identity.sockets[socket].half]
@@ -174,57 +231,90 @@ cdef class Rulebook:
             door.served, door.owners = served, choice.owners[socket.version]
             made.append(door)
             self.by_number.append(door)
-            self.doors[place_of(socket)] = door
         for door in made:
             door.external, door.internal = made[0], made[len(made) - 1]
             door.other = door.external if door is door.internal else door.internal
-        return 0
+        return sockets
 
     cdef Pool pool(self, choice, found, int version):
         """None for one without backends of that IP version."""
         cdef Pool pool = Pool()
+        cdef int i
+        pair = choice.tables.pairs.get((found.name, version))
+        if pair is None:
+            return None
         pool.by = [HASHES[each] for each in found.hash_on]
-        pool.pair = choice.tables.pairs.get((found.name, version))
-        return None if pool.pair is None else pool
+        pool.word = pair.word * _tables.WORD
+        pool.halves[0], pool.halves[1] = pair.halves
+        pool.count = len(pair.numbers)
+        pool.numbers = <int *>PyMem_Malloc((pool.count + 1) * sizeof(int))
+        if pool.numbers == NULL:
+            raise MemoryError
+        for i in range(pool.count):
+            pool.numbers[i] = pair.numbers[i]
+        return pool
+
+    cdef const uint8_t *table_memory(self) except NULL:
+        """Where words and tables lie now."""
+        found = self.tables.memory
+        if found is not self.seen:
+            self.memory = found
+            self.seen = found
+        return &self.memory[0]
 
     cdef Own own(self, const uint8_t *p, const Host *host, int port):
         """Identity.find_host."""
+        cdef int found
         if host.literal:
-            return self.hosts.get(place(&host.addr, port))
+            found = self.hosts.find(&host.addr, port)
+            return None if found < 0 else <Own>self.owns[found]
+        if not self.names:
+            return None
         name = PyBytes_FromStringAndSize(<char *>p + host.text.a, host.text.b - host.text.a)
-        return self.hosts.get((name.lower(), port))
+        return self.names.get((name.lower(), port))
 
-    cdef int backend_at(self, const Host *host, int port):
+    cdef inline int backend_at(self, const Host *host, int port) noexcept nogil:
         """Identity.backend_at, of a host in a URI."""
-        found = self.by_endpoint.get(place(&host.addr, port)) if host.literal else None
-        return -1 if found is None else found
+        return self.by_endpoint.find(&host.addr, port) if host.literal else -1
 
-    cdef int backend_from(self, const Address *addr, int port):
-        found = self.by_endpoint.get(place(addr, port))
-        if found is None:
-            found = self.by_address.get(lone(addr))
-        return -1 if found is None else found
+    cdef inline int backend_from(self, const Address *addr, int port) noexcept nogil:
+        cdef int found = self.by_endpoint.find(addr, port)
+        return found if found >= 0 else self.by_address.find(addr, 0)
 
-    cdef bint is_of(self, int backend, bint six):
-        """Has the backend this IP version?"""
-        return (len(self.backends[backend].addr) == 16) == six
+    cdef inline bint may_be_peer(self, const Address *addr) noexcept nogil:
+        return not in_networks(&self.never_peers, addr) and self.addresses.find(addr, 0) < 0
 
-    cdef bint may_be_peer(self, const Address *addr):
-        return not in_networks(&self.never_peers, addr) and lone(addr) not in self.addresses
+    cdef bint is_scanner(self, const uint8_t *p, int length) noexcept:
+        """Scanners.matches."""
+        cdef const uint8_t *words = <const uint8_t *>PyBytes_AS_STRING(self.scanners)
+        cdef int i, j, at, end = <int>len(self.scanners)
+        length = min(length, LOOKED_AT)
+        for i in range(length):
+            if not self.scan_first[LOWER[p[i]]]:
+                continue
+            at = 0
+            while at < end:
+                j = 0
+                while j < words[at] and i + j < length and LOWER[p[i + j]] == words[at + 1 + j]:
+                    j += 1
+                if j == words[at]:
+                    return True
+                at += 1 + words[at]
+        return False
 
 
-cdef object junk(const uint8_t *p, int length):
-    """The verdict on what is no SIP at all, None for all that needs a closer look."""
+cdef int junk(const uint8_t *p, int length) noexcept:
+    """The Reason to drop what is no SIP at all, -1 for all that needs a closer look."""
     cdef int i = 0, end = 0
     while i < length and (CLASS[p[i]] & BLANK or p[i] == c"\r" or p[i] == c"\n" or p[i] == 0):
         i += 1
     if i == length:
         return KEEPALIVE
     if i or (length >= 8 and memcmp(p + 4, b"\x21\x12\xa4\x42", 4) == 0):  # CRLFs before a message; STUN
-        return None
+        return -1
     while end < length and p[end] != c"\r" and p[end] != c"\n":
         end += 1
     for i in range(end - 3):
         if p[i + 3] == c"/" and LOWER[p[i]] == c"s" and LOWER[p[i + 1]] == c"i" and LOWER[p[i + 2]] == c"p":
-            return None
+            return -1
     return NOT_SIP

@@ -15,6 +15,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -90,6 +91,13 @@ cdef enum:
     ANSWERS = FULL + LETTER
 
 
+ctypedef int (*Decide)(void *, const uint8_t *, Py_ssize_t, const uint8_t **, Py_ssize_t *) except -1
+
+cdef struct Direct:             # a Consumer's `direct`; fast/lane.pxi has the same
+    Decide decide
+    void *lane
+
+
 cdef struct Hands:
     mmsghdr letters[BATCH]  # the kernel writes msg_len, the bytes that it has put in; 0 when the verdict is out
     unsigned int opened     # one more than the number of the letter that is being decided; 0: none
@@ -138,7 +146,8 @@ cdef class Pump:
     """
 
     cdef int _fd
-    cdef object _decide, _failed
+    cdef object _decide, _failed, _capsule, _given
+    cdef Direct *_direct
     cdef Py_buffer _memory
     cdef Hands *_hands
     cdef uint8_t *_letters
@@ -159,6 +168,10 @@ cdef class Pump:
         cdef int i
         self._fd = fd
         self._decide, self._failed = consumer.decide, consumer.failed
+        self._direct = NULL
+        self._capsule = getattr(consumer, "direct", None)
+        if self._capsule is not None:
+            self._direct = <Direct *> PyCapsule_GetPointer(self._capsule, "nfqlb.fast.path.Direct")
         PyObject_GetBuffer(hands, &self._memory, PyBUF_SIMPLE | PyBUF_WRITABLE)
         if <size_t> self._memory.len < FIRST_LETTER + BATCH * LETTER:
             raise ValueError(f"hands of {self._memory.len} bytes are too small")
@@ -270,6 +283,8 @@ cdef class Pump:
         cdef const uint8_t *payload = NULL
         cdef size_t payload_size = 0
         cdef uint32_t packet_id = 0
+        cdef const uint8_t *answer = NULL
+        cdef Py_ssize_t answer_size = 0
         cdef timespec now
         if not self._attributes(at, size, &packet_id, &payload, &payload_size):
             return 0
@@ -279,29 +294,39 @@ cdef class Pump:
             self._add(letter, VERDICT_BATCH, DROP, htonl(ntohl(packet_id) - 1), TO_VERDICT, NULL, 0)
         if payload_size > LARGE:
             self._flush()
-        content = PyBytes_FromStringAndSize(<const char *> payload, payload_size)  # b"" when it came without
         try:
-            answer = self._decide(content)
-            if answer is not None:
-                if not PyBytes_CheckExact(answer):
-                    raise TypeError(f"a packet is bytes, not {type(answer).__name__}")
-                if not 0 < PyBytes_GET_SIZE(answer) <= LONGEST:
-                    raise ValueError(f"a packet of {PyBytes_GET_SIZE(answer)} bytes cannot be sent")
+            if not self._ask(payload, payload_size, &answer, &answer_size):
+                answer = NULL
+            elif not 0 < answer_size <= LONGEST:
+                raise ValueError(f"a packet of {answer_size} bytes cannot be sent")
         except BaseException as error:
             self._drop(letter, packet_id)
-            self._failed(content, error)
+            self._failed(PyBytes_FromStringAndSize(<const char *> payload, payload_size), error)
             return 0
-        if answer is None:
+        if answer is NULL:
             self._drop(letter, packet_id)
         else:
-            self._add(
-                letter, VERDICT, ACCEPT, packet_id, sizeof(Answer), PyBytes_AS_STRING(answer), PyBytes_GET_SIZE(answer)
-            )
+            self._add(letter, VERDICT, ACCEPT, packet_id, sizeof(Answer), <const char *> answer, answer_size)
         clock_gettime(CLOCK_MONOTONIC_COARSE, &now)
         if now.tv_nsec != self._begun:  # it takes milliseconds: the verdicts that there are shall not wait any longer
             self._begun = now.tv_nsec
             self._flush()
         return 0
+
+    cdef int _ask(
+        self, const uint8_t *payload, size_t size, const uint8_t **answer, Py_ssize_t *answer_size
+    ) except -1:
+        """Whether the consumer has an answer, which stays as it is until the next packet."""
+        if self._direct is not NULL:
+            return self._direct.decide(self._direct.lane, payload, size, answer, answer_size)
+        # b"" when it came without
+        self._given = given = self._decide(PyBytes_FromStringAndSize(<const char *> payload, size))
+        if given is None:
+            return False
+        if not PyBytes_CheckExact(given):
+            raise TypeError(f"a packet is bytes, not {type(given).__name__}")
+        answer[0], answer_size[0] = <const uint8_t *> PyBytes_AS_STRING(given), PyBytes_GET_SIZE(given)
+        return True
 
     cdef bint _attributes(
         self, const uint8_t *at, size_t size, uint32_t *packet_id, const uint8_t **payload, size_t *payload_size

@@ -86,6 +86,8 @@ class Consumer(Protocol):
     def idle(self) -> None:
         """Nothing came for TICK seconds."""
 
+    # May have an attribute `direct` besides: fast.path.Lane.direct, which the compiled loop asks instead of `decide`.
+
 
 def loop() -> str:
     """Which loop serves a queue: `compiled` (pump.pyx), or `pure` (netfilterqueue's)."""

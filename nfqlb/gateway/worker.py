@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Process = Callable[[bytes], Verdict] | Engine
 """What a worker asks about each packet."""
 
-SAMPLE = 17
+SAMPLE = 61
 """One packet in so many is timed, and stamps the heartbeat. A prime: requests and responses that alternate, or any
 other short pattern, come up in turn."""
 
@@ -103,12 +103,15 @@ class Worker:
         self._lane: Lane | None = None
         self.decide: Callable[[bytes], bytes | None] = self._decide
         """The engine's verdict as the queue wants it; counts it under its Reason. Consumer.decide."""
+        self.direct: object = None
+        """The same for a compiled loop, without an object for each packet; None: there is no fast path."""
         if isinstance(process, Engine) and process.fast is not None:
             from nfqlb.fast import path  # it is there
 
             limits = MAX_PACKET, IPV6_MINIMUM_MTU, SAMPLE
             self._lane = path.Lane(process.fast, slot, _LAYOUT, limits, self._sampled, self._settle, self._otherwise)
             self.decide = self._lane.decide
+            self.direct = self._lane.direct
             self._consider = process.consider
         self._stamp(time.monotonic_ns())
 
