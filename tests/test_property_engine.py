@@ -396,10 +396,10 @@ PIECES = st.sampled_from([b"SIP", b"S1P/", b"SIP /", b"SIP\r\n /", b"HTTP/", b""
 
 @given(st.sampled_from([REGISTER, request("INVITE"), request("OPTIONS", uri="sip:203.0.113.5")]), PIECES, st.binary())
 def test_what_the_kernel_drops_as_junk_would_have_been_dropped(text: str, instead: bytes, noise: bytes) -> None:
-    """The rule of NFQLB-JUNK: over 8 bytes, the first above a blank, "SIP/" nowhere in whatever case (P3, P8)."""
+    """The rule of NFQLB-JUNK: over 8 bytes, no blank, tab, CR, LF, 0 or 1 at the beginning, "SIP/" nowhere."""
     whole = wire(text).replace(b"SIP/", instead)
     for content in (whole, whole + noise, noise + whole, noise):
-        if len(content) > 8 and content[0] > 0x20 and b"sip/" not in content.lower():
+        if len(content) > 8 and content[0] not in b"\0\1\t\n\r " and b"sip/" not in content.lower():
             for name in SETUPS:
                 verdict = stage(name).engine.process(datagram.build(endpoint(PHONE), endpoint(EXT), content))
                 assert verdict.action is Action.DROP

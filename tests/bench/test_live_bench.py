@@ -107,7 +107,7 @@ class Limited(Bench):
         self.asked += 1
         rate = min(rate, self.generator)
         arrived = 100_000 if rate <= self.limit else 90_000
-        return Run(100_000, arrived, 0, "", 1.0, rate, 0, 0, 0, 0, 0, 0, 0)
+        return Run(100_000, 100_000, arrived, 0, "", 1.0, rate, 0, 0, 0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("start", [1000.0, 30_000.0, 300_000.0])
@@ -145,6 +145,7 @@ RESULTS = [
     result("nfqlb", "register", [3000, 4000], 9),
     result("kamailio", "register", [1500, 1000], 19),
     result("nfqlb", "junk", [], 1.9),
+    result("nfqlb", "register-junk", [4000, 6400], 6),
 ]
 
 
@@ -156,8 +157,9 @@ def test_a_ratio_is_formed_within_each_round() -> None:
 
 
 def test_junk_is_compared_with_a_forwarded_message() -> None:
-    assert report.junk_part(RESULTS) == pytest.approx(2.4 / 9.5)
-    assert report.junk_part(RESULTS[:4]) is None
+    assert report.junk_part(RESULTS) == pytest.approx((0.375, 0.25, 0.5))
+    assert report.idle_junk_part(RESULTS) == pytest.approx(2.4 / 9.5)
+    assert report.junk_part(RESULTS[:4]) is report.idle_junk_part(RESULTS[:4]) is None
 
 
 def test_without_us_there_is_no_ratio() -> None:

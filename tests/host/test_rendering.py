@@ -51,7 +51,7 @@ COMMIT
 -A NFQLB-GUARD -m set --match-set NFQLB-ban4 src -j DROP
 -A NFQLB-GUARD -m string --string "SIP/2.0 " --algo bm --from 28 --to 36 -j NFQLB-QUEUE
 -A NFQLB-GUARD -m length --length 37:65535 -m string ! --string "SIP/" --algo kmp --from 28 --icase \
--m u32 --u32 "0x0>>0x16&0x3c@0x8>>0x18=0x21:0xff" -j NFQLB-JUNK
+-m u32 --u32 "0x0>>0x16&0x3c@0x8>>0x18=0x2:0x8,0xb:0xc,0xe:0x1f,0x21:0xff" -j NFQLB-JUNK
 -A NFQLB-GUARD -m hashlimit --hashlimit-above 2000/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
 --hashlimit-name nfqlb-drop-2000-4000 --hashlimit-htable-size 65536 \
 --hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j NFQLB-OVER
@@ -103,7 +103,7 @@ COMMIT
 -A NFQLB-GUARD -m set --match-set NFQLB-ban6 src -j DROP
 -A NFQLB-GUARD -m string --string "SIP/2.0 " --algo bm --from 48 --to 56 -j NFQLB-QUEUE
 -A NFQLB-GUARD -m length --length 57:65535 -m string ! --string "SIP/" --algo kmp --from 48 --icase \
--m u32 --u32 "0x30>>0x18=0x21:0xff" -j NFQLB-JUNK
+-m u32 --u32 "0x30>>0x18=0x2:0x8,0xb:0xc,0xe:0x1f,0x21:0xff" -j NFQLB-JUNK
 -A NFQLB-GUARD -m hashlimit --hashlimit-above 2000/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
 --hashlimit-srcmask 64 --hashlimit-name nfqlb-drop-2000-4000 --hashlimit-htable-size 65536 \
 --hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j NFQLB-OVER

@@ -106,6 +106,8 @@ JUNK = [
     b"\xff" * 400,
     b"INVITE sip:bob@example.org S1P/2.0\r\n" * 200,  # in fragments
     b"\x80\x00 RTP, or so",
+    b"\x16\x03\x01\x02\x00 TLS, or so",
+    *(bytes((first,)) + b"23456789" for first in (0x02, 0x08, 0x0B, 0x0C, 0x0E, 0x1F, 0x21)),
 ]
 NO_JUNK = [
     REQUEST,
@@ -114,6 +116,9 @@ NO_JUNK = [
     b"\r\n" * 20,
     b"\0" * 30,
     b" \t" * 10,
+    b"\t" * 10,
+    b"\n" * 10,
+    b"\1\1\0\0\x21\x12\xa4\x42transaction!",  # an answer by STUN
     b"\0\1\0\0\x21\x12\xa4\x42transaction!",  # STUN
     b"anything",
 ]

@@ -169,7 +169,7 @@ def live_(
     table(report.RATIO_TITLES, report.ratio_rows(results), left=2)
     junk = report.junk_part(results)
     if junk is not None:
-        click.echo(f"Junk costs {junk:.0%} of a forwarded REGISTER.")
+        click.echo(f"Junk costs {junk[0]:.0%} of a forwarded REGISTER ({junk[1]:.0%}–{junk[2]:.0%}).")
 
 
 @main.command("scaling")

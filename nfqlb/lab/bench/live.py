@@ -34,6 +34,9 @@ PARTS = (0.25, 0.5, 0.8)
 JUNK = "junk"
 """The mix of which nothing arrives: only its cost can be measured."""
 
+WITH_JUNK = "register-junk"
+"""The mix of as much junk as REGISTERs: what the core passes of it says what junk takes away when there is no time."""
+
 JUNK_RATE = 10_000
 """Messages a second, unless another mix was measured before: then junk comes at the rate of that one's costs."""
 
@@ -158,7 +161,7 @@ class Bench:
         return Point(
             part=part,
             rate=round(ran.rate, 1),
-            loss=round(ran.loss, 6) if mix != JUNK else 0.0,
+            loss=round(ran.loss, 6),
             user=round(used.user * each, 2),
             system=round(used.system * each, 2),
             softirq=round(used.softirq * each, 2),

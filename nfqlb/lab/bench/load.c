@@ -178,7 +178,7 @@ static uint8_t heard[MTU];
 static uint16_t ident;
 
 static struct {
-    uint64_t sent, arrived, stray, begun, ended;
+    uint64_t sent, awaited, arrived, stray, begun, ended;
     uint64_t lag;                         /* the most by which a chain began late, ns */
     unsigned samples;
     char example[80];                     /* first line of a stray message */
@@ -319,6 +319,7 @@ static void send_step(struct slot *slot)
     if (++side->waiting == BATCH)
         flush(side);
     result.sent++;
+    result.awaited += !slot->script->silent;
 }
 
 /* Begin a chain. `opening`: of the steps that open a dialog. */
@@ -494,7 +495,7 @@ static double quantile(double q)
 static void settle(uint64_t quiet_ns)
 {
     uint64_t arrived = result.arrived, since = now_ns(CLOCK_MONOTONIC);
-    while (result.arrived < result.sent && now_ns(CLOCK_MONOTONIC) - since < quiet_ns) {
+    while (result.arrived < result.awaited && now_ns(CLOCK_MONOTONIC) - since < quiet_ns) {
         turn();
         if (result.arrived != arrived)
             arrived = result.arrived, since = now_ns(CLOCK_MONOTONIC);
@@ -531,11 +532,10 @@ static void run(char *mix, double rate, uint64_t milliseconds)
     struct script *played[SCRIPTS];
     int count = 0;
     double messages = 0;
-    int silent = 1, dialogs = 0;
+    int dialogs = 0;
     for (char *name = strtok(mix, "+"); name; name = strtok(NULL, "+")) {
         played[count] = script_named(name);
         messages += played[count]->steps - played[count]->opening;
-        silent &= played[count]->silent;
         dialogs |= played[count]->opening > 0;
         count++;
     }
@@ -567,13 +567,12 @@ static void run(char *mix, double rate, uint64_t milliseconds)
     }
     double seconds = (double)(now - begun) / 1e9;
     uint64_t in_time = result.sent;
-    if (!silent)
-        settle(300000000);
+    settle(300000000);
     qsort(sample, result.samples, sizeof *sample, by_value);
-    printf("{\"sent\": %lu, \"arrived\": %lu, \"stray\": %lu, \"example\": \"%s\", \"seconds\": %.4f, \"rate\": %.1f, "
+    printf("{\"sent\": %lu, \"awaited\": %lu, \"arrived\": %lu, \"stray\": %lu, \"example\": \"%s\", \"seconds\": %.4f, \"rate\": %.1f, "
            "\"lag_ms\": %.2f, \"ring_drops\": %lu, \"p50\": %.1f, \"p90\": %.1f, \"p99\": %.1f, \"p999\": %.1f, "
            "\"max\": %.1f}\n",
-           result.sent, result.arrived, result.stray, result.example, seconds, (double)in_time / seconds,
+           result.sent, result.awaited, result.arrived, result.stray, result.example, seconds, (double)in_time / seconds,
            (double)result.lag / 1e6, ring_drops(), quantile(0.5), quantile(0.9), quantile(0.99), quantile(0.999),
            quantile(1));
 }

@@ -18,11 +18,14 @@ from nfqlb.lab.bench.network import EXTERNAL, INSIDE, INTERNAL, OUTSIDE, PORT, N
 
 SOURCE = Path(__file__).with_name("load.c")
 
+JUNK = tuple(kind for kind, _ in traffic.JUNK if kind.startswith("junk"))
+
 MIXES = {
     "register": ("register",),
     "call": ("call-in", "call-out"),
     "in-dialog": ("info-in", "info-out"),
-    "junk": tuple(kind for kind, _ in traffic.JUNK if kind.startswith("junk")),
+    "junk": JUNK,
+    "register-junk": tuple(each for kind in JUNK for each in ("register", kind)),
 }
 """Mix → its scripts, which take turns."""
 
@@ -68,6 +71,8 @@ class Run:
     """What the generator saw of one run. Latencies in microseconds: from sending to arrival behind the gateway."""
 
     sent: int
+    awaited: int
+    """Of these, how many should arrive somewhere."""
     arrived: int
     stray: int
     """Frames that no message was waiting for: replies of the gateway itself, above all."""
@@ -88,8 +93,8 @@ class Run:
 
     @property
     def loss(self) -> float:
-        """Part of the messages that did not arrive."""
-        return 1 - self.arrived / self.sent if self.sent else 0.0
+        """Part of the awaited messages that did not arrive."""
+        return 1 - self.arrived / self.awaited if self.awaited else 0.0
 
 
 class Load:

@@ -153,7 +153,9 @@ def ratios(live: Figures, _scaling: Figures) -> str:
     ]
     text = _table(("nfqlb", "throughput", "core µs/msg", "p50 at half load", "p99 at half load"), rows)
     if live["junk_part"] is not None:
-        text += f"\nBytes that are no SIP cost {live['junk_part']:.0%} of a forwarded REGISTER.\n"
+        part, least, most = live["junk_part"]
+        text += f"\nBytes that are no SIP cost {part:.0%} ({least:.0%}–{most:.0%}) of a forwarded REGISTER when the core has no"
+        text += f"\ntime left, and {live['idle_junk_part']:.0%} when it sleeps between two messages.\n"
     return text
 
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import nfqlb
 from nfqlb import fast
-from nfqlb.lab.bench.live import JUNK, PARTS, Point, Result
+from nfqlb.lab.bench.live import JUNK, PARTS, WITH_JUNK, Point, Result
 
 CPU_PART = PARTS[-1]
 """Where the processor's time for a message is taken from: the highest load, at which there are fewest wake-ups."""
 
 OURS = "nfqlb"
+REGISTER = "register"
 
 Ratio = tuple[float, float, float]
 """Median, least and most over the rounds."""
@@ -70,12 +71,24 @@ def ratios(results: Sequence[Result], mix: str) -> dict[str, dict[str, Ratio]]:
     return found
 
 
-def junk_part(results: Sequence[Result], mix: str = "register") -> float | None:
-    """What junk costs our core, as a part of a forwarded message of `mix`; None when either was not measured."""
-    of = {result.mix: result for result in results if result.system == OURS}
-    if mix not in of or JUNK not in of:
+def junk_part(results: Sequence[Result], system: str = OURS) -> Ratio | None:
+    """What junk costs a core that has no time left, as a part of a forwarded REGISTER; None when it was not measured.
+
+    Of a mix of both in equal parts, two messages take the time of a REGISTER and of one piece of junk.
+    """
+    of = {result.mix: result.capacity for result in results if result.system == system}
+    if not of.get(REGISTER) or not of.get(WITH_JUNK):
         return None
-    return _median(of[JUNK].at(0.0), "core") / _median(of[mix].at(CPU_PART), "core")
+    return _spread([2 * alone / mixed - 1 for alone, mixed in zip(of[REGISTER], of[WITH_JUNK], strict=True)])
+
+
+def idle_junk_part(results: Sequence[Result]) -> float | None:
+    """The same by our core's time, at a rate at which it sleeps between two messages: most of either's time is then the
+    waking of the core."""
+    of = {result.mix: result for result in results if result.system == OURS}
+    if REGISTER not in of or JUNK not in of:
+        return None
+    return _median(of[JUNK].at(0.0), "core") / _median(of[REGISTER].at(CPU_PART), "core")
 
 
 def as_dict(results: Sequence[Result], options: object, date: str) -> dict[str, Any]:
@@ -87,6 +100,7 @@ def as_dict(results: Sequence[Result], options: object, date: str) -> dict[str, 
         "results": [asdict(result) for result in results],
         "ratios": {mix: ratios(results, mix) for mix in dict.fromkeys(result.mix for result in results)},
         "junk_part": junk_part(results),
+        "idle_junk_part": idle_junk_part(results),
     }
 
 
