@@ -269,7 +269,7 @@ class LimitsTable(Table):
     replies_per_network: Annotated[int, Field(ge=10, le=10_000_000)] = LIMITS.replies_per_network
     """And those to one network: an IPv4 /24, or a /56 of IPv6."""
     shed_at: Annotated[float, Field(ge=1, le=100)] = LIMITS.shed_at
-    """Percent of a queue; fuller ones get no new requests, so that there is room for those who have calls."""
+    """Percent of a queue; fuller ones get no new requests, to leave room for those who have calls. 100: never."""
     shed_age: Annotated[float, Field(ge=0.05, le=60, allow_inf_nan=False)] = LIMITS.shed_age
     """Seconds that packets wait in a queue, with the same effect."""
     scanners: Annotated[tuple[Piece, ...], Listed] = LIMITS.scanners

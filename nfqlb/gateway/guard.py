@@ -1,7 +1,7 @@
-"""The process that bans sources for their offences, as the supervisor has it.
+"""The process that bans sources for their offences and has the kernel relieve workers, as the supervisor has it.
 
-Knows when it runs, what it shares with the workers, and what it has counted. What it does is in `bans`. It ends by
-itself when the supervisor is gone; the next one starts another.
+Knows when it runs, what it shares with the workers, and what it has counted. What it does is in `bans` and
+`relief`. It ends by itself when the supervisor is gone; the next one starts another.
 """
 
 import mmap
@@ -18,8 +18,8 @@ from nfqlb.gateway.offences import Rings, Tally
 NAME = "nfqlb-guard"
 """What ps and top call the process."""
 
-TICK = 0.1
-"""Seconds between two looks at what workers have noted."""
+TURNS = 4
+"""Looks at the queues for each look at what workers have noted."""
 
 STUCK_AFTER = 10.0
 """Seconds without a sign of life after which it is replaced."""
@@ -78,12 +78,19 @@ class Guard:
         from pyroute2 import IPSet  # which no other process of a gateway needs
 
         from nfqlb.gateway.bans import Bans
+        from nfqlb.gateway.relief import TICK, Relief
 
         # It keeps the priority of workers: it takes little, and relieves them of the most when they have none to spare.
-        bans = Bans(guarding, self.rings, self._tally, IPSet())
+        kernel = IPSet()
+        bans = Bans(guarding, self.rings, self._tally, kernel)
+        relief = Relief(guarding, self.rings, kernel)
         privileges.drop()
+        count = 0
         while os.getppid() == supervisor:
-            bans.turn(time.monotonic())
+            relief.turn(time.monotonic())
+            if count % TURNS == 0:
+                bans.turn(time.monotonic())
+            count += 1
             time.sleep(TICK)
 
 

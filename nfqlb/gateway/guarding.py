@@ -1,4 +1,5 @@
-"""What a plan says of bans: whom the gateway bans for offences, and for how long.
+"""What a plan says of bans and relief: whom the gateway bans for offences, for how long; and for which addresses the
+kernel sheds new requests when workers cannot keep up.
 
 Plain values. Made from the configuration by `plans`, lived by `guard`; knows neither. Limits that the kernel keeps by
 itself are in the rules.
@@ -21,6 +22,9 @@ class Guarding:
     """That a ban lasts."""
     allowed: tuple[Network, ...]
     """Never banned."""
+    workers: int = 1
+    outside: tuple[str, ...] = ()
+    """Our external addresses."""
 
 
 def make(config: Config) -> Guarding | None:
@@ -30,5 +34,7 @@ def make(config: Config) -> Guarding | None:
     limits = config.limits
     if not limits.enabled:
         return None
+    outside = sorted({listener.external.host for listener in config.listeners})
     own = [ip_network(each.host) for listener in config.listeners for each in (listener.external, listener.internal)]
-    return Guarding(limits.offences, limits.ban_for, (*sets.allowed(config, 4), *sets.allowed(config, 6), *own))
+    allowed = (*sets.allowed(config, 4), *sets.allowed(config, 6), *own)
+    return Guarding(limits.offences, limits.ban_for, allowed, len(config.workers.queues), tuple(outside))

@@ -1,11 +1,12 @@
 """Offences: what a source has sent that no honest one sends, noted by workers and read by who bans for it (`guard`).
 
 Knows which Reasons are offences and how much each weighs, and the memory between workers and reader. A worker only
-notes: no look, no system call, nothing kept for a source, and nothing at all for a packet that goes on. Does not know
-what follows from a note.
+notes: no look, no system call, nothing kept for a source, and nothing at all for a packet that goes on. It also notes
+when its queue is about to be full. Does not know what follows from a note.
 
 Layout: a ring for each seat of a worker, in memory that all share. Cells of 64 bits: how many notes there have been,
-how many of these were read (the next reader goes on from there), then NOTES pairs of cells, used in turn:
+how many of these were read (the next reader goes on from there), when the queue was full last (CLOCK_MONOTONIC,
+nanoseconds), then NOTES pairs of cells, used in turn:
 
     first cell     source: an IPv4 address, or the upper half of an IPv6 address (its /64)
     second cell    number of the Reason; plus IPV6 for IPv6
@@ -29,7 +30,9 @@ NOTES = 4096
 """Of a ring: more than a worker can make in a tenth of a second."""
 
 CELL = 8
-FIRST = 2
+FULL = 2
+"""Cell of the time at which the queue was full last."""
+FIRST = 3
 """Cell of the first note."""
 RING = FIRST + 2 * NOTES
 """Cells."""
@@ -121,6 +124,10 @@ class Notebook:
             ring[at + 1] = IPV6 + reason
         ring[0] = count + 1
 
+    def full(self, now: int) -> None:
+        """The worker's queue is about to be full, at `now`, in nanoseconds of CLOCK_MONOTONIC."""
+        self._ring[FULL] = now
+
 
 class Rings:
     """The memory: made by a supervisor before any worker, for all its crews."""
@@ -132,6 +139,10 @@ class Rings:
 
     def notebook(self, seat: int) -> Notebook:
         return Notebook(self._cells[seat * RING : (seat + 1) * RING])
+
+    def full(self, since: int) -> int:
+        """How many workers' queues were about to be full at a time after that."""
+        return sum(each > since for each in self._cells[FULL::RING])
 
     def notes(self) -> Iterator[Note]:
         """What has come since the last time."""

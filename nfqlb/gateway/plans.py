@@ -7,6 +7,7 @@ What takes long is done in children of the supervisor. They import the libraries
 them: what the supervisor has in memory, each worker has.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -206,7 +207,8 @@ def worker_shield(
 
 def bounds(config: Config) -> Bounds:
     limits = config.limits
-    return Bounds(limits.replies, limits.replies_per_network, limits.allow, limits.shed_at / 100, limits.shed_age)
+    shed_at = limits.shed_at / 100 if limits.shed_at < 100 else math.inf
+    return Bounds(limits.replies, limits.replies_per_network, limits.allow, shed_at, limits.shed_age)
 
 
 def place_rules(config: Config, queues: range) -> int:

@@ -13,6 +13,9 @@ OVER = "NFQLB-OVER"
 JUNK = "NFQLB-JUNK"
 """The chain in which ends what is no SIP."""
 
+SHED = "NFQLB-SHED"
+"""The chain in which most new requests end while all workers have more than they can do."""
+
 UNIT = 1_000_000
 """hashlimit keeps a rate as the time between two packets, in whole microseconds (xt_hashlimit.h)."""
 
@@ -32,6 +35,7 @@ def names(limits: Limits) -> dict[str, str]:
         "guard": GUARD,
         "over": OVER,
         "junk": JUNK,
+        "shed": SHED,
         **{name: str(kept(rate)) for name, rate in rates.items()},
         **{name: str(value) for name, value in others.items()},
     }

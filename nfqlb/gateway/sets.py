@@ -1,4 +1,4 @@
-"""The kernel's sets of addresses that our rules look into: who is never limited, and who is banned.
+"""The kernel's sets of addresses that our rules look into: who is never limited, who is banned, what is relieved.
 
 Knows the ipset command, and the text that its save prints and its restore takes. What the sets are for is told by the
 templates (nfqlb/iptables/sets.*); which rules use them is for `rules`.
@@ -20,9 +20,9 @@ from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.iptables import FAMILIES, PATH, TIMEOUT, Family
 from nfqlb.proxy.setup import Network
 
-Kind = Literal["allow", "deny", "ban"]
-KINDS: tuple[Kind, ...] = ("allow", "deny", "ban")
-"""Never limited or banned; banned by an operator; banned by kernel and gateway."""
+Kind = Literal["allow", "deny", "ban", "shed"]
+KINDS: tuple[Kind, ...] = ("allow", "deny", "ban", "shed")
+"""Never limited or banned; banned by an operator; banned by kernel and gateway; addresses of ours that are relieved."""
 
 SOURCE_BITS = {4: 32, 6: 64}
 """Of an address: they tell one source from another."""

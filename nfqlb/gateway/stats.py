@@ -125,7 +125,7 @@ class LimitsRow:
     """Sources that are banned now; None where only root may look."""
     stopped: dict[str, int] | None = None
     """Packets that the kernel dropped since the rules were changed last: banned, denied (by an operator), limited, junk
-    (no SIP); None where only root may look."""
+    (no SIP), shed (in overload); None where only root may look."""
 
 
 @dataclass(frozen=True, slots=True)

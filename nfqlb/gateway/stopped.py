@@ -16,14 +16,15 @@ RULES = {
     "denied": re.compile(r"^\[(\d+):\d+\] -A NFQLB-GUARD .*--match-set NFQLB-deny\d src -j DROP$", re.MULTILINE),
     "limited": re.compile(r"^\[(\d+):\d+\] -A NFQLB-(?:OVER|GUARD .*--hashlimit-above .*) -j DROP$", re.MULTILINE),
     "junk": re.compile(r"^\[(\d+):\d+\] -A NFQLB-JUNK -j DROP$", re.MULTILINE),
+    "shed": re.compile(r"^\[(\d+):\d+\] -A NFQLB-SHED -j DROP$", re.MULTILINE),
 }
 """What is counted → the rules that drop for it."""
 
 
 def look(config: Config) -> tuple[int, dict[str, int]] | None:
     """How many sources are banned, and how many packets were dropped since the rules were changed last: `banned` by the
-    gateway, `denied` by an operator, `limited` for more than the permitted rate, `junk` for what is no SIP. None where
-    that cannot be known.
+    gateway, `denied` by an operator, `limited` for more than the permitted rate, `junk` for what is no SIP, `shed`
+    because all workers had more than they could do. None where that cannot be known.
     """
     if not config.limits.enabled or not has_capability(CAP_NET_ADMIN):
         return None

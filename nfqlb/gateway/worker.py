@@ -33,6 +33,9 @@ LOOK_INTERVAL = 10_000_000
 """Nanoseconds between two looks at how full the queue is: some hundred packets in overload, and queues hold thousands.
 """
 
+FULL = 0.9
+"""Of a queue: beyond, packets are about to be lost, of whatever kind."""
+
 LOG_INTERVAL = 10.0
 """Seconds between two log lines about the same kind of failure; those between are only counted."""
 
@@ -218,6 +221,8 @@ class Worker:
         if shield is None:
             return
         self._shedding = shield.look(load, now / 1e9)
+        if self._shedding and load.fill >= FULL:
+            self._offences.full(now)
         slot[Cell.SHEDDING] = self._shedding
         slot[Cell.OVERLOADS] += shield.overload.episodes - self._episodes
         self._episodes = shield.overload.episodes

@@ -15,7 +15,7 @@ from nfqlb.proxy.verdict import Reason
 
 pytestmark = pytest.mark.root
 
-JUNK = b"\x16\x03\x01 nothing that SIP would be"
+JUNK = b"\1 nothing that SIP would be, nor what the kernel drops by itself"
 ENOUGH = 150
 """Packets of junk that are too much."""
 

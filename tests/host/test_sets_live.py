@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from click.testing import CliRunner, Result
@@ -274,3 +274,37 @@ def test_mistakes_are_told(host: Host, words: list[str], code: int, told: str) -
     result = bans(host, *words)
     assert result.exit_code == code
     assert told in result.output
+
+
+FOLLOWING = (b"ACK", b"BYE", b"CANCEL", b"INFO", b"PRACK", b"UPDATE")
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_relieved_the_kernel_drops_three_in_four_new_requests_and_nothing_of_calls(host: Host, family: int) -> None:
+    host.apply(host.config())
+    host.serve(family)
+    count = arrived(host, family)
+    sender = host.udp(host.phone, PHONE[family])
+    new = (REQUEST, b"REGISTER sip:example.org SIP/2.0\r\n\r\n")
+    of_calls = [b"%b sip:bob@192.0.2.1 SIP/2.0\r\n\r\n" % method for method in FOLLOWING]
+    of_calls += [
+        b"INVITE sip:bob@192.0.2.1 SIP/2.0\r\nrOUTE: <sip:lb@192.0.2.1;lr>\r\n\r\n",
+        RESPONSE,
+    ]
+
+    def send(contents: Sequence[bytes], times: int) -> int:
+        for _ in range(times):
+            for content in contents:
+                sender.sendto(content, (EXTERNAL[family], 5060))
+        return count()
+
+    assert send((*new, *of_calls), 10) == 100
+    subprocess.run(
+        ["ip", "netns", "exec", host.gateway, "ipset", "add", f"NFQLB-shed{family}", EXTERNAL[family], "timeout", "60"],
+        check=True,
+    )
+    assert send(of_calls, 20) == 160
+    assert 60 < send(new, 200) < 150  # 100 more or less
+    look = host.here(lambda: stopped.look(host.config()))
+    assert look is not None
+    assert 250 < look[1]["shed"] < 340

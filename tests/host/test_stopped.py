@@ -16,6 +16,7 @@ SAVED = """\
 [42:4] -A NFQLB-OVER -j DROP
 [4:4] -A NFQLB-JUNK -m hashlimit --hashlimit-above 1/sec --hashlimit-name c -j SET --add-set NFQLB-ban4 src
 [700:7] -A NFQLB-JUNK -j DROP
+[90:8] -A NFQLB-SHED -j DROP
 [60:6] -A ADMIN -m set --match-set NFQLB-ban4 src -j DROP
 [1000:9] -A NFQLB-GUARD -m set --match-set NFQLB-ban6 src -j DROP
 COMMIT
@@ -23,5 +24,5 @@ COMMIT
 
 
 def test_what_our_rules_have_dropped_is_summed_by_its_cause() -> None:
-    assert counted(SAVED) == {"banned": 1030, "denied": 2, "limited": 50, "junk": 700}
-    assert counted("") == {"banned": 0, "denied": 0, "limited": 0, "junk": 0}
+    assert counted(SAVED) == {"banned": 1030, "denied": 2, "limited": 50, "junk": 700, "shed": 90}
+    assert counted("") == {"banned": 0, "denied": 0, "limited": 0, "junk": 0, "shed": 0}

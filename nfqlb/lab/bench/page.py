@@ -154,8 +154,10 @@ def ratios(live: Figures, _scaling: Figures) -> str:
     text = _table(("nfqlb", "throughput", "core µs/msg", "p50 at half load", "p99 at half load"), rows)
     if live["junk_part"] is not None:
         part, least, most = live["junk_part"]
-        text += f"\nBytes that are no SIP cost {part:.0%} ({least:.0%}–{most:.0%}) of a forwarded REGISTER when the core has no"
-        text += f"\ntime left, and {live['idle_junk_part']:.0%} when it sleeps between two messages.\n"
+        text += (
+            f"\nBytes that are no SIP cost {part:.0%} ({least:.0%}–{most:.0%}) of a forwarded REGISTER when the core "
+            f"has no time\nleft, and {live['idle_junk_part']:.0%} when it sleeps between two messages.\n"
+        )
     return text
 
 

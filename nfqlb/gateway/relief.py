@@ -1,0 +1,69 @@
+"""Relief for workers that cannot even shed fast enough: for some seconds the kernel drops three in four new requests.
+
+A worker sheds what can wait, but each packet has come through its queue by then. When the queues of all workers are
+about to be full nevertheless, our external addresses go into a set of the kernel's, and the rules of NFQLB-SHED do it
+before the queue. One worker alone may be full because of one source; for that, nobody else is made to wait.
+
+Knows the workers' notes of full queues and the set. The entries end by themselves, so nothing has to be undone, whoever
+dies. Does not know what the rules let through, nor the process that it runs in (`guard`).
+"""
+
+import logging
+import socket
+from ipaddress import ip_address
+from typing import Any
+
+from nfqlb.gateway import sets
+from nfqlb.gateway.guarding import Guarding
+from nfqlb.gateway.offences import Rings
+
+TICK = 0.025
+"""Seconds between two looks: of a queue with room for 8,192 packets, a tenth is filled in about that time."""
+
+LATELY = 0.1
+"""Seconds for which a note of a full queue holds; workers look every 10 ms."""
+
+SHORTEST, LONGEST = 5, 40
+"""Seconds of relief. It ends without anybody knowing whether it still presses; when it does, the next is twice as long,
+as the time until it is there costs some packets."""
+AGAIN = 10.0
+"""Seconds after its end within which another is the next of the same overload."""
+
+LOG_INTERVAL = 10.0
+
+logger = logging.getLogger("nfqlb")
+
+
+class Relief:
+    def __init__(self, guarding: Guarding, rings: Rings, kernel: Any) -> None:
+        """`kernel`: a pyroute2 IPSet."""
+        self._workers, self._outside = guarding.workers, guarding.outside
+        self._rings, self._kernel = rings, kernel
+        self._until = self._failed_at = float("-inf")
+        self._seconds = 0
+
+    def turn(self, now: float) -> None:
+        """Relieve if it must be. `now`: seconds of CLOCK_MONOTONIC."""
+        if now < self._until or self._rings.full(int((now - LATELY) * 1e9)) < self._workers:
+            return
+        again = now - self._until < AGAIN
+        self._seconds = min(2 * self._seconds, LONGEST) if again else SHORTEST
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        try:
+            for host in self._outside:
+                self._add(host)
+        except (NetlinkError, OSError) as error:
+            if now - self._failed_at > LOG_INTERVAL:
+                self._failed_at = now
+                logger.error("no relief from overload (%s); are the rules in place? nfqlb rules apply", error)
+            return
+        self._until = now + self._seconds
+        logger.warning(
+            "overload of all workers: for %d s the kernel drops three in four new requests, calls go on", self._seconds
+        )
+
+    def _add(self, host: str) -> None:
+        version = ip_address(host).version
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        self._kernel.add(sets.name_of("shed", version), host, family=family, exclusive=False, timeout=self._seconds)
