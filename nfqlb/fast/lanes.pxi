@@ -63,21 +63,17 @@ cdef extern from *:
         compress_together(after, before, blocks, counted, last);
     }
 
-    static Together together(const char **name)
+    static Together together(const char *name)
     {
         __builtin_cpu_init();
-        if (__builtin_cpu_supports("avx512vl")) {
-            *name = "avx512vl";
+        if (strcmp(name, "avx512vl") == 0 && __builtin_cpu_supports("avx512vl"))
             return compress4_avx512vl;
-        }
-        if (__builtin_cpu_supports("avx2")) {
-            *name = "avx2";
+        if (strcmp(name, "avx2") == 0 && __builtin_cpu_supports("avx2"))
             return compress4_avx2;
-        }
         return NULL;
     }
     #else
-    static Together together(const char **name)
+    static Together together(const char *name)
     {
         return NULL;
     }
@@ -86,13 +82,20 @@ cdef extern from *:
     ctypedef void (*Together)(
         uint64_t **, const uint64_t **, const uint8_t **, const uint64_t *, const uint64_t *
     ) noexcept nogil
-    Together together(const char **)
+    Together together(const char *)
 
-cdef const char *_vectors = ""
-cdef Together compress4 = together(&_vectors)  # NULL: this processor does better one by one
+VECTORS = tuple(name for name in ("avx512vl", "avx2") if together(name.encode()) != NULL)
+"""The instructions by which this processor could compute several hashes at once; the first are used."""
 
-VECTORS = _vectors.decode()
-"""The instructions that several hashes are computed by at once; empty: there are none, or none that we use."""
+cdef Together compress4 = together(VECTORS[0].encode()) if VECTORS else NULL  # NULL: one by one is faster
+
+
+def use_vectors(str name not None):
+    """These of VECTORS from now on, or none (""); for tests."""
+    global compress4
+    compress4 = together(name.encode()) if name else NULL
+    if name and compress4 == NULL:
+        raise ValueError(f"this processor has no {name}")
 
 
 cdef enum:

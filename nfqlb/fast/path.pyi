@@ -7,6 +7,10 @@ from nfqlb.proxy.setup import Setup
 from nfqlb.proxy.verdict import Verdict
 
 SOURCES: str
+VECTORS: tuple[str, ...]
+
+def use_vectors(name: str) -> None: ...
+def hashed(key: bytes, person: bytes, size: int, inputs: list[bytes]) -> list[bytes]: ...
 
 class Unusual(Exception): ...
 

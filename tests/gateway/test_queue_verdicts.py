@@ -1,7 +1,8 @@
 """Whatever a consumer does, each packet gets exactly one verdict, and never goes on as it came.
 
-The same for both loops: netfilterqueue's with a stand-in for its packet, the compiled one with the kernel's end of a
-pair of sockets, over which netlink messages go as they do between it and nfnetlink_queue.
+The same for all loops: netfilterqueue's with a stand-in for its packet, the compiled one, which asks a Consumer or its
+Lane directly, with the kernel's end of a pair of sockets, over which netlink messages go as they do between it and
+nfnetlink_queue.
 """
 
 import hashlib
@@ -16,7 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kernelend import (
+    BATCH,
+    ERROR,
+    ID,
+    PACKET,
+    STAMP,
+    VERDICT,
+    answers,
+    message,
+    pumped,
+    queued,
+    served,
+)
+from sipcase import setup
 
+from nfqlb.engine import Engine
 from nfqlb.gateway.queue import MAX_PACKET, Queue
 
 
@@ -52,6 +68,8 @@ class FakePacket:
 
 
 class Consumer:
+    direct: object = None
+
     def __init__(self, answer: Any) -> None:
         self._answer = answer
         self.asked: list[bytes] = []
@@ -71,69 +89,6 @@ Verdicts = list[tuple[str, bytes | None, int | None]]
 Handle = Callable[[bytes | None, Consumer], Verdicts]
 """The verdicts on a packet with that content."""
 
-HEADER = struct.Struct("=IHHIIBBH")
-ATTRIBUTE = struct.Struct("=HH")
-PACKET, VERDICT, BATCH, ERROR = 0x300, 0x301, 0x303, 2
-ID = 7
-STAMP = 1_700_000_000.25
-
-
-def message(kind: int, *attributes: tuple[int, bytes]) -> bytes:
-    """As the kernel sends it."""
-    body = b"".join(ATTRIBUTE.pack(4 + len(value), kind) + value + bytes(-len(value) % 4) for kind, value in attributes)
-    return HEADER.pack(HEADER.size + len(body), kind, 0, 0, 0, 2, 0, socket.htons(9)) + body
-
-
-def queued(content: bytes | None, packet_id: int = ID) -> bytes:
-    stamp = struct.pack(">QQ", int(STAMP), int(STAMP % 1 * 1_000_000))
-    found = [(1, struct.pack(">IHBx", packet_id, 0x800, 0)), (4, stamp)]
-    return message(PACKET, *found, *([] if content is None else [(10, content)]))
-
-
-def answers(kernel: socket.socket) -> list[tuple[int, dict[int, bytes]]]:
-    """Messages that came back: kind and attributes. Several may come at once, each aligned [netlink(7)]."""
-    found = []
-    kernel.setblocking(False)
-    while True:
-        try:
-            rest = kernel.recv(0x40000)
-        except BlockingIOError:
-            return found
-        while rest:
-            length, kind, flags, _, _, _, _, queue = HEADER.unpack_from(rest)
-            assert (flags, socket.ntohs(queue)) == (1, 9)
-            data, rest = rest[:length], rest[length + -length % 4 :]
-            assert len(data) == length
-            attributes, at = {}, HEADER.size
-            while at < length:
-                size, name = ATTRIBUTE.unpack_from(data, at)
-                attributes[name] = data[at + 4 : at + size]
-                at += size + -size % 4
-            found.append((kind, attributes))
-
-
-def pumped(
-    *messages: bytes, consumer: Consumer, hands: mmap.mmap | None = None
-) -> tuple[Any, list[tuple[int, dict[int, bytes]]]]:
-    """The compiled loop, after it has read these, and what it said."""
-    kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with kernel, ours:
-        for each in (kernel, ours):
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        for each in messages:
-            kernel.send(each)
-        return served(ours, consumer, hands), answers(kernel)
-
-
-def served(ours: socket.socket, consumer: Consumer, hands: mmap.mmap | None = None) -> Any:
-    """The compiled loop, after it has decided about all that waited."""
-    from nfqlb.gateway.pump import ROOM, Pump
-
-    pump = Pump(ours.fileno(), 9, consumer, hands or mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
-    pump.stop(time.monotonic() + 60)
-    pump.run()
-    return pump
-
 
 def handle_compiled(content: bytes | None, consumer: Consumer) -> Verdicts:
     pump, (batch, *said) = pumped(queued(content), consumer=consumer)
@@ -151,6 +106,19 @@ def handle_compiled(content: bytes | None, consumer: Consumer) -> Verdicts:
     return found
 
 
+def handle_direct(content: bytes | None, consumer: Consumer) -> Verdicts:
+    """By a Lane that asks Python about each packet."""
+    from nfqlb.fast.path import Lane
+
+    fast = Engine(setup()).fast
+    assert fast is not None
+    slot = memoryview(bytearray(8 * 64)).cast("Q")
+    layout = 0, 0, 0, [-1] * 6, -1
+    lane = Lane(fast, slot, layout, (MAX_PACKET, 1280, 1), consumer.decide, consumer.decide, consumer.decide)
+    consumer.direct = lane.direct
+    return handle_compiled(content, consumer)
+
+
 def handle_pure(content: bytes | None, consumer: Consumer) -> Verdicts:
     packet = FakePacket(content)
     queue = Queue.__new__(Queue)  # a bound one needs the kernel
@@ -164,7 +132,10 @@ COMPILED = importlib.util.find_spec("nfqlb.gateway.pump") is not None
 needs_compiled = pytest.mark.skipif(not COMPILED, reason="the loop is not compiled here")
 
 
-@pytest.fixture(params=[handle_pure, pytest.param(handle_compiled, marks=needs_compiled)], ids=["pure", "compiled"])
+@pytest.fixture(
+    params=[handle_pure, *(pytest.param(each, marks=needs_compiled) for each in (handle_compiled, handle_direct))],
+    ids=["pure", "compiled", "direct"],
+)
 def handle(request: pytest.FixtureRequest) -> Handle:
     found: Handle = request.param
     return found
