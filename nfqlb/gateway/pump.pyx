@@ -156,7 +156,7 @@ cdef class Pump:
     cdef int _used
     cdef Decided _decided[BATCH]
     cdef int _count
-    cdef long _begun
+    cdef long _begun, _second
     cdef Answer _answer
     cdef int _fresh
     cdef bint _stopping
@@ -183,6 +183,7 @@ cdef class Pump:
         for i in range(BATCH):
             self._parts[i].iov_base, self._parts[i].iov_len = self._letters + i * LETTER, LETTER
         self._used = self._count = 0
+        self._second = 0
         self._fresh = NEW
         self._stopping = False
         memset(&self._answer, 0, sizeof(Answer))
@@ -203,8 +204,9 @@ cdef class Pump:
         self._stopping = True
 
     def run(self):
-        """Serve until nothing has come for the socket's timeout, or as `stop` says."""
+        """Serve until nothing has come for the socket's timeout, or another second has begun, or as `stop` says."""
         cdef int count, flags
+        cdef long second
         cdef timespec now
         if self._fresh == NEW:
             self._inherit()
@@ -225,7 +227,10 @@ cdef class Pump:
                 if errno == EAGAIN:
                     return
                 raise OSError(errno, os.strerror(errno))
+            second = self._second
             self._serve(0, count)
+            if self._second != second and not self._stopping:
+                return
 
     cdef int _inherit(self) except -1:
         """Go on with what a predecessor has left."""
@@ -253,7 +258,7 @@ cdef class Pump:
         cdef timespec now
         cdef int i
         clock_gettime(CLOCK_MONOTONIC_COARSE, &now)
-        self._begun = now.tv_nsec
+        self._begun, self._second = now.tv_nsec, now.tv_sec
         for i in range(first, end):
             if self._hands.letters[i].msg_len:
                 self._hands.opened = i + 1

@@ -84,7 +84,7 @@ class Consumer(Protocol):
         """`decide` raised `error`, or gave what cannot be sent; the packet is dropped already."""
 
     def idle(self) -> None:
-        """Nothing came for TICK seconds."""
+        """Nothing came for TICK seconds, or a second has passed."""
 
     # May have an attribute `direct` besides: fast.path.Lane.direct, which the compiled loop asks instead of `decide`.
 
@@ -112,6 +112,7 @@ class Queue:
         self._consumer: Consumer | None = None
         self._flags = 0
         self._deadline: float | None = None
+        self._idle_at = 0.0
         self._fresh = True
         self._current: Packet | None = None
         self._pump: Pump | None = None
@@ -181,8 +182,13 @@ class Queue:
 
     def recv(self, _size: int) -> bytes:
         """The next netlink message: `run_socket` takes us for its socket, and would read 4 KiB only."""
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            raise BlockingIOError(errno.EAGAIN, "stopping")
+        now = time.monotonic()
+        if self._deadline is not None:
+            if now >= self._deadline:
+                raise BlockingIOError(errno.EAGAIN, "stopping")
+        elif now >= self._idle_at:
+            self._idle_at = now + 1
+            raise BlockingIOError(errno.EAGAIN, "a second has passed")
         return self._socket.recv(RECEIVE_SIZE, self._flags)  # run_socket returns after EAGAIN
 
     def close(self) -> None:

@@ -29,9 +29,20 @@ def build() -> str:
             platform.python_compiler(),
             optimised,
             platform.machine(),
-            fast.which().partition(" ")[0],
+            *_engine(),
         )
     )
+
+
+def _engine() -> tuple[str, ...]:
+    which = fast.which().partition(" ")[0]
+    if which != "compiled":
+        return (which,)
+    from nfqlb.fast.path import VECTORS
+
+    return which, *(
+        name for name in VECTORS if name == "avx2"
+    )  # the others valgrind does not know, so they are not used
 
 
 @dataclass(frozen=True)

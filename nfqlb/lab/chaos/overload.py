@@ -12,7 +12,9 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+from nfqlb.gateway.iptables import Iptables
 from nfqlb.gateway.stats import Report
+from nfqlb.gateway.stopped import counted
 from nfqlb.lab import namespaces
 from nfqlb.lab.chaos import flood
 from nfqlb.lab.chaos.arena import PORT, PoolPlan, Settings
@@ -77,6 +79,8 @@ class Outcome:
     """New requests that got a 503."""
     shed: int
     """That were dropped by the worker."""
+    relieved: int
+    """That were dropped by the kernel, before the queue."""
     queue_drops: int
     """Packets of either kind that found the queue full."""
     overloads: int
@@ -150,7 +154,7 @@ def run(name: str, options: Options, say: Callable[[str], None]) -> Result:
 def load(arena: OverloadArena, rate: int, share: float) -> Outcome:
     """Send so many requests a second, that part of them of calls, and account for them."""
     program = arena.compiled()
-    before = arena.report()
+    before, relieved = arena.report(), stopped(arena)
     texts = {
         "calls": (CALLS_FROM, share, MESSAGE.format(method="BYE", domain=CALLS_DOMAIN, tag=";tag=2")),
         "new": (NEW_FROM, 1 - share, MESSAGE.format(method="INVITE", domain="example.org", tag="")),
@@ -176,7 +180,17 @@ def load(arena: OverloadArena, rate: int, share: float) -> Outcome:
     drops = [sum((row.dropped or 0) + (row.user_dropped or 0) for row in each.queues) for each in (before, after)]
     overloads = round(after.totals.overloads - before.totals.overloads)
     told, shed = reason("overloaded"), reason("shed")
-    return Outcome(passage("calls"), passage("new"), told, shed, drops[1] - drops[0], overloads)
+    relieved = stopped(arena) - relieved
+    return Outcome(passage("calls"), passage("new"), told, shed, relieved, drops[1] - drops[0], overloads)
+
+
+def stopped(arena: OverloadArena) -> int:
+    """What the kernel has shed until now."""
+
+    def look() -> int:
+        return counted(Iptables(4).counters("raw"))["shed"]
+
+    return namespaces.inside(arena.plan.namespace("gw"), look)
 
 
 def passed(report: Report, pool: str) -> int:
