@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+import time
 
 import pytest
 import standin
@@ -70,6 +71,25 @@ def test_an_exception_costs_only_its_packet(net: Net) -> None:
     assert "ordered by the test" in told[0]
     assert b"raise".hex() in told[0]
     assert net.board().slots[0].cells[Cell.RESTARTS] == 0
+
+
+@BOTH
+def test_a_steady_trickle_does_not_hide_that_the_worker_lives(net: Net) -> None:
+    """Packets that come more often than the queue times out, and yet too rarely to be counted on for a heartbeat."""
+    net.start()
+    net.divert(1)
+    send, farm = net.sender(), net.receiver()
+    beats, oldest = set(), 0.0
+    end = time.monotonic() + 4
+    while (now := time.monotonic()) < end:
+        send(b"pass")
+        farm.recv(100)
+        beat = net.board().slots[0].cells[Cell.HEARTBEAT] / 1e9
+        beats.add(beat)
+        oldest = max(oldest, now - beat)
+        time.sleep(0.05)
+    assert len(beats) >= 3
+    assert oldest < 1.5
 
 
 @pytest.mark.parametrize(("socket_buffer", "full"), [(8 << 20, "queue"), (1 << 17, "buffer")])
