@@ -18,7 +18,7 @@ from nfqlb.gateway.offences import Rings, Tally
 NAME = "nfqlb-guard"
 """What ps and top call the process."""
 
-TURNS = 4
+TURNS = 5
 """Looks at the queues for each look at what workers have noted."""
 
 STUCK_AFTER = 10.0

@@ -33,8 +33,8 @@ LOOK_INTERVAL = 10_000_000
 """Nanoseconds between two looks at how full the queue is: some hundred packets in overload, and queues hold thousands.
 """
 
-FULL = 0.9
-"""Of a queue: beyond, packets are about to be lost, of whatever kind."""
+FULL = 0.6
+"""Of a queue: beyond, although new requests are shed from half on, so packets of calls are about to be lost, too."""
 
 LOG_INTERVAL = 10.0
 """Seconds between two log lines about the same kind of failure; those between are only counted."""

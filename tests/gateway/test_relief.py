@@ -45,7 +45,7 @@ def test_all_our_external_addresses_are_relieved_when_all_workers_are_full(caplo
     scene = Scene()
     scene.full(100.0)
     assert scene.kernel.added == [("NFQLB-shed4", OUTSIDE[0], SHORTEST), ("NFQLB-shed6", OUTSIDE[1], SHORTEST)]
-    assert "for 5 s the kernel drops three in four new requests" in caplog.text
+    assert "for 5 s the kernel drops seven in eight new requests" in caplog.text
 
 
 def test_one_worker_alone_makes_nobody_else_wait() -> None:

@@ -69,7 +69,7 @@ COMMIT
 --hashlimit-name nfqlb-junk-1-50 --hashlimit-htable-size 65536 \
 --hashlimit-htable-max 65536 --hashlimit-htable-expire 60000 -j SET --add-set NFQLB-ban4 src --exist --timeout 600
 -A NFQLB-JUNK -j DROP
--A NFQLB-SHED -m statistic --mode random --probability 0.25000000000 -j RETURN
+-A NFQLB-SHED -m statistic --mode random --probability 0.12500000000 -j RETURN
 -A NFQLB-SHED -m u32 --u32 \
 "0x0>>0x16&0x3c@0x8=0x41434b20,0x42594520,0x43414e43,0x494e464f,0x50524143,0x55504441" -j RETURN
 -A NFQLB-SHED -m string --string "Route:" --algo kmp --from 28 --icase -j RETURN
@@ -128,7 +128,7 @@ COMMIT
 --hashlimit-srcmask 64 --hashlimit-name nfqlb-junk-1-50 --hashlimit-htable-size 65536 \
 --hashlimit-htable-max 65536 --hashlimit-htable-expire 60000 -j SET --add-set NFQLB-ban6 src --exist --timeout 600
 -A NFQLB-JUNK -j DROP
--A NFQLB-SHED -m statistic --mode random --probability 0.25000000000 -j RETURN
+-A NFQLB-SHED -m statistic --mode random --probability 0.12500000000 -j RETURN
 -A NFQLB-SHED -m u32 --u32 \
 "0x30=0x41434b20,0x42594520,0x43414e43,0x494e464f,0x50524143,0x55504441" -j RETURN
 -A NFQLB-SHED -m string --string "Route:" --algo kmp --from 48 --icase -j RETURN

@@ -38,7 +38,7 @@ Via: SIP/2.0/UDP 10.1.2.3:5060;branch=z9hG4bK-00000000;rport
 Max-Forwards: 70
 From: <sip:caller@example.org>;tag=1
 To: <sip:somebody@{domain}>{tag}
-Call-ID: overload@10.1.2.3
+Call-ID: {method}@10.1.2.3
 CSeq: 1 {method}
 Contact: <sip:caller@10.1.2.3>
 User-Agent: chaos
