@@ -1,5 +1,6 @@
 """A worker with the fast path and one without it: the same answers, the same counters."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from nfqlb.engine import Engine
 from nfqlb.gateway.board import Cell, Traffic
 from nfqlb.gateway.overload import Load
 from nfqlb.gateway.shield import Shield
-from nfqlb.gateway.worker import SAMPLE
+from nfqlb.gateway.worker import FULL, SAMPLE
 from nfqlb.net import datagram
 from nfqlb.proxy.verdict import Reason, Verdict
 
@@ -108,3 +109,24 @@ def test_overload_closes_the_lane(tmp_path: Path, ext: str) -> None:
     assert bench.slot.reasons[Reason.SHED] == 48
     assert 0 < len(asked) < 10
     assert set(asked) == {packet}
+
+
+@pytest.mark.parametrize(
+    ("fill", "shedding", "noted"), [(1.0, True, 1), (FULL, True, 1), (0.55, True, 0), (1.0, False, 0)]
+)
+def test_a_queue_that_fills_although_new_requests_are_shed_is_noted(
+    tmp_path: Path, fill: float, shedding: bool, noted: int
+) -> None:
+    class Asked(Shield):
+        def __init__(self) -> None:
+            self.overload = type("", (), {"episodes": 0})()
+
+        def look(self, load: Load, now: float) -> bool:  # noqa: ARG002
+            return shedding
+
+    bench = Bench(tmp_path, setup(), careful=True, shield=Asked())
+    bench.load = Load(fill, 0.0)
+    bench.worker._look_at = 0
+    bench.worker.idle()
+    assert bench.rings.full(0) == noted
+    assert bench.rings.full(time.monotonic_ns()) == 0

@@ -40,6 +40,7 @@ class Bench:
         memory = Recent(cells)
         self.load = Load(0.0, 0.0)
         self.sender = Collector()
+        self.rings = Rings()
         self.worker = Worker(
             Engine(with_setup, careful=careful).sibling(7, memory),
             self.sender,
@@ -47,7 +48,7 @@ class Bench:
             self.board.header,
             memory,
             lambda: None,
-            Rings().notebook(0),
+            self.rings.notebook(0),
             shield=shield,
             load=lambda: self.load,
         )
