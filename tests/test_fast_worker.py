@@ -1,5 +1,6 @@
 """A worker with the fast path and one without it: the same answers, the same counters."""
 
+import math
 import time
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from nfqlb import fast
 from nfqlb.engine import Engine
 from nfqlb.gateway.board import Cell, Traffic
 from nfqlb.gateway.overload import Load
-from nfqlb.gateway.shield import Shield
-from nfqlb.gateway.worker import FULL, SAMPLE
+from nfqlb.gateway.shield import Bounds, Shield
+from nfqlb.gateway.worker import SAMPLE
 from nfqlb.net import datagram
+from nfqlb.proxy.triage import Triage
 from nfqlb.proxy.verdict import Reason, Verdict
 
 pytestmark = pytest.mark.skipif(fast.which() != "compiled", reason=f"no fast path here: {fast.which()}")
@@ -86,6 +88,8 @@ def test_overload_closes_the_lane(tmp_path: Path, ext: str) -> None:
     asked = []
 
     class Closed(Shield):
+        failing = False
+
         def __init__(self) -> None:
             self.overload = type("", (), {"episodes": 0})()
 
@@ -112,21 +116,27 @@ def test_overload_closes_the_lane(tmp_path: Path, ext: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fill", "shedding", "noted"), [(1.0, True, 1), (FULL, True, 1), (0.55, True, 0), (1.0, False, 0)]
+    ("fills", "shed_at", "noted"),
+    [
+        ((1.0, 1.0), 0.5, 1),
+        ((0.6, 0.6), 0.5, 1),
+        ((0.6, 0.61), 0.5, 1),
+        ((0.55, 0.55), 0.5, 0),  # shedding is enough
+        ((1.0,), 0.5, 0),  # it has only begun
+        ((1.0, 0.9, 0.8, 0.7), 0.5, 0),  # it helps
+        ((0.7, 0.7), 0.8, 0),
+        ((0.9, 0.9), 0.8, 1),
+        ((1.0, 1.0), math.inf, 0),  # it is never to shed
+    ],
 )
-def test_a_queue_that_fills_although_new_requests_are_shed_is_noted(
-    tmp_path: Path, fill: float, shedding: bool, noted: int
+def test_a_queue_that_gets_no_emptier_although_new_requests_are_shed_is_noted(
+    tmp_path: Path, fills: tuple[float, ...], shed_at: float, noted: int
 ) -> None:
-    class Asked(Shield):
-        def __init__(self) -> None:
-            self.overload = type("", (), {"episodes": 0})()
-
-        def look(self, load: Load, now: float) -> bool:  # noqa: ARG002
-            return shedding
-
-    bench = Bench(tmp_path, setup(), careful=True, shield=Asked())
-    bench.load = Load(fill, 0.0)
-    bench.worker._look_at = 0
-    bench.worker.idle()
-    assert bench.rings.full(0) == noted
-    assert bench.rings.full(time.monotonic_ns()) == 0
+    bounds = Bounds(replies=10, replies_per_network=10, peers=(), shed_at=shed_at, shed_age=60.0)
+    bench = Bench(tmp_path, setup(), careful=True, shield=Shield(bounds, 1, Triage(setup()), lambda _: None))
+    for fill in fills:
+        bench.load = Load(fill, 0.0)
+        bench.worker._look_at = 0
+        bench.worker.idle()
+    assert bench.rings.full(1, 0) == noted
+    assert bench.rings.full(1, time.monotonic_ns()) == 0

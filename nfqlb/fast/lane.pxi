@@ -1,7 +1,8 @@
 # A worker's way for plain packets: verdict and counters in one step. nfqlb.gateway.worker knows what is counted where.
 
 
-from cpython.pycapsule cimport PyCapsule_New
+from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
+from cpython.ref cimport Py_DECREF, Py_INCREF
 
 cdef int SHED = Reason.SHED
 cdef const char *DIRECT = b"nfqlb.fast.path.Direct"
@@ -121,8 +122,11 @@ cdef class Lane:
 
     @property
     def direct(self):
-        """`decide` for a compiled loop: a capsule. The Lane must outlive it."""
-        return PyCapsule_New(&self.entrance, DIRECT, NULL)
+        """`decide` for a compiled loop: a capsule, which keeps the Lane alive."""
+        capsule = PyCapsule_New(&self.entrance, DIRECT, let_go)
+        PyCapsule_SetContext(capsule, <void *>self)
+        Py_INCREF(self)
+        return capsule
 
     def is_new(self, bytes packet not None):
         """Triage.is_new, of packets without IP options or extension headers; False for all others."""
@@ -191,6 +195,10 @@ cdef class Lane:
             raise TypeError(f"a packet is bytes, not {type(found).__name__}")
         answer[0], answer_size[0] = <const uint8_t *>PyBytes_AS_STRING(found), len(<bytes>found)
         return True
+
+
+cdef void let_go(object capsule) noexcept:
+    Py_DECREF(<object>PyCapsule_GetContext(capsule))
 
 
 cdef int decide_directly(

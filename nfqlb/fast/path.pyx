@@ -53,7 +53,7 @@ include "memory.pxi"
 include "setup.pxi"
 
 cdef list REASONS = [Reason(n) if n in iter(Reason) else None for n in range(REASON_SLOTS)]
-cdef list DROPS = [each and Verdict(each, b"") for each in REASONS]
+cdef list DROPS = [None if each is None else Verdict(each, b"") for each in REASONS]
 cdef int NOT_SIP = Reason.NOT_SIP
 cdef int KEEPALIVE = Reason.KEEPALIVE
 cdef int NOT_FROM_BACKEND = Reason.NOT_FROM_BACKEND
@@ -77,7 +77,7 @@ cdef enum:                      # what has become of a packet
     SENT = 1
     DROPPED = 2
 
-    MOST_JOBS = 8               # a request has six at most
+    MOST_JOBS = 8               # a request has five at most
 
 
 cdef class FastPath:

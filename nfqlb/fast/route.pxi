@@ -176,13 +176,14 @@ cdef bint is_signed(FastPath path, const Hash *hashes, int keys, const Job *job,
 cdef bint ask_flow(FastPath path, Reading *m, const Way *way, Flow *flow) noexcept:
     """The flow that a request leaves by, if any; False for the careful path."""
     cdef const uint8_t *p = m.p
-    cdef Span s = way.by.flow
+    cdef Span s
     cdef Host host
     cdef int at
     flow.in_dialog = False
     flow.given = way.exit >= 0
     if not flow.given:
         return True
+    s = way.by.flow
     if s.b - s.a < 5 or memcmp(p + s.a, b"sip:", 4) != 0 or way.by.sig.b - way.by.sig.a != 2 * SIG_BYTES:
         return False
     at = s.a + 4
@@ -212,12 +213,12 @@ cdef int read_flow(FastPath path, Reading *m, Facts *f, const Way *way, Flow *fl
     there is none, -1 for the careful path. P18.
     """
     cdef Rulebook rules = path.rules
-    cdef const uint8_t *sig = m.p + way.by.sig.a
+    cdef const uint8_t *sig
     cdef const Job *job
     cdef bint in_dialog, to_path = False
     if not flow.given:
         return 0
-    job = &path.jobs[flow.job]
+    job, sig = &path.jobs[flow.job], m.p + way.by.sig.a
     flow.in_dialog = in_dialog = is_hex(job.mac, SIG_BYTES, sig)
     if not in_dialog:
         in_dialog = is_signed(path, rules.route + 1, rules.keys - 1, job, job.length, sig)

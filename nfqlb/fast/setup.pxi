@@ -125,7 +125,7 @@ cdef class Rulebook:
     cdef object choice
     cdef object tables
     cdef bint complete      # no socket of ours is unknown here
-    cdef bytes scanners     # words in lower case, each with its length before it
+    cdef bytes scanners     # words in lower case, each with its length before it, less one
     cdef uint8_t scan_first[256]    # 1: one of them begins with this byte
     cdef object recent
     cdef uint64_t[::1] cells
@@ -152,10 +152,11 @@ cdef class Rulebook:
         self.scanners = b""
         for text in setup.scanners:
             word = text.lower().encode()
-            if not 0 < len(word) < 256:
+            if not word:
                 raise Unusual
-            self.scan_first[<uint8_t>word[0]] = 1
-            self.scanners += bytes((len(word),)) + word
+            if len(word) <= LOOKED_AT:  # else it is in none
+                self.scan_first[<uint8_t>word[0]] = 1
+                self.scanners += bytes((len(word) - 1,)) + word
         self.keys = len(setup.keys)
         for i, key in enumerate(setup.keys):
             hash_start(&self.branch[i], key, _keys.BRANCH_PERSON, BRANCH_BYTES)
@@ -287,19 +288,19 @@ cdef class Rulebook:
     cdef bint is_scanner(self, const uint8_t *p, int length) noexcept:
         """Scanners.matches."""
         cdef const uint8_t *words = <const uint8_t *>PyBytes_AS_STRING(self.scanners)
-        cdef int i, j, at, end = <int>len(self.scanners)
+        cdef int i, j, at, size, end = <int>len(self.scanners)
         length = min(length, LOOKED_AT)
         for i in range(length):
             if not self.scan_first[LOWER[p[i]]]:
                 continue
             at = 0
             while at < end:
-                j = 0
-                while j < words[at] and i + j < length and LOWER[p[i + j]] == words[at + 1 + j]:
+                j, size = 0, words[at] + 1
+                while j < size and i + j < length and LOWER[p[i + j]] == words[at + 1 + j]:
                     j += 1
-                if j == words[at]:
+                if j == size:
                     return True
-                at += 1 + words[at]
+                at += 1 + size
         return False
 
 

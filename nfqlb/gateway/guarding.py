@@ -28,7 +28,7 @@ class Guarding:
 
 
 def make(config: Config) -> Guarding | None:
-    """None: nobody is banned."""
+    """None: nobody is banned, and nothing relieved."""
     from nfqlb.gateway import sets  # not for the supervisor, nor for workers
 
     limits = config.limits

@@ -140,9 +140,9 @@ class Rings:
     def notebook(self, seat: int) -> Notebook:
         return Notebook(self._cells[seat * RING : (seat + 1) * RING])
 
-    def full(self, since: int) -> int:
-        """How many workers' queues were about to be full at a time after that."""
-        return sum(each > since for each in self._cells[FULL::RING])
+    def full(self, workers: int, since: int) -> int:
+        """Of the workers in so many first seats, how many had a queue that was about to be full after that time."""
+        return sum(self._cells[seat * RING + FULL] > since for seat in range(workers))
 
     def notes(self) -> Iterator[Note]:
         """What has come since the last time."""

@@ -44,26 +44,28 @@ class Relief:
 
     def turn(self, now: float) -> None:
         """Relieve if it must be. `now`: seconds of CLOCK_MONOTONIC."""
-        if now < self._until or self._rings.full(int((now - LATELY) * 1e9)) < self._workers:
+        if now < self._until or self._rings.full(self._workers, int((now - LATELY) * 1e9)) < self._workers:
             return
         again = now - self._until < AGAIN
-        self._seconds = min(2 * self._seconds, LONGEST) if again else SHORTEST
+        seconds = min(2 * self._seconds, LONGEST) if again else SHORTEST
+        if not sum([self._add(host, seconds, now) for host in self._outside]):
+            return
+        self._seconds, self._until = seconds, now + seconds
+        logger.warning(
+            "overload of all workers: for %d s the kernel drops seven in eight new requests, calls go on", seconds
+        )
+
+    def _add(self, host: str, seconds: int, now: float) -> bool:
+        """Whether the kernel has it."""
         from pyroute2.netlink.exceptions import NetlinkError
 
+        version = ip_address(host).version
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
         try:
-            for host in self._outside:
-                self._add(host)
+            self._kernel.add(sets.name_of("shed", version), host, family=family, exclusive=False, timeout=seconds)
         except (NetlinkError, OSError) as error:
             if now - self._failed_at > LOG_INTERVAL:
                 self._failed_at = now
-                logger.error("no relief from overload (%s); are the rules in place? nfqlb rules apply", error)
-            return
-        self._until = now + self._seconds
-        logger.warning(
-            "overload of all workers: for %d s the kernel drops seven in eight new requests, calls go on", self._seconds
-        )
-
-    def _add(self, host: str) -> None:
-        version = ip_address(host).version
-        family = socket.AF_INET if version == 4 else socket.AF_INET6
-        self._kernel.add(sets.name_of("shed", version), host, family=family, exclusive=False, timeout=self._seconds)
+                logger.error("no relief for %s (%s); are the rules in place? nfqlb rules apply", host, error)
+            return False
+        return True

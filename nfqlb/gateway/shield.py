@@ -21,6 +21,9 @@ Decide = Callable[[bytes], Verdict]
 REFUSALS = 200
 """A second and worker. A 503 saves retransmissions, but takes as long as twenty decisions: two hundredths of a worker's
 time, and what is beyond is dropped."""
+FULL = 0.6
+"""Of a queue. Fuller, and not getting emptier although new requests are shed, packets of calls are about to be lost."""
+
 LEAST = 10
 """Replies a second that a network may have of each worker, however many workers share the budget: a peer that sends
 from one port has all its packets with one of them."""
@@ -60,6 +63,9 @@ class Shield:
         per_network = max(bounds.replies_per_network / workers, LEAST)
         self.budget = Budget(max(bounds.replies / workers, per_network), per_network, peers, clock)
         self.overload = Overload(bounds.shed_at, bounds.shed_age)
+        self.failing = False
+        """It sheds, and that is not enough."""
+        self._full, self._fill, self._shedding = max(FULL, bounds.shed_at), 0.0, False
         self._triage, self._refuse, self._clock = triage, refuse, clock
         self._next_refusal = 0.0
         self._until = 0.0
@@ -68,6 +74,9 @@ class Shield:
         """Whether to shed from now on, a time in seconds; tells the log of an episode's beginning and end."""
         before = self.overload.episodes
         shedding = self.overload.look(load, now)
+        # Not at its beginning: what has only waited, while a worker was replaced, gets less from look to look.
+        self.failing = shedding and self._shedding and load.fill >= max(self._full, self._fill)
+        self._fill, self._shedding = load.fill, shedding
         if self.overload.episodes != before:
             logger.warning(
                 "overload: the queue is %.0f %% full and packets wait %.0f ms; new requests are shed, calls go on",

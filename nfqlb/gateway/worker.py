@@ -33,9 +33,6 @@ LOOK_INTERVAL = 10_000_000
 """Nanoseconds between two looks at how full the queue is: some hundred packets in overload, and queues hold thousands.
 """
 
-FULL = 0.6
-"""Of a queue: beyond, although new requests are shed from half on, so packets of calls are about to be lost, too."""
-
 LOG_INTERVAL = 10.0
 """Seconds between two log lines about the same kind of failure; those between are only counted."""
 
@@ -221,7 +218,7 @@ class Worker:
         if shield is None:
             return
         self._shedding = shield.look(load, now / 1e9)
-        if self._shedding and load.fill >= FULL:
+        if shield.failing:
             self._offences.full(now)
         slot[Cell.SHEDDING] = self._shedding
         slot[Cell.OVERLOADS] += shield.overload.episodes - self._episodes

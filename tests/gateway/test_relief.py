@@ -89,3 +89,24 @@ def test_a_kernel_that_refuses_is_told_of_once_and_asked_again(
     scene.kernel.error = None
     scene.full(102.0)
     assert scene.seconds == [SHORTEST]
+
+
+def test_one_set_that_is_missing_does_not_keep_relief_from_the_other() -> None:
+    class Half(Kernel):
+        def add(self, name: str, entry: str, *, timeout: int, **more: object) -> None:
+            if name == "NFQLB-shed4":
+                raise NetlinkError(2, "no such set")
+            super().add(name, entry, timeout=timeout, **more)
+
+    scene = Scene()
+    scene.relief._kernel = Half()
+    for now in (100.0, 100.1, 100.2):
+        scene.full(now)
+    assert scene.relief._kernel.added == [("NFQLB-shed6", OUTSIDE[1], SHORTEST)]
+
+
+def test_seats_of_former_workers_do_not_count() -> None:
+    scene = Scene(workers=1)
+    scene.rings.notebook(1).full(int(100.0 * 1e9))
+    scene.relief.turn(100.0)
+    assert scene.kernel.added == []

@@ -53,13 +53,13 @@ COMMIT
 -A NFQLB-GUARD -m string --string "SIP/2.0 " --algo bm --from 28 --to 36 -j NFQLB-QUEUE
 -A NFQLB-GUARD -m length --length 37:65535 -m string ! --string "SIP/" --algo kmp --from 28 --icase \
 -m u32 --u32 "0x0>>0x16&0x3c@0x8>>0x18=0x2:0x8,0xb:0xc,0xe:0x1f,0x21:0xff" -j NFQLB-JUNK
--A NFQLB-GUARD -m set --match-set NFQLB-shed4 dst -j NFQLB-SHED
 -A NFQLB-GUARD -m hashlimit --hashlimit-above 2000/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
 --hashlimit-name nfqlb-drop-2000-4000 --hashlimit-htable-size 65536 \
 --hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j NFQLB-OVER
 -A NFQLB-GUARD -m length --length 4096:65535 -m hashlimit --hashlimit-above 512kb/s --hashlimit-burst 1mb \
 --hashlimit-mode srcip --hashlimit-name nfqlb-large --hashlimit-htable-size 65536 \
 --hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j DROP
+-A NFQLB-GUARD -m set --match-set NFQLB-shed4 dst -j NFQLB-SHED
 -A NFQLB-GUARD -j NFQLB-QUEUE
 -A NFQLB-OVER -m hashlimit --hashlimit-above 6024/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
 --hashlimit-name nfqlb-ban-6024-4000 --hashlimit-htable-size 65536 \
@@ -72,6 +72,7 @@ COMMIT
 -A NFQLB-SHED -m statistic --mode random --probability 0.12500000000 -j RETURN
 -A NFQLB-SHED -m u32 --u32 \
 "0x0>>0x16&0x3c@0x8=0x41434b20,0x42594520,0x43414e43,0x494e464f,0x50524143,0x55504441" -j RETURN
+-A NFQLB-SHED -m u32 --u32 "0x0>>0x16&0x3c@0x8>>0x18=0x0:0x1" -j RETURN
 -A NFQLB-SHED -m string --string "Route:" --algo kmp --from 28 --icase -j RETURN
 -A NFQLB-SHED -j DROP
 -A NFQLB-QUEUE -j CT --notrack
@@ -112,13 +113,13 @@ COMMIT
 -A NFQLB-GUARD -m string --string "SIP/2.0 " --algo bm --from 48 --to 56 -j NFQLB-QUEUE
 -A NFQLB-GUARD -m length --length 57:65535 -m string ! --string "SIP/" --algo kmp --from 48 --icase \
 -m u32 --u32 "0x30>>0x18=0x2:0x8,0xb:0xc,0xe:0x1f,0x21:0xff" -j NFQLB-JUNK
--A NFQLB-GUARD -m set --match-set NFQLB-shed6 dst -j NFQLB-SHED
 -A NFQLB-GUARD -m hashlimit --hashlimit-above 2000/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
 --hashlimit-srcmask 64 --hashlimit-name nfqlb-drop-2000-4000 --hashlimit-htable-size 65536 \
 --hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j NFQLB-OVER
 -A NFQLB-GUARD -m length --length 4096:65535 -m hashlimit --hashlimit-above 512kb/s --hashlimit-burst 1mb \
 --hashlimit-mode srcip --hashlimit-srcmask 64 --hashlimit-name nfqlb-large --hashlimit-htable-size 65536 \
 --hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j DROP
+-A NFQLB-GUARD -m set --match-set NFQLB-shed6 dst -j NFQLB-SHED
 -A NFQLB-GUARD -j NFQLB-QUEUE
 -A NFQLB-OVER -m hashlimit --hashlimit-above 6024/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
 --hashlimit-srcmask 64 --hashlimit-name nfqlb-ban-6024-4000 --hashlimit-htable-size 65536 \
@@ -131,6 +132,7 @@ COMMIT
 -A NFQLB-SHED -m statistic --mode random --probability 0.12500000000 -j RETURN
 -A NFQLB-SHED -m u32 --u32 \
 "0x30=0x41434b20,0x42594520,0x43414e43,0x494e464f,0x50524143,0x55504441" -j RETURN
+-A NFQLB-SHED -m u32 --u32 "0x30>>0x18=0x0:0x1" -j RETURN
 -A NFQLB-SHED -m string --string "Route:" --algo kmp --from 48 --icase -j RETURN
 -A NFQLB-SHED -j DROP
 -A NFQLB-QUEUE -j CT --notrack

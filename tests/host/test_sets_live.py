@@ -290,6 +290,7 @@ def test_relieved_the_kernel_drops_seven_in_eight_new_requests_and_nothing_of_ca
     of_calls += [
         b"INVITE sip:bob@192.0.2.1 SIP/2.0\r\nrOUTE: <sip:lb@192.0.2.1;lr>\r\n\r\n",
         RESPONSE,
+        b"\0\1\0\0\x21\x12\xa4\x42transaction!",
     ]
 
     def send(contents: Sequence[bytes], times: int) -> int:
@@ -298,13 +299,24 @@ def test_relieved_the_kernel_drops_seven_in_eight_new_requests_and_nothing_of_ca
                 sender.sendto(content, (EXTERNAL[family], 5060))
         return count()
 
-    assert send((*new, *of_calls), 10) == 100
+    assert send((*new, *of_calls), 10) == 110
     subprocess.run(
         ["ip", "netns", "exec", host.gateway, "ipset", "add", f"NFQLB-shed{family}", EXTERNAL[family], "timeout", "60"],
         check=True,
     )
-    assert send(of_calls, 20) == 160
+    assert send(of_calls, 20) == 180
     assert 20 < send(new, 200) < 85  # 50 more or less
     look = host.here(lambda: stopped.look(host.config()))
     assert look is not None
     assert 315 < look[1]["shed"] < 380
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_who_floods_is_banned_while_others_are_shed(host: Host, family: int) -> None:
+    limited(host)
+    subprocess.run(
+        ["ip", "netns", "exec", host.gateway, "ipset", "add", f"NFQLB-shed{family}", EXTERNAL[family], "timeout", "60"],
+        check=True,
+    )
+    flood(host, PHONE[family], EXTERNAL[family])
+    assert {4: PHONE[4], 6: "2001:db8:1::/64"}[family] in banned(host)
