@@ -381,7 +381,8 @@ cdef class Pump:
         self._answer.verdict, self._answer.id = htonl(verdict), packet_id
         self._answer.payload_length = <uint16_t> (4 + size)
         memcpy(self._answers + self._used, &self._answer, head)
-        memcpy(self._answers + self._used + head, payload, size)
+        if size:  # a verdict to drop has no payload
+            memcpy(self._answers + self._used + head, payload, size)
         self._decided[self._count].letter, self._decided[self._count].at = letter, self._used
         self._count += 1
         self._used += <int> length
