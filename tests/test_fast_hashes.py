@@ -6,12 +6,9 @@ from hashlib import blake2b
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sipcase import endpoint
-from twins import SETUPS, passed
+from twins import SETUPS, Twins, passed
 
 from nfqlb import fast
-from nfqlb.engine import Engine
-from nfqlb.net import datagram
 
 if fast.which() != "compiled":
     pytest.skip(f"no fast path here: {fast.which()}", allow_module_level=True)
@@ -55,18 +52,13 @@ def test_inputs_of_very_different_lengths_do_not_disturb_each_other(count: int) 
         ]
 
 
-@pytest.mark.parametrize("name", ["", *VECTORS])
-def test_a_gateway_writes_the_same_packets(name: str) -> None:
-    use_vectors(name)
-    try:
-        for each in SETUPS:
-            engines = [Engine(SETUPS[each], careful=careful) for careful in (False, True)]
-            for _, (src, dst, payload) in passed(each):
-                packet = datagram.build(endpoint(src), endpoint(dst), payload)
-                found, wanted = (engine.process(packet) for engine in engines)
-                assert found == wanted
-    finally:
-        use_vectors(VECTORS[0] if VECTORS else "")
+@pytest.mark.usefixtures("vectors")
+def test_a_gateway_writes_the_same_packets() -> None:
+    for each in SETUPS:
+        twins = Twins(SETUPS[each])
+        for _, packet in passed(each):
+            twins.process(*packet)
+        twins.check_memory()
 
 
 def test_instructions_that_are_not_there_are_refused() -> None:

@@ -102,7 +102,7 @@ cdef enum:
     LANES = 4
     BLOCK = 128
 
-cdef Job idle           # what a lane computes that has nothing to do: something, at which nobody looks
+cdef uint64_t idle[8]   # what a lane computes that has nothing to do: something, at which nobody looks
 cdef uint8_t zeros[BLOCK]
 
 
@@ -133,7 +133,7 @@ cdef void digests(Job *jobs, int count, const uint8_t *inputs) noexcept nogil:
                 before[lane], after[lane] = running[lane].hash.state, running[lane].mac
                 counted[lane] = running[lane].hash.counted
             if running[lane] == NULL:
-                before[lane] = after[lane] = idle.mac
+                before[lane] = after[lane] = idle
                 blocks[lane], counted[lane], last[lane] = zeros, 0, 0
                 continue
             active += 1

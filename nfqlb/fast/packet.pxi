@@ -95,15 +95,18 @@ cdef inline void put_number(Buffer *out, uint32_t value) noexcept nogil:
         out.used += write_number(to, value)
 
 
-cdef inline void put_hex(Buffer *out, const uint64_t *digest, int size) noexcept nogil:
+cdef inline void write_hex(uint8_t *to, const uint64_t *digest, int size) noexcept nogil:
     cdef const uint8_t *p = <const uint8_t *>digest
-    cdef uint8_t *to = reserve(out, 2 * size)
     cdef int i
-    if to == NULL:
-        return
     for i in range(size):
         memcpy(to + 2 * i, HEX[p[i]], 2)
-    out.used += 2 * size
+
+
+cdef inline void put_hex(Buffer *out, const uint64_t *digest, int size) noexcept nogil:
+    cdef uint8_t *to = reserve(out, 2 * size)
+    if to != NULL:
+        write_hex(to, digest, size)
+        out.used += 2 * size
 
 
 cdef inline uint32_t big(const uint8_t *p, int size) noexcept nogil:

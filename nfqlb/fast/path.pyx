@@ -165,7 +165,6 @@ cdef class FastPath:
         return response(self, &m, &heard, door, inside, backend)
 
 
-
 def hashed(bytes key not None, bytes person not None, int size, list inputs not None):
     """The BLAKE2b digests of 1 to MOST_JOBS inputs, as requests have them computed; for tests."""
     cdef Hash start

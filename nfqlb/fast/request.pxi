@@ -49,14 +49,12 @@ cdef bint is_new_here(FastPath path, Reading *m, const Job *loop) noexcept:
     """No Via seems to hold that loop part, with any of our keys (P12)."""
     cdef uint64_t mac[8]
     cdef uint8_t text[2 * LOOP_ROOM]
-    cdef int key, row, i
+    cdef int key, row
+    memcpy(mac, loop.mac, sizeof(mac))
     for key in range(path.rules.keys):
         if key:
             digest(&path.rules.loop[key], path.work.p + loop.begin, loop.length, mac)
-        else:
-            memcpy(mac, loop.mac, sizeof(mac))
-        for i in range(LOOP_BYTES):
-            memcpy(text + 2 * i, HEX[(<uint8_t *>mac)[i]], 2)
+        write_hex(text, mac, LOOP_BYTES)
         for row in range(m.vias):
             if holds(m.p, m.via[row].a, m.via[row].b, text, 2 * LOOP_BYTES):
                 return False
@@ -78,17 +76,6 @@ cdef int behind_nat(FastPath path, Reading *m, bint differs, const Address *sour
     if not uri.host.literal or same_address(&uri.host.addr, source):
         return False
     return in_networks(&path.rules.private, &uri.host.addr)
-
-
-cdef int ask_row(FastPath path, Reading *m, Door door, const Address *addr, int port, bint to_path) noexcept:
-    """The job that signs a Path, or a Record-Route."""
-    cdef int job = begin_job(path, &path.rules.path[0] if to_path else &path.rules.route[0])
-    put_signed(path, addr, port, door)
-    if not to_path:
-        put_byte(&path.work, 0)
-        put(&path.work, m.p + m.call_id.a, m.call_id.b - m.call_id.a)
-    end_job(path, job)
-    return job
 
 
 cdef void put_path(FastPath path, Door door, const Address *addr, int port, const uint64_t *mac) noexcept:

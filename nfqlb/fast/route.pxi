@@ -159,7 +159,6 @@ cdef struct Flow:       # what a value that is ours says of the way out
     Address addr
     int port
     int job             # its signature, as a Record-Route's
-    int path_length     # of what is hashed as a Path's, which is how that begins
     bint in_dialog      # it is signed by our first key, for this Call-ID
 
 cdef bint is_signed(FastPath path, const Hash *hashes, int keys, const Job *job, int length, const uint8_t *sig) noexcept:
@@ -171,6 +170,19 @@ cdef bint is_signed(FastPath path, const Hash *hashes, int keys, const Job *job,
         if is_hex(mac, SIG_BYTES, sig):
             return True
     return False
+
+
+cdef int ask_row(FastPath path, Reading *m, Door door, const Address *addr, int port, bint to_path) noexcept:
+    """The job that signs the flow in a Path, or in a Record-Route, whose signature is bound to the Call-ID besides."""
+    cdef int job = begin_job(path, &path.rules.path[0] if to_path else &path.rules.route[0])
+    put_flow(&path.work, addr, port)
+    put_byte(&path.work, 0)
+    put_bytes(&path.work, door.internal.text)
+    if not to_path:
+        put_byte(&path.work, 0)
+        put(&path.work, m.p + m.call_id.a, m.call_id.b - m.call_id.a)
+    end_job(path, job)
+    return job
 
 
 cdef bint ask_flow(FastPath path, Reading *m, const Way *way, Flow *flow) noexcept:
@@ -192,20 +204,8 @@ cdef bint ask_flow(FastPath path, Reading *m, const Way *way, Flow *flow) noexce
     if not read_port(p, &at, s.b, &flow.port) or at != s.b or not flow.port:
         return False
     flow.addr = host.addr
-    flow.job = begin_job(path, &path.rules.route[0])
-    put_signed(path, &flow.addr, flow.port, <Door>path.rules.by_number[way.exit])
-    flow.path_length = path.work.used - path.jobs[flow.job].begin
-    put_byte(&path.work, 0)
-    put(&path.work, p + m.call_id.a, m.call_id.b - m.call_id.a)
-    end_job(path, flow.job)
+    flow.job = ask_row(path, m, <Door>path.rules.by_number[way.exit], &flow.addr, flow.port, False)
     return True
-
-
-cdef void put_signed(FastPath path, const Address *addr, int port, Door door) noexcept:
-    """What the signature of a flow is made of; a Record-Route's is bound to the Call-ID besides."""
-    put_flow(&path.work, addr, port)
-    put_byte(&path.work, 0)
-    put_bytes(&path.work, door.internal.text)
 
 
 cdef int read_flow(FastPath path, Reading *m, Facts *f, const Way *way, Flow *flow) noexcept:
@@ -223,7 +223,8 @@ cdef int read_flow(FastPath path, Reading *m, Facts *f, const Way *way, Flow *fl
     if not in_dialog:
         in_dialog = is_signed(path, rules.route + 1, rules.keys - 1, job, job.length, sig)
     if not in_dialog and not way.hairpin and not way.by.paired:
-        to_path = is_signed(path, rules.path, rules.keys, job, flow.path_length, sig)
+        # What a Path's is made of is the same, without the Call-ID.
+        to_path = is_signed(path, rules.path, rules.keys, job, job.length - 1 - (m.call_id.b - m.call_id.a), sig)
     if not (in_dialog or to_path) or (way.hairpin and not f.to.tag.b):
         return -1
     if in_dialog and not way.hairpin and not way.by.nat:

@@ -6,12 +6,12 @@ watched: `guard` does. Floods need nobody here: for them the rules ban by themse
 """
 
 import logging
-import socket
 import time
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from nfqlb.gateway import sets
+from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.guarding import Guarding
 from nfqlb.gateway.offences import WEIGHTS, Note, Rings, Tally
 from nfqlb.gateway.penalties import SOURCES, Penalties, Source
@@ -58,22 +58,13 @@ class Bans:
         self._tally[Tally.HEARTBEAT] = int(now * 1e9)
 
     def _ban(self, note: Note, now: float) -> None:
-        from pyroute2.netlink.exceptions import NetlinkError
-
         address = IPv4Address(note.source) if note.version == 4 else IPv6Address(note.source << 64)
         if any(address in network for network in self._guarding.allowed):
             return
         self._tally[Tally.HEARTBEAT] = time.monotonic_ns()  # many of them take their time, on a busy machine
         try:
-            self._kernel.add(
-                sets.name_of("ban", note.version),
-                str(address),
-                family=socket.AF_INET if note.version == 4 else socket.AF_INET6,
-                exclusive=False,
-                timeout=self._guarding.seconds,
-                comment=note.reason.slug,
-            )
-        except (NetlinkError, OSError) as error:
+            sets.put(self._kernel, "ban", address, self._guarding.seconds, comment=note.reason.slug)
+        except HostError as error:
             if now - self._failed_at > LOG_INTERVAL:
                 self._failed_at = now
                 logger.error("%s cannot be banned (%s); are the rules in place? nfqlb rules apply", address, error)

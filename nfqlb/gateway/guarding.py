@@ -34,7 +34,7 @@ def make(config: Config) -> Guarding | None:
     limits = config.limits
     if not limits.enabled:
         return None
-    outside = sorted({listener.external.host for listener in config.listeners})
+    outside = tuple(sorted({listener.external.host for listener in config.listeners}))
     own = [ip_network(each.host) for listener in config.listeners for each in (listener.external, listener.internal)]
     allowed = (*sets.allowed(config, 4), *sets.allowed(config, 6), *own)
-    return Guarding(limits.offences, limits.ban_for, allowed, len(config.workers.queues), tuple(outside))
+    return Guarding(limits.offences, limits.ban_for, allowed, len(config.workers.queues), outside)

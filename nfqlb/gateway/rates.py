@@ -16,6 +16,9 @@ JUNK = "NFQLB-JUNK"
 SHED = "NFQLB-SHED"
 """The chain in which most new requests end while all workers have more than they can do."""
 
+CHAINS = {"guard": GUARD, "over": OVER, "junk": JUNK, "shed": SHED}
+"""Those that are there for limits: name in a template → chain."""
+
 UNIT = 1_000_000
 """hashlimit keeps a rate as the time between two packets, in whole microseconds (xt_hashlimit.h)."""
 
@@ -32,10 +35,7 @@ def names(limits: Limits) -> dict[str, str]:
     }
     others = {"burst": limits.burst, "junk_burst": junk, "ban_for": limits.ban_for}
     return {
-        "guard": GUARD,
-        "over": OVER,
-        "junk": JUNK,
-        "shed": SHED,
+        **CHAINS,
         **{name: str(kept(rate)) for name, rate in rates.items()},
         **{name: str(value) for name, value in others.items()},
     }

@@ -9,11 +9,11 @@ dies. Does not know what the rules let through, nor the process that it runs in 
 """
 
 import logging
-import socket
 from ipaddress import ip_address
 from typing import Any
 
 from nfqlb.gateway import sets
+from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.guarding import Guarding
 from nfqlb.gateway.offences import Rings
 
@@ -48,7 +48,8 @@ class Relief:
             return
         again = now - self._until < AGAIN
         seconds = min(2 * self._seconds, LONGEST) if again else SHORTEST
-        if not sum([self._add(host, seconds, now) for host in self._outside]):
+        added = [self._add(host, seconds, now) for host in self._outside]  # one that fails leaves the others their turn
+        if not any(added):
             return
         self._seconds, self._until = seconds, now + seconds
         logger.warning(
@@ -57,13 +58,9 @@ class Relief:
 
     def _add(self, host: str, seconds: int, now: float) -> bool:
         """Whether the kernel has it."""
-        from pyroute2.netlink.exceptions import NetlinkError
-
-        version = ip_address(host).version
-        family = socket.AF_INET if version == 4 else socket.AF_INET6
         try:
-            self._kernel.add(sets.name_of("shed", version), host, family=family, exclusive=False, timeout=seconds)
-        except (NetlinkError, OSError) as error:
+            sets.put(self._kernel, "shed", ip_address(host), seconds)
+        except HostError as error:
             if now - self._failed_at > LOG_INTERVAL:
                 self._failed_at = now
                 logger.error("no relief for %s (%s); are the rules in place? nfqlb rules apply", host, error)

@@ -136,7 +136,7 @@ def fill(template: str, rows: list[dict[str, str]], queues: range, values: dict[
             continue
         names = Template(line).get_identifiers()
         repeated: list[dict[str, str]] = [{}]
-        if not {"guard", "over", "junk", "shed"}.isdisjoint(names) and "guard" not in values:
+        if any(name in rates.CHAINS and name not in values for name in names):
             continue
         if not {"address", "network"}.isdisjoint(names):
             repeated = [row for row in rows if "interface" not in names or "interface" in row]

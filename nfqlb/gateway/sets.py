@@ -9,11 +9,12 @@ Sets outlive rules, workers and supervisors: after a reload or an upgrade the sa
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
-from typing import Literal, NamedTuple
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_network
+from typing import Any, Literal, NamedTuple
 
 from nfqlb.config import Config
 from nfqlb.gateway.errors import HostError
@@ -181,6 +182,23 @@ def unban(entry: Entry) -> None:
     """Raises HostError."""
     address = entry.network if entry.kind != "ban" else entry.network.network_address
     _ipset("restore", "-exist", text=f"del {name_of(entry.kind, entry.network.version)} {address}\n")
+
+
+def put(kernel: Any, kind: Kind, address: IPv4Address | IPv6Address, seconds: int, **more: str) -> None:
+    """The gateway's own, by netlink instead of the command. `kernel`: a pyroute2 IPSet. Raises HostError."""
+    from pyroute2.netlink.exceptions import NetlinkError  # who has an IPSet has that already
+
+    try:
+        kernel.add(
+            name_of(kind, address.version),
+            str(address),
+            family=socket.AF_INET if address.version == 4 else socket.AF_INET6,
+            exclusive=False,
+            timeout=seconds,
+            **more,
+        )
+    except (NetlinkError, OSError) as error:
+        raise HostError(str(error)) from error
 
 
 def _harmless(text: str) -> str:

@@ -152,7 +152,7 @@ def ratios(live: Figures, _scaling: Figures) -> str:
         for other, each in others.items()
     ]
     text = _table(("nfqlb", "throughput", "core µs/msg", "p50 at half load", "p99 at half load"), rows)
-    if live["junk_part"] is not None:
+    if live["junk_part"] is not None and live["idle_junk_part"] is not None:
         part, least, most = live["junk_part"]
         text += (
             f"\nBytes that are no SIP cost {part:.0%} ({least:.0%}–{most:.0%}) of a forwarded REGISTER when the core "

@@ -40,9 +40,8 @@ def _engine() -> tuple[str, ...]:
         return (which,)
     from nfqlb.fast.path import VECTORS
 
-    return which, *(
-        name for name in VECTORS if name == "avx2"
-    )  # the others valgrind does not know, so they are not used
+    # Valgrind knows no others, so they are not used there.
+    return (which, "avx2") if "avx2" in VECTORS else (which,)
 
 
 @dataclass(frozen=True)
