@@ -171,6 +171,9 @@ class Changes:
             old, new = current.named, plan.named
             come, gone = [", ".join(sorted(each)) or "none" for each in (new - old, old - new)]
             logger.info("names have other addresses: new are %s; gone are %s", come, gone)
+            for (pool, name), why in () if plan.naming is None else plan.naming.dismissed.items():
+                if current.naming is None or current.naming.dismissed.get((pool, name)) != why:
+                    logger.warning("backend %s/%s: %s", pool, name, why)
             if plan.leaving:
                 self._loop.begin(self.let_go(weakref.ref(plan)))
         finally:

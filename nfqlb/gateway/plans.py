@@ -28,7 +28,7 @@ from nfqlb.gateway.job import Refused
 from nfqlb.gateway.plan import LINGER, Plan
 from nfqlb.gateway.shield import Bounds, Shield
 from nfqlb.gateway.worker import Process
-from nfqlb.names.settle import answers_for, unanswered
+from nfqlb.names.settle import answers_for, unanswered, unused
 from nfqlb.names.target import Answers
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.names import Names
@@ -74,7 +74,8 @@ def make(path: Path, *, place: bool, current: Plan | None = None) -> Made:
     with Building(source.setup.pools, tables_of(current)) as building:
         found = look_at_host(source.config, place=place)
         plan = build(source, found.ranges, found.placed, building)
-    return Made(replace(plan, fits=found.fits), (*unanswered(source.answers), *found.warnings))
+    of_names = (*unanswered(source.answers), *unused(source.config, source.answers))
+    return Made(replace(plan, fits=found.fits), (*of_names, *found.warnings))
 
 
 def settled(config: Config, current: Plan | None) -> Source:
