@@ -370,7 +370,7 @@ class Supervisor:
         elif self._parts.backends.asked(request, conversation) or self._parts.pair.asked(request, conversation):
             pass
         elif what == "reload" and self._operator is not None:
-            self._loop.begin(self._changes.reload(conversation))
+            self._loop.begin(self._changes.reload(conversation, force=request.get("force") is True))
         elif what == "upgrade":
             self._loop.begin(self._upgrade(conversation))
         else:
