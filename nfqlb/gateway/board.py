@@ -59,7 +59,7 @@ class Header(IntEnum):
     BANS = 12
     """Sources banned for offences."""
     STARTED = 8
-    """When the service started, in nanoseconds since 1970; kept over reloads, take-overs and upgrades."""
+    """When the service started, in nanoseconds since 1970; kept over reloads and upgrades."""
 
 
 class State(IntEnum):

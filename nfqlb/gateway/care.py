@@ -51,6 +51,9 @@ LOWEST_AGE = 1.0
 ENABLE = "enable"
 """The word that takes back what another one said."""
 
+REQUESTS = ("backends", *WORDS, ENABLE)
+"""By the control socket."""
+
 LONGEST = 10 * 365 * 86400.0
 """Seconds that an order may last which has an end."""
 
@@ -331,18 +334,18 @@ class Care:
     def asked(self, request: dict[str, Any], conversation: Conversation) -> bool:
         """A request by the control socket; whether it was for us."""
         what = request["do"]
+        if what not in REQUESTS:
+            return False
         if what == "backends":
             started = 0 if self._board is None else self._board.get(Header.STARTED)
             conversation.end(True, started=started / 1e9, backends=self.report(), alarms=self.alarms())
-        elif what in (*WORDS, ENABLE):
-            try:
-                places, warning = self.order(what, *_order_of(request))
-            except Unknown as error:
-                conversation.refuse(str(error))
-            else:
-                conversation.end(True, backends=list(map(_named, places)), warning=warning)
+            return True
+        try:
+            places, warning = self.order(what, *_order_of(request))
+        except Unknown as error:
+            conversation.refuse(str(error))
         else:
-            return False
+            conversation.end(True, backends=list(map(_named, places)), warning=warning)
         return True
 
     # -- what there is to say
