@@ -131,6 +131,21 @@ def test_another_order_of_backends_is_said_to_mean_nothing() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("field", "line"),
+    [
+        ("listeners", "the listeners stand in another order"),
+        ("pools", "the pools stand in another order, which changes nothing"),
+        ("names", "pool regs: its backends that have names stand in another order"),
+    ],
+)
+def test_another_order_of_tables_is_told(field: str, line: str) -> None:
+    named = [Named("regs", f"reg{number}", Target(f"reg{number}.example.org", 5060)) for number in (8, 9)]
+    old = replace(config(), names=tuple(named))
+    new = replace(old, **{field: tuple(reversed(getattr(old, field)))})
+    assert list(differences(old, new)) == [line]
+
+
 def test_no_table_of_the_configuration_is_forgotten() -> None:
     """Whatever plain field a Config gets, a change of it is told."""
     old = config()

@@ -2,19 +2,23 @@
 
 import asyncio
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from dnsserver import DnsServer, Records
 
-from nfqlb.balance.pool import Backend
+from nfqlb.balance.pool import Backend, Pool
+from nfqlb.balance.states import Place
+from nfqlb.cli import check
 from nfqlb.config import Config, build
-from nfqlb.config.named import dismissed
+from nfqlb.gateway import naming
+from nfqlb.gateway.directory import Directory
+from nfqlb.gateway.loop import Loop
 from nfqlb.names import remembered
 from nfqlb.names.lookup import NEGATIVE_TTL, RETRY, Found, Lookups, Past
-from nfqlb.names.settle import answers_for, at_hand, unanswered
+from nfqlb.names.settle import answers_for, at_hand, unanswered, unused
 from nfqlb.names.target import (
     HEAVIEST,
     MOST,
@@ -30,6 +34,7 @@ from nfqlb.names.target import (
     ranked,
 )
 from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy.setup import Listener
 
 FARM: Records = {
     "reg.example.org": ["60 A 192.0.2.1", "60 A 192.0.2.2", "30 AAAA 2001:db8::1"],
@@ -52,9 +57,11 @@ def dns_of(server: DnsServer, **more: float) -> Dns:
     return Dns(servers=(Endpoint.parse(f"127.0.0.1:{server.port}"),), **{"timeout": 0.5, **more})  # type: ignore[arg-type]
 
 
-def look(server: DnsServer, target: Target, past: Past | None = None, **more: float) -> Found:
+def look(
+    server: DnsServer, target: Target, past: Past | None = None, versions: Collection[int] = (4, 6), **more: float
+) -> Found:
     async def once() -> Found:
-        return await Lookups(dns_of(server, **more)).find(target, past)
+        return await Lookups(dns_of(server, **more), versions).find(target, past)
 
     return asyncio.run(once())
 
@@ -135,6 +142,29 @@ def test_hosts_that_a_service_has_no_more_are_forgotten(server: DnsServer) -> No
     assert ("two.example.org", "A") not in past
 
 
+@pytest.mark.parametrize(
+    ("version", "kind", "addresses"),
+    [(4, "A", ["192.0.2.1:5070", "192.0.2.2:5080"]), (6, "AAAA", ["[2001:db8::2]:5080"])],
+)
+def test_only_addresses_of_use_are_asked_for(server: DnsServer, version: int, kind: str, addresses: list[str]) -> None:
+    """Of the name itself, of the hosts behind SRV records, and where nothing answers at all."""
+    hosts = ["one.example.org", "two.example.org"]
+    found = look(server, Target("_sip._udp.example.org"), versions=[version])
+    assert [str(each.endpoint) for each in found.addresses] == addresses
+    assert server.asked == {("_sip._udp.example.org", "SRV"): 1, **{(host, kind): 1 for host in hosts}}
+    server.asked.clear()
+    look(server, Target("reg.example.org", 5060), versions=[version])
+    assert server.asked == {("reg.example.org", kind): 1}
+
+
+@pytest.mark.parametrize(("version", "only"), [(4, "60 AAAA 2001:db8::1"), (6, "60 A 192.0.2.1")])
+def test_a_name_with_addresses_of_no_use_says_which_it_has_not(server: DnsServer, version: int, only: str) -> None:
+    server.records["other.example.org"] = [only]
+    found = look(server, Target("other.example.org", 5060), versions=[version])
+    assert (found.addresses, found.error) == ((), f"other.example.org has no IPv{version} address")
+    assert found.silent is False
+
+
 # -- values
 
 
@@ -169,8 +199,9 @@ def test_what_is_remembered_comes_back(tmp_path: Path) -> None:
         Target("_sip._udp.example.org"): known,
         Target("x.y", 1): Known(()),
     }
-    remembered.write(tmp_path / "new", answers)
+    remembered.write(tmp_path / "new", answers, {6})
     assert remembered.read(tmp_path / "new") == {target: each for target, each in answers.items() if each.addresses}
+    assert remembered.versions(tmp_path / "new") == {6}
     assert from_plain(as_plain(Target("a.b", 5), known)) == (Target("a.b", 5), known)
 
 
@@ -179,6 +210,7 @@ def test_a_file_that_is_not_ours_is_none(tmp_path: Path, content: str) -> None:
     assert remembered.read(tmp_path) == {}
     (tmp_path / remembered.FILE_NAME).write_text(content, "latin-1")
     assert remembered.read(tmp_path) == {}
+    assert remembered.versions(tmp_path) <= {4, 6}
 
 
 # -- backends with names
@@ -236,15 +268,16 @@ def test_addresses_of_our_own_are_not_used(config: Config) -> None:
     ours = Known((Address(Endpoint.parse("192.168.1.5:5070")), Address(Endpoint.parse("127.0.0.1:5060"))))
     answers = {Target("reg.example.org", 5060): ours}
     assert backends(config.with_addresses(answers)) == backends(config)
-    assert [why for _, why in dismissed(config.names, config.listeners, answers)] == [
-        "reg.example.org:5060 is 192.168.1.5, too: an address of the gateway itself",
-        "reg.example.org:5060 is 127.0.0.1, too: a loopback address never passes through the packet path",
+    assert [why for _, why in config.dismissed(answers)] == [
+        "reg.example.org:5060 is 192.168.1.5:5070, which is not used: an address of the gateway itself",
+        "reg.example.org:5060 is 127.0.0.1:5060, which is not used: a loopback address never passes through the packet "
+        "path",
     ]
 
 
 def test_dead_dns_at_the_start_leaves_what_was_known_last(config: Config, server: DnsServer) -> None:
     good = answers_for(config)
-    remembered.write(config.gateway.state_dir, good)
+    remembered.write(config.gateway.state_dir, good, config.versions)
     server.mode = "silent"
     found = answers_for(config)
     assert {target: known.addresses for target, known in found.items()} == {
@@ -257,9 +290,72 @@ def test_dead_dns_at_the_start_leaves_what_was_known_last(config: Config, server
 def test_who_only_looks_takes_what_the_gateway_has_found_out(config: Config, server: DnsServer) -> None:
     known = {target: Known(()) for target in answers_for(config)}
     first = Known((Address(Endpoint.parse("192.0.2.77:5060")),))
-    remembered.write(config.gateway.state_dir, dict.fromkeys(known, first))
+    remembered.write(config.gateway.state_dir, dict.fromkeys(known, first), config.versions)
     before = server.asked.total()
     assert "reg@192.0.2.77" in backends(at_hand(config)) or "srv@192.0.2.77" in backends(at_hand(config))
     assert server.asked.total() == before
     other = replace(config, names=(replace(config.names[0], address=Target("one.example.org", 5061)),))
     assert "srv@192.0.2.1:5061" in backends(at_hand(other))
+
+
+def test_who_only_looks_asks_for_what_the_gateway_had_no_use_for(config: Config, server: DnsServer) -> None:
+    """A planned listener of another IP version: what is remembered says nothing of its addresses."""
+    remembered.write(config.gateway.state_dir, answers_for(config), config.versions)
+    server.asked.clear()
+    at_hand(config)
+    assert not server.asked
+    six = Listener("six", Endpoint.parse("[2001:db8::5]:5060"), Endpoint.parse("[2001:db8:2::5]:5060"))
+    both = replace(config, listeners=(*config.listeners, six))
+    assert "reg@[2001:db8::1]" in backends(at_hand(both))
+    (config.gateway.state_dir / remembered.FILE_NAME).write_text('{"names": []}')
+    assert remembered.versions(config.gateway.state_dir) == {4, 6}, "an earlier version asked for both"
+
+
+# -- two names with one address
+
+
+def test_of_two_names_with_one_address_the_second_says_why_it_has_none(config: Config, server: DnsServer) -> None:
+    """One that shares it with a backend of the configuration, and one that shares it with another name."""
+    server.records["reg.example.org"] = ["60 A 192.0.2.1"]
+    answers = answers_for(config)
+    assert set(backends(config.with_addresses(answers))) == {"fixed", "srv@192.0.2.1:5070", "srv@192.0.2.2:5080"}
+    twin = replace(config.names[0], name="twin", address=Target("one.example.org", 5070))
+    config = replace(config, names=(*config.names, twin))
+    answers = answers_for(config)
+    already = "which is not used: this pool has that address as backend"
+    assert list(unused(config, answers)) == [
+        f"backend regs/reg: reg.example.org:5060 is 192.0.2.1:5060, {already} fixed already",
+        f"backend regs/twin: one.example.org:5070 is 192.0.2.1:5070, {already} srv already",
+    ]
+    plan = naming.make(config.with_addresses(answers), answers)
+    assert plan.served == {("regs", "srv")}
+    assert plan.dismissed["regs", "twin"] == f"one.example.org:5070 is 192.0.2.1:5070, {already} srv already"
+    assert unresolved(plan) == {
+        ("regs", "reg"): ("reg.example.org:5060", plan.dismissed["regs", "reg"]),
+        ("regs", "twin"): ("one.example.org:5070", plan.dismissed["regs", "twin"]),
+    }
+    assert [(each.place, each.text) for each in check.names(config, answers) if each.severity == "warning"] == [
+        ("pool regs, backend reg", plan.dismissed["regs", "reg"]),
+        ("pool regs, backend twin", plan.dismissed["regs", "twin"]),
+    ]
+
+
+def unresolved(plan: naming.Naming) -> Mapping[Place, tuple[str, str]]:
+    """As the gateway says it that runs with that plan."""
+    loop = Loop((), lambda: None)
+    directory = Directory(loop)
+    try:
+        directory._naming, directory._known = plan, dict(plan.answers)
+        return directory.unresolved()
+    finally:
+        directory.end()
+        loop.close()
+
+
+def test_in_another_pool_an_address_is_free(config: Config) -> None:
+    other = Pool("others", (Backend("far", Endpoint.parse("192.0.2.2:5060")),))
+    config = replace(config, pools=(*config.pools, other))
+    assert list(unused(config, answers_for(config))) == [
+        "backend regs/reg: reg.example.org:5060 is 192.0.2.1:5060, which is not used: this pool has that address as "
+        "backend fixed already"
+    ]

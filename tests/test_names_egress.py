@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from ipaddress import ip_network
 
 import pytest
@@ -250,12 +250,12 @@ def test_silence_keeps_what_was_told_and_no_is_an_answer() -> None:
 
 
 class Running:
-    def __init__(self, server: DnsServer) -> None:
+    def __init__(self, server: DnsServer, versions: Collection[int] = (4, 6)) -> None:
         self.desk = Desk()
         self.counts = Counts()
         self._reading, writing = os.pipe()
         settings = Dns(servers=(Endpoint.parse(f"127.0.0.1:{server.port}"),), timeout=0.3, min_ttl=1)
-        resolver = Resolver((), settings, self.desk.memory, self.desk.questions, writing, self.counts)
+        resolver = Resolver((), settings, versions, self.desk.memory, self.desk.questions, writing, self.counts)
         self._thread = threading.Thread(target=resolver.run, daemon=True)
         self._writing = writing
         self._thread.start()
@@ -281,6 +281,17 @@ def server() -> Iterator[DnsServer]:
     started = DnsServer.on_loopback({"carrier.example.com": ["1 A 198.51.100.9", "1 AAAA 2001:db8:9::9"]})
     yield started
     started.finish()
+
+
+def test_what_no_listener_could_send_to_is_not_asked_for(server: DnsServer) -> None:
+    running = Running(server, [6])
+    names = running.desk.names()
+    running.until(lambda: names.find(b"carrier.example.com", 5070, 6) == SIX)
+    assert names.find(b"carrier.example.com", 5070, 4) is Missing.AT_ALL
+    assert server.asked == {("carrier.example.com", "AAAA"): 1}
+    running.desk.memory.forget()
+    assert running.desk.names().find(b"carrier.example.com", 5070, 6) is Missing.YET
+    running.close()
 
 
 @pytest.fixture

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nfqlb.cli.common import UserError, config_option, console, echo_json, json_option
+from nfqlb.cli.common import DEFAULT_CONFIG, UserError, config_option, console, echo_json, json_option
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,10 +24,14 @@ def duration(_ctx: click.Context, _param: click.Parameter, text: str | None) -> 
     """`10m`: a number and a unit, in seconds."""
     if text is None:
         return None
-    number, unit = text[:-1], UNITS.get(text[-1:])
-    if unit is None or not (number.isascii() and number.isdigit() and 0 < int(number) < 1_000_000):
+    if not is_duration(text):
         raise click.BadParameter(f"expected a time such as 90s, 10m, 2h or 1d, not {text!r}")
-    return float(int(number) * unit)
+    return float(int(text[:-1]) * UNITS[text[-1]])
+
+
+def is_duration(text: str) -> bool:
+    number = text[:-1]
+    return text[-1:] in UNITS and number.isascii() and number.isdigit() and 0 < int(number) < 1_000_000
 
 
 @click.group(invoke_without_command=True)
@@ -74,10 +80,12 @@ def list_(config_path: Path, as_json: bool) -> None:
     were removed by a reload, and finish what they have begun. Where the configuration has a name for an address, each
     address that DNS knows for it is a backend, NAME@ADDRESS; drain, disable and enable take NAME for all of them.
 
-    With --json one object: ok, alarms (pool → text) and backends[], each with pool, name, address, state, since,
-    until, health, warming (the part of its weight that it has got back), share (0..1), requests_per_second (null right
-    after a change), counts, probe (round_trip in seconds, status, at; null before the first answer), error, error_at
-    and leaving. Times are seconds since 1970; of a backend whose name has no address, since and error_at are null.
+    With --json one object: ok, started (when the gateway did), alarms (pool → text) and backends[], each with pool,
+    name, address, state, since, until, health, warming (the part of its weight that it has got back), share (0..1),
+    requests_per_second (null right after a change), counts, last_request (when it was last sent a request from outside;
+    null: not since the gateway has started), last_response (from it), probe (round_trip in seconds, status, at; null
+    before the first answer), error, error_at and leaving. Times are seconds since 1970; of a backend whose name has no
+    address, since and error_at are null.
 
     Exit status: 0 when every pool is well, 1 when one is in alarm or no gateway runs.
 
@@ -122,6 +130,8 @@ def cells(row: dict[str, Any], now: float) -> list[str]:
         state += f" for {span(row['until'] - now)}"
     if state.startswith(("draining", "disabled")) and row["health"] == "down":
         state += " (down)"
+    if row["leaving"] or row["state"] in ("draining", "disabled"):
+        state += f", {last('request', row.get('last_request'), now)}"
     if row["warming"] < 1 and row["state"] in ("up", "unknown"):
         state += f" (at {row['warming']:.0%})"
     error = row["error"] or ""
@@ -155,26 +165,105 @@ def span(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f}s"
 
 
+def last(what: str, at: float | None, now: float) -> str:
+    """`last request 12s ago`. `at` and `now` in seconds since 1970."""
+    return f"no {what} yet" if at is None else f"last {what} {span(now - at)} ago"
+
+
 NAME = click.argument("name", metavar="NAME")
 FOR = click.option("--for", "seconds", callback=duration, metavar="TIME", help="Until so much later: 90s, 10m, 2h, 1d.")
 
 
-@command.command()
+class Waiting(click.Command):
+    """A command with --wait, whose TIME may be left out: what follows it is TIME only if it reads like one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for index, (one, following) in enumerate(pairwise(args)):
+            if one == "--wait" and not is_duration(following):
+                args[index] = "--wait="
+        return super().parse_args(ctx, args)
+
+
+def limit(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
+    """As `duration`; nothing behind the option stands for no end."""
+    return inf if text == "" else duration(ctx, param, text)
+
+
+@command.command(cls=Waiting)
 @own_config
 @json_option
 @FOR
+@click.option(
+    "--wait",
+    "wait_for",
+    is_flag=False,
+    flag_value="",
+    callback=limit,
+    metavar="[=TIME]",
+    help="Wait until it is quiet, so long at most.",
+)
+@click.option(
+    "--idle",
+    callback=duration,
+    metavar="TIME",
+    help="It is quiet after so long without a message.  [default: 3m]",
+)
 @NAME
-def drain(config_path: Path, as_json: bool, seconds: float | None, name: str) -> None:
+def drain(
+    config_path: Path, as_json: bool, seconds: float | None, wait_for: float | None, idle: float | None, name: str
+) -> None:
     """Send a backend nothing new; what has begun there goes on.
 
     New calls and registrations go to the others at once. Requests of a dialog, and what belongs to a transaction that
     began there, still reach it: stop it when its last call has ended. NAME is a backend's, or POOL/NAME.
 
+    --wait waits until the backend is quiet: for the time of --idle the gateway has sent it no request, and has had no
+    response from it. Three minutes are as long as a call may ring. Quiet is not empty: the gateway keeps no calls, and
+    one in which nobody says anything for that time is not seen. Phones with session timers say something every 15
+    minutes as a rule, so --idle 16m waits for theirs. What a backend sends by itself, say OPTIONS to phones, does not
+    count. Ctrl-C ends the wait and leaves the backend drained.
+
+    With --json one object: ok, backends[] and warning; with --wait also quiet, why (not; or null), waited (seconds),
+    last_request and last_response (seconds since 1970; or null).
+
+    Exit status: 0 when it is drained and, with --wait, quiet; 1 when it is not, also because TIME has run out.
+
     \b
     Example:
-      nfqlb backends drain registrars/reg1
+      nfqlb backends drain registrars/reg1 --wait=2h
     """
-    say(config_path, as_json, "drain", name, seconds)
+    if idle is not None and wait_for is None:
+        raise click.UsageError("--idle says when a wait is over: it goes with --wait.")
+    answer = say(config_path, as_json and wait_for is None, "drain", name, seconds, quiet=as_json)
+    if wait_for is not None:
+        await_quiet(config_path, as_json, answer, idle, wait_for)
+
+
+def await_quiet(config_path: Path, as_json: bool, answer: dict[str, Any], idle: float | None, limit: float) -> None:
+    """Wait until those that were drained are quiet, and say how it has ended."""
+    from nfqlb.cli.draining import IDLE, Progress, wait
+
+    idle = IDLE if idle is None else idle
+    names = answer["backends"]
+    title = ", ".join(names)
+    own = "" if config_path == DEFAULT_CONFIG else f" -c {config_path}"
+    stays = f"It stays drained; take that back with: nfqlb backends enable {names[0]}{own}"
+    progress = Progress(title, quiet=as_json)
+    try:
+        outcome = wait(config_path, names, idle, limit, progress)
+    except KeyboardInterrupt:
+        progress.end()
+        click.echo(f"{title} is not waited for any more. {stays}", err=True)
+        raise
+    progress.end()
+    if as_json:
+        echo_json({**answer, **outcome.as_dict()})
+    elif not outcome.why:
+        click.echo(f"{title} is quiet: no request to it and no response from it for {span(idle)}")
+    if outcome.why:
+        seen = "" if outcome.last is None else f" ({outcome.last.told(time.time())})"
+        taken_back = outcome.last is not None and outcome.last.back
+        raise UserError(f"{title}: {outcome.why}{seen}." + ("" if taken_back else f" {stays}"))
 
 
 @command.command()
@@ -214,16 +303,20 @@ def enable(config_path: Path, as_json: bool, name: str) -> None:
 DONE = {"drain": "gets nothing new", "disable": "counts as dead", "enable": "takes requests as its health allows"}
 
 
-def say(config_path: Path, as_json: bool, word: str, name: str, seconds: float | None) -> None:
+def say(
+    config_path: Path, as_json: bool, word: str, name: str, seconds: float | None, *, quiet: bool = False
+) -> dict[str, Any]:
+    """Tell the gateway, and how that has ended; its answer. `quiet`: what is fine is not told to people."""
     from nfqlb.cli.steering import ask, errors_in
 
-    answer = ask(config_path, {"do": word, "backend": name, "for": seconds}, quiet=as_json, timeout=10)
-    if as_json:
+    answer = ask(config_path, {"do": word, "backend": name, "for": seconds}, quiet=True, timeout=10)
+    if as_json or (quiet and not answer["ok"]):
         echo_json(answer)
     if not answer["ok"]:
         raise UserError(errors_in(answer))
-    if not as_json:
+    if not as_json and not quiet:
         until = "" if seconds is None else f" for {span(seconds)}"
         click.echo(f"{', '.join(answer['backends'])} {DONE[word]}{until}")
     if answer["warning"]:
         click.echo(f"Warning: {answer['warning']}", err=True)
+    return answer

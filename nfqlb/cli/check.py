@@ -91,7 +91,6 @@ def examine(path: Path, live: bool) -> tuple[Config | None, list[Problem]]:
 def names(config: Config, answers: Answers) -> Iterator[Problem]:
     """What DNS says of the backends that have names."""
     from nfqlb.config import Problem
-    from nfqlb.config.named import dismissed
 
     for named in config.names:
         place, known = f"pool {named.pool}, backend {named.name}", answers[named.address]
@@ -101,8 +100,8 @@ def names(config: Config, answers: Answers) -> Iterator[Problem]:
         if known.error:
             stands = "the last good answer stands" if known.addresses else "without an address nothing is sent there"
             yield Problem(place, f"{known.error}; {stands}", "warning", value=str(named.address))
-    for name, why in dismissed(config.names, config.listeners, answers):
-        yield Problem(f"backend {name}", why, "warning")
+    for named, why in config.dismissed(answers):
+        yield Problem(f"pool {named.pool}, backend {named.name}", why, "warning")
 
 
 def report(path: Path, problems: list[Problem]) -> None:

@@ -53,8 +53,8 @@ def command(config_path: Path, apply_rules: bool) -> None:
     predecessor = Predecessor.from_environment()
     try:
         check_privilege()
-        made = apart(lambda: make(config_path, apply_rules))
-        for line in made.warnings:
+        made = apart(lambda: make(config_path))
+        for line in made.warnings(place=apply_rules or made.plan.misled):
             logger.warning("%s", line)
         run(made.plan, config_path, apply_rules, predecessor)
     except UserError as error:
@@ -63,11 +63,11 @@ def command(config_path: Path, apply_rules: bool) -> None:
         raise
 
 
-def make(config_path: Path, apply_rules: bool) -> Made:
+def make(config_path: Path) -> Made:
     """Read the configuration, look at the host, build the tables. Raises Refused."""
     from nfqlb.gateway import plans
 
-    return plans.make(config_path, place=apply_rules)
+    return plans.make(config_path)
 
 
 def run(plan: Plan, config_path: Path, apply_rules: bool, predecessor: Predecessor | None) -> None:

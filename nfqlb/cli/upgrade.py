@@ -27,7 +27,7 @@ def command(config_path: Path, as_json: bool) -> None:
 
     \b
     Example:
-      pip install --upgrade nfqlb && nfqlb upgrade
+      /opt/nfqlb/bin/pip install /path/to/nfqlb && nfqlb upgrade
     """
     from nfqlb.cli.steering import ask, errors_in
 

@@ -7,14 +7,14 @@ too and gives what the engine decides by. Nothing here looks at the host: `nfqlb
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from nfqlb.balance.health import Check
 from nfqlb.config.limits import Limits
-from nfqlb.config.named import Dns, Named, expanded
+from nfqlb.config.named import Dns, Named, dismissed, expanded
 from nfqlb.config.pair import Pair
 from nfqlb.config.problems import ConfigError, Problem, Severity, errors_in
 from nfqlb.config.secret import read_keys
@@ -109,6 +109,11 @@ class Config:
     notes: tuple[Problem, ...]
     """What is right, and may not be what was meant."""
 
+    @property
+    def versions(self) -> frozenset[int]:
+        """The IP versions that listeners speak: 4, 6, or both. Addresses of another one are of no use."""
+        return frozenset(listener.external.version for listener in self.listeners)
+
     def check(self, pool: str) -> Check:
         """How the backends of that pool are asked whether they live."""
         return self.pool_health.get(pool, self.health)
@@ -116,6 +121,10 @@ class Config:
     def with_addresses(self, answers: Answers) -> "Config":
         """The same with what DNS says of `names`; a backend whose name is not in `answers` has no address."""
         return replace(self, pools=expanded(self.pools, self.names, self.listeners, answers))
+
+    def dismissed(self, answers: Answers) -> Iterator[tuple[Named, str]]:
+        """Which address that DNS says of which of `names` is not used, and why: a text for people for each."""
+        return dismissed(self.pools, self.names, self.listeners, answers)
 
     def setup(self, keys: tuple[bytes, ...] | None = None) -> Setup:
         """What the engine decides by. Without `keys`, those of the secret file, or ConfigError."""

@@ -4,7 +4,7 @@ Knows the fields of a Config and how they are written in the file. What a change
 Keys are compared, never shown.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import SequenceMatcher
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -27,6 +27,8 @@ def differences(old: Config, new: Config) -> Iterator[str]:
     """The changes from `old` to `new`, a line each, in the order of the file."""
     yield from _fields("gateway", old.gateway, new.gateway)
     yield from _named("listener", _by_name(old.listeners), _by_name(new.listeners))
+    if _in_another_order(old.listeners, new.listeners):
+        yield "the listeners stand in another order"
     yield from _pools(_by_name(old.pools), _by_name(new.pools))
     yield from _names(old, new)
     for name in dict.fromkeys((*old.pool_health, *new.pool_health)):
@@ -67,10 +69,12 @@ def key_differences(old: Setup, new: Setup) -> Iterator[str]:
 
 def _pools(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     yield from _named("pool", old, new, skip="backends")
+    if _in_another_order(tuple(old.values()), tuple(new.values())):
+        yield "the pools stand in another order, which changes nothing"
     for name, pool in new.items():
         before: Mapping[str, Any] = _by_name(old[name].backends) if name in old else {}
         yield from _named(f"pool {name}: backend", before, _by_name(pool.backends))
-        if list(before) != [each.name for each in pool.backends] and set(before) == {b.name for b in pool.backends}:
+        if name in old and _in_another_order(old[name].backends, pool.backends):
             yield f"pool {name}: its backends stand in another order, which changes nothing"
 
 
@@ -79,6 +83,8 @@ def _names(old: Config, new: Config) -> Iterator[str]:
     for pool in dict.fromkeys(each.pool for each in (*old.names, *new.names)):
         before, after = ([each for each in config.names if each.pool == pool] for config in (old, new))
         yield from _named(f"pool {pool}: backend", _by_name(tuple(before)), _by_name(tuple(after)), skip="pool")
+        if _in_another_order(before, after):
+            yield f"pool {pool}: its backends that have names stand in another order"
 
 
 def _routes(old: Config, new: Config) -> Iterator[str]:
@@ -108,6 +114,11 @@ def _named(kind: str, old: Mapping[str, Any], new: Mapping[str, Any], skip: str 
             yield from _fields(f"{kind} {name}:", old[name], each, skip)
         else:
             yield f"{kind} {name}: added{_how(each)}"
+
+
+def _in_another_order(old: Sequence[Any], new: Sequence[Any]) -> bool:
+    before, after = [each.name for each in old], [each.name for each in new]
+    return before != after and sorted(before) == sorted(after)
 
 
 def _how(added: Any) -> str:

@@ -7,7 +7,7 @@ Does not ask DNS.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from nfqlb.names.target import Answers, Dns, Target
+from nfqlb.names.target import Address, Answers, Dns, Target
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import Backend, Listener, Pool
 
@@ -41,37 +41,47 @@ def expanded(
     """`pools`, with each of `names` as what DNS says of it. Those of an earlier answer go."""
     if not names:
         return pools
+    found: dict[str, list[Backend]] = {
+        pool.name: [each for each in pool.backends if AT not in each.name] for pool in pools
+    }
+    for named, each, why in _judged(pools, names, listeners, answers):
+        if not why:
+            name = f"{named.name}{AT}{each.endpoint.hostport.decode()}"
+            weight, priority = named.weight * each.weight, named.priority + each.rank
+            found[named.pool].append(Backend(name, each.endpoint, weight, priority))
+    return tuple(replace(pool, backends=tuple(found[pool.name])) for pool in pools)
+
+
+def dismissed(
+    pools: tuple[Pool, ...], names: tuple[Named, ...], listeners: tuple[Listener, ...], answers: Answers
+) -> Iterator[tuple[Named, str]]:
+    """Which address of which backend is not used, and why: a text for people for each."""
+    for named, each, why in _judged(pools, names, listeners, answers):
+        if why:
+            yield named, f"{named.address} is {each.endpoint}, which is not used: {why}"
+
+
+def _judged(
+    pools: tuple[Pool, ...], names: tuple[Named, ...], listeners: tuple[Listener, ...], answers: Answers
+) -> Iterator[tuple[Named, Address, str]]:
+    """Each address of each name, in the order of the configuration, and why it is not used; nothing: it is.
+
+    Of two backends of a pool that share an address, the first has it: as with addresses, a pool has none twice.
+    """
+    if not names:
+        return
     useless = _useless(listeners)
-    found = []
     for pool in pools:
-        backends = [each for each in pool.backends if AT not in each.name]
-        taken = {each.address for each in backends}
+        taken = {each.address: each.name for each in pool.backends if AT not in each.name}
         for named in names:
             if named.pool == pool.name and named.address in answers:
                 for each in answers[named.address].addresses:
-                    # Of two that share an address, the first has it: as with addresses, a pool has none twice.
-                    if each.endpoint not in taken and useless(each.endpoint) is None:
-                        taken.add(each.endpoint)
-                        backends.append(
-                            Backend(
-                                f"{named.name}{AT}{each.endpoint.hostport.decode()}",
-                                each.endpoint,
-                                named.weight * each.weight,
-                                named.priority + each.rank,
-                            )
-                        )
-        found.append(replace(pool, backends=tuple(backends)))
-    return tuple(found)
-
-
-def dismissed(names: tuple[Named, ...], listeners: tuple[Listener, ...], answers: Answers) -> Iterator[tuple[str, str]]:
-    """(name of a backend, why an address of it is not used)."""
-    useless = _useless(listeners)
-    for named in names:
-        if named.address in answers:
-            for each in answers[named.address].addresses:
-                if (why := useless(each.endpoint)) is not None:
-                    yield named.name, f"{named.address} is {each.endpoint.host}, too: {why}"
+                    why = useless(each.endpoint)
+                    if why is None and each.endpoint in taken:
+                        why = f"this pool has that address as backend {taken[each.endpoint]} already"
+                    elif why is None:
+                        taken[each.endpoint] = named.name
+                    yield named, each, why or ""
 
 
 def _useless(listeners: tuple[Listener, ...]) -> Callable[[Endpoint], str | None]:

@@ -59,7 +59,7 @@ class Header(IntEnum):
     BANS = 12
     """Sources banned for offences."""
     STARTED = 8
-    """When the service started, in nanoseconds since 1970; kept over reloads, take-overs and upgrades."""
+    """When the service started, in nanoseconds since 1970; kept over reloads and upgrades."""
 
 
 class State(IntEnum):
@@ -283,11 +283,11 @@ class Board:
                     total = sum(slot.backends[number[name]][traffic] for slot in slots)
                     retired[BACKENDS + index * len(Traffic) + traffic] = total
 
-    def sums(self, traffic: Traffic) -> list[int]:
-        """Of each backend, by all workers and those before them."""
+    def sums(self, *traffic: Traffic) -> list[int]:
+        """Of each backend, by all workers and those before them: what is counted as any of `traffic`."""
         slots = [self.slot(worker) for worker in range(len(self.about.queues) + 1)]
-        cells = range(BACKENDS + traffic, self._slot_cells, len(Traffic))
-        return [sum(slot[cell] for slot in slots) for cell in cells]
+        columns = [slot[BACKENDS + each :: len(Traffic)].tolist() for slot in slots for each in traffic]
+        return [sum(column) for column in zip(*columns, strict=True)]
 
     def snapshot(self) -> Snapshot:
         return _parse(self._map[:], self.path)

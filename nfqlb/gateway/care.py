@@ -17,8 +17,9 @@ from typing import Any
 
 from nfqlb.balance.states import Place, Standings, State
 from nfqlb.balance.tables import Built, Draft, build
-from nfqlb.gateway import listing, standing
+from nfqlb.gateway import activity, listing, standing
 from nfqlb.gateway import orders as order_file
+from nfqlb.gateway.activity import LOOK_INTERVAL, Activity
 from nfqlb.gateway.board import Board, Header, Traffic
 from nfqlb.gateway.charge import Charge
 from nfqlb.gateway.checkup import Checkup
@@ -38,6 +39,9 @@ BUILD_WITHIN = 30.0
 SAVE_INTERVAL = 1.0
 """Seconds between two writes of what is known of health, however fast it changes."""
 
+ACTIVITY_INTERVAL = 5.0
+"""Seconds between two writes of when backends were last sent a request."""
+
 SAMPLE_INTERVAL = 5.0
 """Seconds between two looks at the counters, for requests per second."""
 
@@ -46,6 +50,9 @@ LOWEST_AGE = 1.0
 
 ENABLE = "enable"
 """The word that takes back what another one said."""
+
+REQUESTS = ("backends", *WORDS, ENABLE)
+"""By the control socket."""
 
 LONGEST = 10 * 365 * 86400.0
 """Seconds that an order may last which has an end."""
@@ -83,6 +90,9 @@ class Care:
         self._next_save = self._next_sample = 0.0
         self._next_change = float("inf")
         self._samples: list[tuple[float, list[int]]] = []
+        self._activity = Activity(activity.load(run_dir) if past else {})
+        self._unsaved_activity = False
+        self._next_look = self._next_activity = 0.0
         self._alarms: dict[str, str] = {}
         if charge is None:
             return
@@ -129,6 +139,7 @@ class Care:
             self._checkup = None
         if self._charge is not None and not others_go_on:
             standing.remove(self._run_dir)
+            activity.remove(self._run_dir)
 
     @property
     def prober(self) -> int:
@@ -152,6 +163,11 @@ class Care:
             self._loop.begin(self._refresh())
         if self._unsaved and now >= self._next_save:
             self._save(now)
+        if now >= self._next_look:
+            self._next_look = now + LOOK_INTERVAL
+            self._look(self._board)
+        if self._unsaved_activity and now >= self._next_activity:
+            self._save_activity(now)
         if now >= self._next_sample:
             self._next_sample = now + SAMPLE_INTERVAL
             self._samples = [*self._samples[-1:], (now, self._requests(self._board))]
@@ -168,6 +184,16 @@ class Care:
             standing.save(self._run_dir, self._roll.records)
         except OSError as error:
             logger.error("what is known of backends cannot be handed on: %s", error)
+
+    def _look(self, board: Board) -> None:
+        self._unsaved_activity |= self._activity.look(board, time.time())
+
+    def _save_activity(self, now: float) -> None:
+        self._unsaved_activity, self._next_activity = False, now + ACTIVITY_INTERVAL
+        try:
+            self._activity.save(self._run_dir)
+        except OSError as error:
+            logger.error("when backends were last sent a request cannot be handed on: %s", error)
 
     # -- tables
 
@@ -308,17 +334,18 @@ class Care:
     def asked(self, request: dict[str, Any], conversation: Conversation) -> bool:
         """A request by the control socket; whether it was for us."""
         what = request["do"]
-        if what == "backends":
-            conversation.end(True, backends=self.report(), alarms=self.alarms())
-        elif what in (*WORDS, ENABLE):
-            try:
-                places, warning = self.order(what, *_order_of(request))
-            except Unknown as error:
-                conversation.refuse(str(error))
-            else:
-                conversation.end(True, backends=list(map(_named, places)), warning=warning)
-        else:
+        if what not in REQUESTS:
             return False
+        if what == "backends":
+            started = 0 if self._board is None else self._board.get(Header.STARTED)
+            conversation.end(True, started=started / 1e9, backends=self.report(), alarms=self.alarms())
+            return True
+        try:
+            places, warning = self.order(what, *_order_of(request))
+        except Unknown as error:
+            conversation.refuse(str(error))
+        else:
+            conversation.end(True, backends=list(map(_named, places)), warning=warning)
         return True
 
     # -- what there is to say
@@ -328,6 +355,7 @@ class Care:
         charge, board = self._charge, self._board
         if charge is None or board is None:
             return []
+        self._look(board)
         snapshot, now = board.snapshot(), time.time()
         slots = (*snapshot.slots, snapshot.retired)
         shares, rates, vitals = charge.tables.shares(), self._rates(board), self._vitals()
@@ -340,9 +368,12 @@ class Care:
                 share=shares.get(place, 0.0),
                 rate=rates[number] if rates else None,
                 counts=traffic(slots, number),
+                seen=self._activity.of(name),
                 vital=vitals.get(place),
             )
-            for number, (place, address) in enumerate(zip(charge.places, charge.addresses, strict=True))
+            for number, (place, address, name) in enumerate(
+                zip(charge.places, charge.addresses, board.about.backends, strict=True)
+            )
         ] + [listing.without_address(place, *why) for place, why in self._nameless().items()]
 
     def _vitals(self) -> dict[Place, Any]:

@@ -20,7 +20,7 @@ from nfqlb.gateway.job import Refused
 from nfqlb.gateway.keeper import Keeper
 from nfqlb.gateway.loop import Flow, Loop
 from nfqlb.gateway.notify import Notifier
-from nfqlb.gateway.plan import LINGER, Plan
+from nfqlb.gateway.plan import LINGER, Plan, Reading
 from nfqlb.gateway.queue import QueueError
 from nfqlb.gateway.succession import WORK_WITHIN, CannotRun, Succession, span
 from nfqlb.names.target import Answers
@@ -31,8 +31,10 @@ logger = logging.getLogger("nfqlb")
 class Operator(Protocol):
     """Where plans come from. All are called in a child, may take seconds, and raise Refused."""
 
-    def read(self, current: Plan) -> tuple[Plan, list[str]]:
-        """The configuration as it is now, as a plan, and what is other than in `current`, a line each."""
+    def read(self, current: Plan, queues: range, *, force: bool) -> Reading:
+        """The configuration as it is now. `queues`: those in use. `force`: a plan, whether anything has changed or
+        not.
+        """
 
     def let_go(self, current: Plan) -> Plan:
         """`current` without the backends that an earlier reload removed."""
@@ -117,29 +119,32 @@ class Changes:
         """What runs and what changes, for who asks."""
         return {**self._parts.status(), "changing": self.under_way}
 
-    def reload(self, tell: Conversation | None) -> Flow[None]:
-        """Read the configuration and put it in force, or leave everything as it is."""
+    def reload(self, tell: Conversation | None, *, force: bool = False) -> Flow[None]:
+        """Read the configuration and put it in force, or leave everything as it is; also when nothing has changed,
+        unless `force` says that the workers shall be replaced all the same.
+        """
         yield lambda: not self.under_way
         if tell is None:
             self.reload_waits = False
         self.under_way = "reload"
         self._notifier.reloading()
         assert self._operator is not None
-        operator, current = self._operator, self._parts.plan
+        operator, current, queues = self._operator, self._parts.plan, self._parts.crews.queues
         try:
-            plan, changes = yield from self._loop.work(lambda: operator.read(current), WORK_WITHIN)
-            yield from self._put_in_force(plan)
+            read = yield from self._loop.work(lambda: operator.read(current, queues, force=force), WORK_WITHIN)
+            if read.plan is not None:
+                yield from self._put_in_force(read.plan)
         except (Refused, QueueError, CannotRun, OSError) as error:
             lines = error.lines if isinstance(error, Refused) else (str(error),)
             logger.error("reload refused, everything goes on as it was: %s", " ".join(line.strip() for line in lines))
             if tell is not None:
                 tell.refuse(*lines)
         else:
-            logger.info("reload: %s", "; ".join(changes) or "nothing has changed")
+            logger.info("reload: %s", "; ".join([*_unchanged(read), *read.lines]))
             if tell is not None:
-                tell.end(True, changes=changes, **self.status())
-            if plan.leaving:
-                self._loop.begin(self.let_go(weakref.ref(plan)))
+                tell.end(True, changed=read.changed, changes=read.lines, **self.status())
+            if read.plan is not None and read.plan.leaving:
+                self._loop.begin(self.let_go(weakref.ref(read.plan)))
         finally:
             self.under_way = ""
             self._notifier.ready(self._parts.summary)
@@ -171,6 +176,9 @@ class Changes:
             old, new = current.named, plan.named
             come, gone = [", ".join(sorted(each)) or "none" for each in (new - old, old - new)]
             logger.info("names have other addresses: new are %s; gone are %s", come, gone)
+            for (pool, name), why in () if plan.naming is None else plan.naming.dismissed.items():
+                if current.naming is None or current.naming.dismissed.get((pool, name)) != why:
+                    logger.warning("backend %s/%s: %s", pool, name, why)
             if plan.leaving:
                 self._loop.begin(self.let_go(weakref.ref(plan)))
         finally:
@@ -202,3 +210,9 @@ class Changes:
         if not self._renaming and self._parts.names.due(now):
             self._renaming = True
             self._loop.begin(self.rename())
+
+
+def _unchanged(read: Reading) -> list[str]:
+    if read.changed:
+        return []
+    return ["nothing has changed; " + ("everything goes on as it was" if read.plan is None else "workers are replaced")]

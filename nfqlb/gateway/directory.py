@@ -75,10 +75,12 @@ class Directory:
             self._taken = {}
         if before is None or before.orders != naming.orders:
             self._aide.end()
+            if before is not None and not naming.versions <= before.versions:
+                self.desk.memory.forget()  # that a name has no address there only says that nobody has asked
             self._listen(self._start_if_asked)
             if naming.answers:
                 self._start()
-        if before is None or before.answers != naming.answers:
+        if before is None or (before.answers, before.versions) != (naming.answers, naming.versions):
             self._remember()
 
     def due(self, now: float) -> bool:
@@ -114,10 +116,11 @@ class Directory:
         """The backends whose names have no address: their names, and what is wrong."""
         if self._naming is None:
             return {}
+        dismissed, served = self._naming.dismissed, self._naming.served
         return {
-            place: (str(target), self._known[target].error or self._naming.dismissed.get(place, "not looked up yet"))
+            place: (str(target), dismissed.get(place) or self._known[target].error or "not looked up yet")
             for place, target in self._naming.places.items()
-            if place not in self._naming.served
+            if place not in served
         }
 
     def status(self) -> dict[str, Any]:
@@ -160,7 +163,7 @@ class Directory:
         assert self._naming is not None
         if any(known.addresses for known in self._known.values()):
             try:
-                remembered.write(self._naming.state_dir, self._known)
+                remembered.write(self._naming.state_dir, self._known, self._naming.versions)
             except OSError as error:
                 logger.error("%s: addresses of names cannot be kept for a restart: %s", error.filename, error.strerror)
 
@@ -193,6 +196,7 @@ class Directory:
 
         os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
         counts = Counts(**self._counts)
-        resolver = Resolver(tuple(naming.answers), naming.dns, self.desk.memory, self.desk.questions, writing, counts)
+        wanted = tuple(naming.answers), naming.dns, naming.versions
+        resolver = Resolver(*wanted, self.desk.memory, self.desk.questions, writing, counts)
         privileges.drop(keep=None)
         resolver.run()

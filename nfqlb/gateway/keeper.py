@@ -55,6 +55,9 @@ STEP_DOWN_WITHIN = 2.0
 
 TRANSITIONS = 20
 
+REQUESTS = ("ha-status", "ha-yield", "ha-resume")
+"""By the control socket."""
+
 Alarms = Callable[[], Mapping[str, str]]
 """Name of a pool → what is wrong with it."""
 
@@ -179,7 +182,7 @@ class Keeper:
     def asked(self, request: Mapping[str, Any], conversation: Conversation) -> bool:
         """Whether the request was one for us."""
         what = request["do"]
-        if what not in ("ha-status", "ha-yield", "ha-resume"):
+        if what not in REQUESTS:
             return False
         if self._duties is None:
             conversation.refuse("This gateway stands alone: its configuration has no [ha].")

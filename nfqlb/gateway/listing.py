@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nfqlb.balance.states import WHOLE, Place, State
+from nfqlb.gateway.activity import Seen
 from nfqlb.gateway.standing import Roll
 from nfqlb.gateway.stats import traffic
 from nfqlb.gateway.vitals import Vital
@@ -21,6 +22,7 @@ def row(
     share: float,
     rate: float | None,
     counts: Mapping[str, float],
+    seen: Seen,
     vital: Vital | None,
 ) -> dict[str, Any]:
     """`now` in seconds since 1970. `share` of the keys of its pool, 0..1. `rate`: requests per second."""
@@ -37,6 +39,8 @@ def row(
         "share": share,
         "requests_per_second": rate,
         "counts": dict(counts),
+        "last_request": seen.last_request or None,
+        "last_response": seen.last_response or None,
         "probe": None
         if vital is None or not vital.answered
         else {"round_trip": vital.round_trip, "status": vital.status, "at": vital.answered},
@@ -60,6 +64,8 @@ def without_address(place: Place, name: str, error: str) -> dict[str, Any]:
         "share": 0.0,
         "requests_per_second": None,
         "counts": traffic((), 0),
+        "last_request": None,
+        "last_response": None,
         "probe": None,
         "error": error,
         "error_at": None,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nfqlb.balance.states import Place
 from nfqlb.config import Config
-from nfqlb.config.named import base, dismissed
+from nfqlb.config.named import base
 from nfqlb.names.target import Answers, Dns, Known, Target
 
 
@@ -19,6 +19,8 @@ class Naming:
 
     dns: Dns
     state_dir: Path
+    versions: frozenset[int]
+    """The IP versions whose addresses are of use."""
     egress: bool
     """Whether names that backends send to are looked up."""
     answers: Mapping[Target, Known]
@@ -28,25 +30,29 @@ class Naming:
     served: frozenset[Place]
     """Of these, those with an address or more in the plan."""
     dismissed: Mapping[Place, str]
-    """Of these, those with an address that is of no use, and why."""
+    """Of these, those with an address that is not used, and why."""
 
     @property
     def orders(self) -> tuple[object, ...]:
         """Two of them that are equal need the same of the process which asks."""
-        return self.dns, tuple(self.answers)
+        return self.dns, self.versions, tuple(self.answers)
 
 
 def make(config: Config, answers: Answers) -> Naming:
     """`config` with the addresses of `answers`, which may have more."""
     wanted = {named.address: answers.get(named.address, Known(())) for named in config.names}
-    pools = {named.name: named.pool for named in config.names}
+    places = {(named.pool, named.name): named.address for named in config.names}
     served = {(pool.name, base(each.name)) for pool in config.pools for each in pool.backends}
+    reasons: dict[Place, list[str]] = {}
+    for named, why in config.dismissed(wanted):
+        reasons.setdefault((named.pool, named.name), []).append(why)
     return Naming(
         dns=config.dns,
         state_dir=config.gateway.state_dir,
+        versions=config.versions,
         egress=config.egress_names,
         answers=wanted,
-        places={(named.pool, named.name): named.address for named in config.names},
-        served=frozenset(served & {(pool, name) for name, pool in pools.items()}),
-        dismissed={(pools[name], name): why for name, why in dismissed(config.names, config.listeners, wanted)},
+        places=places,
+        served=frozenset(served & places.keys()),
+        dismissed={place: "; ".join(each) for place, each in reasons.items()},
     )

@@ -6,6 +6,7 @@ Made from the configuration (plans), run by a crew. Knows neither of them.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nfqlb.balance.recent import Recent
 from nfqlb.gateway.charge import Charge
@@ -88,6 +89,26 @@ class Plan:
         return set(self.backends[: len(self.backends) - self.leaving])
 
     @property
+    def misled(self) -> bool:
+        """The rules lead to queues of somebody else: a gateway that starts with it puts them right in any case."""
+        return self.placed not in (None, self.ranges[0])
+
+    @property
     def queue_key(self) -> tuple[object, ...]:
         """Two plans of one key can serve the same queues, one after the other, without a change of the rules."""
         return self.fingerprint, self.workers, self.queue_length, self.socket_buffer, tuple(self.sources)
+
+    def keeps(self, queues: range, current: "Plan") -> bool:
+        """Can its workers go on with `queues`, which those of `current` serve, under the same rules?"""
+        return self.queue_key == current.queue_key and queues in self.ranges
+
+
+class Reading(NamedTuple):
+    """The configuration, read anew while a plan is in force."""
+
+    changed: bool
+    """It means something else than what is in force."""
+    plan: Plan | None
+    """What to put in force; None: nothing."""
+    lines: list[str]
+    """What is other, and warnings, which begin with "warning: "; a line each, for people."""

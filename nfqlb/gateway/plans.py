@@ -25,10 +25,10 @@ from nfqlb.gateway import board, charge, duties, guarding, naming
 from nfqlb.gateway.building import Building
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.job import Refused
-from nfqlb.gateway.plan import LINGER, Plan
+from nfqlb.gateway.plan import LINGER, Plan, Reading
 from nfqlb.gateway.shield import Bounds, Shield
 from nfqlb.gateway.worker import Process
-from nfqlb.names.settle import answers_for, unanswered
+from nfqlb.names.settle import answers_for, unanswered, unused
 from nfqlb.names.target import Answers
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.names import Names
@@ -61,20 +61,29 @@ class Source:
 class Made:
     plan: Plan
     """Its `source` is a Source."""
-    warnings: tuple[str, ...]
+    always: tuple[str, ...]
+    """Warnings."""
+    misplaced: tuple[str, ...]
+    """Others, which putting the rules in place puts right."""
+
+    def warnings(self, *, place: bool) -> tuple[str, ...]:
+        """`place`: the rules will be put in place, so that they are not is no reason for a warning."""
+        return self.always if place else (*self.always, *self.misplaced)
 
 
-def make(path: Path, *, place: bool, current: Plan | None = None) -> Made:
-    """Read the configuration, look at the host, and build the engine with its tables. `place`: the rules will be put in
-    place, so that they are not is no reason for a warning. `current`: the plan in force, if there is one.
+def make(path: Path, current: Plan | None = None) -> Made:
+    """Read the configuration, look at the host, and build the engine with its tables. `current`: the plan in force, if
+    there is one.
 
     Raises Refused.
     """
     source = settled(read(path), current)
     with Building(source.setup.pools, tables_of(current)) as building:
-        found = look_at_host(source.config, place=place)
+        found = look_at_host(source.config)
         plan = build(source, found.ranges, found.placed, building)
-    return Made(replace(plan, fits=found.fits), (*unanswered(source.answers), *found.warnings))
+    of_names = (*unanswered(source.answers), *unused(source.config, source.answers))
+    fits = not found.misplaced
+    return Made(replace(plan, fits=fits), (*of_names, *found.warnings), tuple(found.misplaced))
 
 
 def settled(config: Config, current: Plan | None) -> Source:
@@ -99,12 +108,12 @@ class Found(NamedTuple):
     """Of queues, to try."""
     placed: range | None
     """The one that the rules lead to."""
-    fits: bool
-    """Rules and sysctls are in place."""
     warnings: list[str]
+    misplaced: list[str]
+    """What is wrong with rules and sysctls, and what to do; empty: they are in place."""
 
 
-def look_at_host(config: Config, *, place: bool) -> Found:
+def look_at_host(config: Config) -> Found:
     """Raises Refused when it cannot run that configuration."""
     from nfqlb.gateway import host, rules
 
@@ -118,15 +127,14 @@ def look_at_host(config: Config, *, place: bool) -> Found:
         raise Refused("This host cannot run the gateway yet:", *(f"  {text}" for text in errors))
     ranges = candidates(config, placed)
     to_place = [problem for problem in problems if problem.place in NOT_IN_PLACE]
-    if placed is not None and placed != config.workers.queues and ranges[0] != placed:
-        place = True  # rules that lead to other queues are always put right
-    warnings = [str(each) for each in (*config.warnings, *problems) if not (place and each in to_place)]
-    if to_place and not place:
-        warnings.append(
+    warnings = [str(each) for each in (*config.warnings, *problems) if each not in to_place]
+    misplaced = [str(each) for each in to_place]
+    if to_place:
+        misplaced.append(
             "THE RULES ARE NOT IN PLACE: packets do not reach the workers, or do not pass. "
             f"Put that right with: nfqlb rules apply -c {config.path}"
         )
-    return Found(ranges, placed, not to_place, warnings)
+    return Found(ranges, placed, warnings, misplaced)
 
 
 def candidates(config: Config, placed: range | None) -> tuple[range, ...]:
@@ -262,18 +270,18 @@ class FromFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def read(self, current: Plan) -> tuple[Plan, list[str]]:
+    def read(self, current: Plan, queues: range, *, force: bool) -> Reading:
         """The file as it is now, and what is other in it. Raises Refused, with all mistakes."""
-        from nfqlb.config.difference import differences, key_differences
-
-        made = make(self._path, place=True, current=current)
-        old, new = _source(current), _source(made.plan)
-        changes = [*differences(old.config, new.config), *key_differences(old.setup, new.setup)]
-        if new.setup.leaving:
-            names = ", ".join(each.name for each in new.setup.leaving)
-            changes.append(f"removed backends finish what they have begun: {names}")
-        changes += [f"warning: {text}" for text in made.warnings]
-        return made.plan, changes
+        made = make(self._path, current)
+        plan, lines = made.plan, list(changes(current, made.plan))
+        changed, leaving = bool(lines), _source(plan).setup.leaving
+        replaced = changed or force
+        if replaced and leaving:
+            names = ", ".join(each.name for each in leaving)
+            lines.append(f"removed backends finish what they have begun: {names}")
+        place = replaced and (plan.reach != current.reach or not plan.keeps(queues, current))
+        lines += [f"warning: {text}" for text in made.warnings(place=place)]
+        return Reading(changed, plan if replaced else None, lines)
 
     def let_go(self, current: Plan) -> Plan:
         """`current` without the backends that an earlier reload removed. Reads no file."""
@@ -293,6 +301,30 @@ class FromFile:
         recent = tuple(each for each in leaving if now - left[each.address] < LINGER)
         renamed = Source(config, replace(setup, leaving=recent), answers, left)
         return again(renamed, current)
+
+
+def changes(old: Plan, new: Plan) -> Iterator[str]:
+    """All that makes `new` another plan than `old`, a line each; nothing: it means the same.
+
+    Besides the file these are the keys, what DNS says of names, and where this host's routes have probes leave from.
+    """
+    from nfqlb.config.difference import differences, key_differences
+
+    before, after = _source(old), _source(new)
+    lines = [*differences(before.config, after.config), *key_differences(before.setup, after.setup)]
+    if not lines and _meaning(before) != _meaning(after):
+        lines = ["the configuration means something else"]  # nothing shall be left out for want of a line
+    yield from lines
+    if old.charge is not None and new.charge is not None:
+        at = {target.address: target.source for target in old.charge.round.targets}
+        for target in new.charge.round.targets:
+            if (source := at.get(target.address, target.source)) != target.source:
+                yield f"backend {target.address}: probes leave from {source.host} → {target.source.host}"
+
+
+def _meaning(source: Source) -> tuple[object, ...]:
+    """What two sources have in common that mean the same."""
+    return replace(source.config, path=Path(), warnings=(), notes=()), source.setup.keys
 
 
 def gone(known: Iterable[Backend], new: Setup) -> Iterator[Backend]:

@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
@@ -67,13 +67,16 @@ class Resolver:
         self,
         targets: Sequence[Target],
         settings: Dns,
+        versions: Collection[int],
         memory: Memory,
         questions: socket.socket,
         tell: int,
         counts: Counts,
     ) -> None:
-        """`questions`: where workers ask. `tell`: the end of a pipe to write to. `counts`: to go on from."""
-        self._targets, self._settings, self._memory = targets, settings, memory
+        """`versions`: the IP versions whose addresses are of use. `questions`: where workers ask. `tell`: the end of a
+        pipe to write to. `counts`: to go on from.
+        """
+        self._targets, self._settings, self._versions, self._memory = targets, settings, versions, memory
         self._questions, self._pipe, self._counts = questions, tell, counts
         self._under_way: dict[bytes, asyncio.Task[None]] = {}
         self._random = Random()
@@ -85,7 +88,7 @@ class Resolver:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        self._lookups = Lookups(self._settings)
+        self._lookups = Lookups(self._settings, self._versions)
         self._ended = asyncio.Event()
         loop.add_reader(self._pipe, self._ended.set)  # nobody writes there, so: the other end is closed
         loop.add_reader(self._questions, self._take_questions)

@@ -109,7 +109,7 @@ class Succession:
         current = self.crew.plan
         if plan.run_dir != current.run_dir:
             raise Refused("[gateway] run_dir cannot change while the gateway runs; stop it, and start it anew.")
-        if plan.queue_key == current.queue_key and self.queues in plan.ranges:
+        if plan.keeps(self.queues, current):
             if plan.reach != current.reach and not plan.fits:  # other interfaces may need sysctls; they come first
                 yield from self.place_rules(plan, self.queues)
             yield from self._take_seats(plan)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any, Self
 
 from nfqlb.gateway import board as board_file
-from nfqlb.gateway import memory
+from nfqlb.gateway import care, keeper, memory
 from nfqlb.gateway.board import Header, State
 from nfqlb.gateway.care import Care
 from nfqlb.gateway.changes import Changes, Operator, Parts
@@ -35,7 +35,8 @@ from nfqlb.gateway.notify import Notifier
 from nfqlb.gateway.plan import Plan
 from nfqlb.gateway.succession import PATIENCE, READY_WITHIN, CannotRun, Succession
 
-REQUESTS = "status, backends, drain, disable, enable, ha-status, ha-yield, ha-resume, reload or upgrade"
+REQUESTS = ("status", *care.REQUESTS, *keeper.REQUESTS, "reload", "upgrade")
+"""By the control socket: docs/control.md explains them to others."""
 
 LOOK_INTERVAL = 5.0
 """Seconds between two looks at how full the memory of recent choices is; one takes some milliseconds."""
@@ -363,18 +364,20 @@ class Supervisor:
     def _answer(self, request: dict[str, Any], conversation: Conversation) -> None:
         what = request["do"]
         path = request.get("config")
-        if path is not None and path != self.plan.path:
+        if what not in REQUESTS or (what == "reload" and self._operator is None):
+            expected = f"{', '.join(REQUESTS[:-1])} or {REQUESTS[-1]}"
+            conversation.refuse(f"{what!r} is no request; expected {expected}")
+        elif path is not None and path != self.plan.path:
             conversation.refuse(f"This gateway runs with {self.plan.path}, not with {path}.")
         elif what == "status":
             conversation.end(True, **self._changes.status())
-        elif self._parts.backends.asked(request, conversation) or self._parts.pair.asked(request, conversation):
-            pass
-        elif what == "reload" and self._operator is not None:
-            self._loop.begin(self._changes.reload(conversation))
+        elif what == "reload":
+            self._loop.begin(self._changes.reload(conversation, force=request.get("force") is True))
         elif what == "upgrade":
             self._loop.begin(self._upgrade(conversation))
         else:
-            conversation.refuse(f"{what!r} is no request; expected {REQUESTS}")
+            known = self._parts.backends.asked(request, conversation) or self._parts.pair.asked(request, conversation)
+            assert known, what
 
     def _forget_in_child(self) -> None:
         """In the child of a job: the lock is ours alone, and the child is no reason to think that we live."""

@@ -1,4 +1,5 @@
-"""Asks DNS: A, AAAA and SRV records of a Target, with how long they hold.
+"""Asks DNS: A, AAAA and SRV records of a Target, with how long they hold. A only where IPv4 addresses are of use, AAAA
+only where IPv6 ones are.
 
 Knows dnspython, and what an answer, a missing one and a broken one mean. Does not know what names are for, nor when it
 is time to ask again. Importing it takes a while and some megabytes: children do, the supervisor and workers do not.
@@ -7,7 +8,7 @@ Names are taken as they are written, from the root: search lists are for people 
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import dns.asyncresolver
@@ -27,6 +28,9 @@ RETRY = 5.0
 
 AT_ONCE = 64
 """Questions on their way at a time."""
+
+KINDS = {4: "A", 6: "AAAA"}
+"""IP version → the records that have its addresses."""
 
 SERVICES = 32
 """SRV records of one name whose hosts are looked up."""
@@ -58,8 +62,11 @@ class NoAnswer(Exception):
 class Lookups:
     """Asks one DNS, in an event loop of asyncio."""
 
-    def __init__(self, settings: Dns) -> None:
+    def __init__(self, settings: Dns, versions: Collection[int]) -> None:
+        """`versions`: the IP versions (4, 6) whose addresses are wanted; others are not asked for."""
         self._settings = settings
+        self.kinds = [KINDS[version] for version in sorted(versions)]
+        self._missing = "no address" if len(versions) > 1 else f"no IPv{min(versions)} address"
         self._gate = asyncio.Semaphore(AT_ONCE)
 
     async def find(self, target: Target, past: Past | None = None) -> Found:
@@ -80,7 +87,7 @@ class Lookups:
         if look.troubles:
             return Found(addresses, RETRY, look.troubles[0], silent=True)
         if not addresses:
-            return Found((), NEGATIVE_TTL, f"{target.host} has no address")
+            return Found((), NEGATIVE_TTL, f"{target.host} has {self._missing}")
         return Found(addresses, max(self._settings.min_ttl, min(ttl, self._settings.max_ttl)))
 
     async def ask(self, name: str, kind: str) -> tuple[tuple[Any, ...], float]:
@@ -143,10 +150,10 @@ class _Look:
         return in_order(got)
 
     async def _addresses(self, host: str, port: int) -> list[Endpoint]:
-        """Of both IP versions. Raises NoAnswer when no question is answered."""
+        """Of the IP versions that are wanted. Raises NoAnswer when no question is answered."""
         if (literal := pack_host(host.encode())) is not None:
             return [Endpoint(literal, port)]
-        found = await _all(self._question(host, kind) for kind in ("A", "AAAA"))
+        found = await _all(self._question(host, kind) for kind in self._lookups.kinds)
         failed = [each for each in found if isinstance(each, NoAnswer)]
         if len(failed) == len(found):
             raise failed[0]
@@ -192,8 +199,8 @@ def _sentence(error: Exception) -> str:
     return text if len(text) <= 160 else f"{text[:160]}…"
 
 
-async def find_all(targets: Iterable[Target], settings: Dns) -> Mapping[Target, Found]:
-    """All of them at once, so that a DNS that is dead costs its time once."""
-    lookups = Lookups(settings)
+async def find_all(targets: Iterable[Target], settings: Dns, versions: Collection[int]) -> Mapping[Target, Found]:
+    """All of them at once, so that a DNS that is dead costs its time once. `versions` as for Lookups."""
+    lookups = Lookups(settings, versions)
     wanted = list(dict.fromkeys(targets))
     return dict(zip(wanted, await asyncio.gather(*map(lookups.find, wanted)), strict=True))

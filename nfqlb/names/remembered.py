@@ -1,12 +1,15 @@
 """The last good answers, in `<state_dir>/names.json`: a gateway that starts while DNS is dead goes on with them.
 
 Knows the file. What is in it is of use only where nothing better is to be had, so a file that cannot be read is none.
+It says for which IP versions DNS was asked: addresses of another one are not missing in DNS, nobody asked for them.
 """
 
 import json
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from nfqlb.names.target import Answers, Known, Target, as_plain, from_plain
 
@@ -16,19 +19,33 @@ FILE_NAME = "names.json"
 def read(state_dir: Path) -> dict[Target, Known]:
     """What was good when it was written."""
     try:
-        rows = json.loads((state_dir / FILE_NAME).read_bytes())["names"]
-        return dict(map(from_plain, rows))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return dict(map(from_plain, _content(state_dir)["names"]))
+    except (ValueError, KeyError, TypeError):
         return {}
 
 
-def write(state_dir: Path, answers: Answers) -> None:
-    """All of it at once or nothing. Raises OSError."""
+def versions(state_dir: Path) -> frozenset[int]:
+    """The IP versions whose addresses were asked for; both where the file does not say."""
+    try:
+        return frozenset(map(int, _content(state_dir).get("versions", (4, 6))))
+    except (ValueError, TypeError, AttributeError):
+        return frozenset()
+
+
+def _content(state_dir: Path) -> Any:
+    try:
+        return json.loads((state_dir / FILE_NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def write(state_dir: Path, answers: Answers, versions: Collection[int]) -> None:
+    """All of it at once or nothing. `versions`: the IP versions whose addresses were asked for. Raises OSError."""
     rows = [as_plain(target, Known(known.addresses)) for target, known in sorted(answers.items()) if known.addresses]
     fresh = state_dir / f"{FILE_NAME}.{os.getpid()}"
     try:
         state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-        fresh.write_text(json.dumps({"names": rows}, indent=1) + "\n")
+        fresh.write_text(json.dumps({"versions": sorted(versions), "names": rows}, indent=1) + "\n")
         fresh.rename(state_dir / FILE_NAME)
     except OSError:
         with suppress(OSError):

@@ -28,15 +28,17 @@ def answers_for(config: Config, *, known: Mapping[Target, Known] | None = None) 
     from nfqlb.names.lookup import find_all  # a library comes with it
 
     past = {**remembered.read(config.gateway.state_dir), **(known or {})}
-    found = asyncio.run(find_all(wanted, config.dns))
+    found = asyncio.run(find_all(wanted, config.dns, config.versions))
     return {target: merged(past.get(target), each.known) for target, each in found.items()}
 
 
 def at_hand(config: Config) -> Config:
-    """With what the gateway on this host has found out last; only other names are looked up."""
-    past = remembered.read(config.gateway.state_dir)
-    wanted = targets(config)
-    if any(target not in past for target in wanted):
+    """With what the gateway on this host has found out last; only other names are looked up, or all of them where it
+    has not asked for the addresses of an IP version that this configuration uses.
+    """
+    state_dir, wanted = config.gateway.state_dir, targets(config)
+    past = remembered.read(state_dir)
+    if not past.keys() >= set(wanted) or not remembered.versions(state_dir) >= config.versions:
         past = answers_for(config)
     return config.with_addresses({target: past[target] for target in wanted})
 
@@ -44,6 +46,11 @@ def at_hand(config: Config) -> Config:
 def targets(config: Config) -> tuple[Target, ...]:
     """Each once."""
     return tuple(dict.fromkeys(named.address for named in config.names))
+
+
+def unused(config: Config, answers: Mapping[Target, Known]) -> Iterable[str]:
+    """Which addresses of which backends are not used, and why, a sentence for each."""
+    return (f"backend {named.pool}/{named.name}: {why}" for named, why in config.dismissed(answers))
 
 
 def unanswered(answers: Mapping[Target, Known]) -> Iterable[str]:

@@ -100,6 +100,10 @@ class Memory:
         )
         self._view[best : best + _ENTRY.size] = (_check(digest, rest) + rest).ljust(_ENTRY.size, b"\0")
 
+    def forget(self) -> None:
+        """All there is: each name is asked for anew."""
+        self._view[:] = bytes(SIZE)
+
     def _read(self, digest: bytes, at: int) -> Entry | None:
         whole = bytes(self._view[at : at + 8 + _REST.size])
         if whole[:8] != _check(digest, whole[8:]):

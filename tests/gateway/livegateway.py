@@ -60,21 +60,21 @@ class Gateway:
     def files(self) -> list[str]:
         return os.listdir(self.net.run_dir)
 
-    def reload(self, *, ok: bool = True) -> "subprocess.CompletedProcess[str]":
-        return self._change("reload", ok)
+    def reload(self, *argv: str, ok: bool = True) -> "subprocess.CompletedProcess[str]":
+        return self._change(["reload", *argv], ok)
 
     def upgrade(self, *, ok: bool = True) -> "subprocess.CompletedProcess[str]":
-        return self._change("upgrade", ok)
+        return self._change(["upgrade"], ok)
 
     def change(self, what: str) -> None:
-        """The same without a process of its own, which takes the most of the time."""
-        answer = ask(self.net.run_dir, {"do": what}, timeout=30)
+        """The same without a process of its own, which takes the most of the time; whether there is a change or not."""
+        answer = ask(self.net.run_dir, {"do": what, "force": True}, timeout=30)
         assert answer["ok"], answer
         if what == "upgrade":
             assert until(lambda: self.status()["pid"] == answer["pid"])
 
-    def _change(self, command: str, ok: bool) -> "subprocess.CompletedProcess[str]":
-        done = self.host.call(command)
+    def _change(self, command: list[str], ok: bool) -> "subprocess.CompletedProcess[str]":
+        done = self.host.call(*command)
         assert done.returncode == (not ok), (done.stdout, done.stderr, self.net.log)
         return done
 

@@ -49,7 +49,7 @@ def test_a_worker_holds_open_what_it_needs_and_nothing_else(host: Host) -> None:
             assert len(held) == 3 + 1 + 2 + 2 + 1, held
             assert held.count("socket:[]") == 5
             assert not [name for name in held if "anon_inode" in name or "run/" in name]
-        gateway.reload()
+        gateway.reload("--force")
         assert until(gateway.settled)
     gateway.stop()
 
@@ -149,7 +149,7 @@ def test_a_worker_that_dies_or_hangs_at_the_hand_over(host: Host, stopped: bool)
         phone.send(request(phone, f"x{index:08}x"))
     assert until(lambda: sum(queue.waiting for queue in host.net.queues().values()) > 0)
     asked = subprocess.Popen(
-        ["ip", "netns", "exec", host.net.gateway, *NFQLB, "reload", "--json", "-c", str(host.config)],
+        ["ip", "netns", "exec", host.net.gateway, *NFQLB, "reload", "--force", "--json", "-c", str(host.config)],
         stdout=subprocess.PIPE,
     )
     assert until(lambda: gateway.status()["generation"] == 2, 10), host.net.log
@@ -169,7 +169,8 @@ def test_new_workers_that_die_at_the_gate_are_replaced(host: Host) -> None:
     gateway = Gateway(host)
     os.kill(gateway.workers()[0], signal.SIGSTOP)  # so that the next one has to wait
     asked = subprocess.Popen(
-        ["ip", "netns", "exec", host.net.gateway, *NFQLB, "reload", "-c", str(host.config)], stdout=subprocess.DEVNULL
+        ["ip", "netns", "exec", host.net.gateway, *NFQLB, "reload", "--force", "-c", str(host.config)],
+        stdout=subprocess.DEVNULL,
     )
     assert until(lambda: gateway.status()["generation"] == 2, 10), host.net.log
     for _ in range(2):

@@ -108,7 +108,7 @@ def test_dead_dns_changes_nothing_and_a_restart_remembers(host: Host, server: Dn
     gateway = Gateway(host)
     before = set(rows(gateway))
     server.mode = "silent"
-    assert until(lambda: "the last good answer stands" in host.net.log, 15), host.net.log
+    assert until(lambda: host.net.log.count("the last good answer stands") == 2, 15), host.net.log
     assert set(rows(gateway)) == before
     assert gateway.serves(4)
     assert gateway.serves(6)
@@ -226,3 +226,68 @@ def test_check_live_says_what_dns_says(host: Host, server: DnsServer) -> None:
     done = host.call("check", "--live")
     assert "DNS fails for reg4.example.org" in done.stderr
     assert "without an address nothing is sent there" in done.stderr
+
+
+def test_two_names_with_one_address_say_why_the_second_is_down(host: Host, server: DnsServer) -> None:
+    """At the start, when DNS changes under way, and before there is a gateway."""
+    twin = 'address = "reg4.example.org"\n[[pool.backend]]\nname = "twin4"\naddress = "twin4.example.org"\n'
+    host.write(NAMED.replace('address = "reg4.example.org"\n', twin))
+    server.records["twin4.example.org"] = ["1 A 10.9.0.2"]
+    why = (
+        "twin4.example.org:5060 is 10.9.0.2:5060, which is not used: this pool has that address as backend reg4 already"
+    )
+    live = host.call("check", "--live")
+    assert f"pool all4, backend twin4: {why}" in live.stderr
+    gateway = Gateway(host)
+    assert f"WARNING: backend all4/twin4: {why}" in host.net.log
+    assert set(rows(gateway)) == {"reg4@10.9.0.2", "twin4", "reg6@[2001:db8:2::2]"}
+    assert (rows(gateway)["twin4"]["state"], rows(gateway)["twin4"]["error"]) == ("down", why)
+    server.records["twin4.example.org"] = ["1 A 10.9.0.3"]
+    assert moves_to(gateway, "twin4@10.9.0.3"), host.net.log
+    server.records["twin4.example.org"] = ["1 A 10.9.0.2"]
+    assert moves_to(gateway, "twin4"), host.net.log
+    assert host.net.log.count(f"WARNING: backend all4/twin4: {why}") == 2
+    gateway.stop()
+
+
+def test_dns_is_asked_for_what_listeners_speak_only(host: Host, server: DnsServer) -> None:
+    """For backends, for whom they call, and by commands; a listener of the other IP version changes that at once."""
+    four = NAMED.partition('[[listener]]\nname = "six"')[0] + (
+        '[[pool]]\nname = "all4"\n[[pool.backend]]\nname = "reg4"\naddress = "reg4.example.org"\n'
+        '[[route]]\npool = "all4"\n[dns]\nservers = ["10.9.0.2"]\ntimeout = 0.5\nmin_ttl = 1\n'
+    )
+    host.write(four)
+    server.records["edge.example.net"] = ["3600 A 198.51.100.2", "3600 AAAA 2001:db8:1::2"]
+    host.call("check", "--live")
+    gateway = Gateway(host)
+    inside = {4: farm(host.net, "10.9.0.2"), 6: farm(host.net, "2001:db8:2::2")}
+    gateways = {4: ("10.9.0.1", 5060), 6: ("2001:db8:2::1", 5060)}
+
+    def calls(family: int) -> bool:
+        """Whether a call by a backend to that name goes out, once it is looked up."""
+        phone = host.net.udp(host.net.phone, family)
+        phone.bind(({4: "198.51.100.2", 6: "2001:db8:1::2"}[family], 5060))
+        phone.settimeout(0.2)
+        invite = request(inside[family], f"out{time.monotonic_ns()}", "INVITE").replace(
+            b"INVITE sip:alice@example.org", b"INVITE sip:b@edge.example.net:5060"
+        )
+
+        def arrives() -> bool:
+            inside[family].sendto(invite, gateways[family])
+            with suppress(TimeoutError):
+                return phone.recv(65535).startswith(b"INVITE sip:b@edge.example.net:5060 ")
+            return False
+
+        try:
+            return until(arrives)
+        finally:
+            phone.close()
+
+    assert calls(4)
+    assert {kind for _, kind in server.asked} == {"A"}, server.asked
+    assert until(lambda: gateway.status()["names"]["looked_up"] >= 2)
+    host.write(NAMED)
+    gateway.reload()
+    assert calls(6), "that there was no IPv6 address only meant that nobody had asked"
+    assert {kind for name, kind in server.asked if name == "reg6.example.org"} == {"A", "AAAA"}
+    gateway.stop()

@@ -1,4 +1,4 @@
-"""Plans: which queues may be tried, what backends are called on the board, and who stays known after a reload."""
+"""Plans: what makes one another, which queues may be tried, what backends are called, and who stays known."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,10 +6,22 @@ from pathlib import Path
 import pytest
 
 from nfqlb.balance.pool import Backend
-from nfqlb.config import Config, load
+from nfqlb.config import Config, Problem, difference, load
 from nfqlb.gateway import board
 from nfqlb.gateway.board import About, Board
-from nfqlb.gateway.plans import QUEUE_NUMBERS, RANGES, candidates, gone, labels, staying
+from nfqlb.gateway.building import Building
+from nfqlb.gateway.plan import Plan
+from nfqlb.gateway.plans import (
+    QUEUE_NUMBERS,
+    RANGES,
+    Source,
+    build,
+    candidates,
+    changes,
+    gone,
+    labels,
+    staying,
+)
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import Setup
 
@@ -29,6 +41,56 @@ def setup(config: Config) -> Setup:
 
 def backend(name: str, address: str) -> Backend:
     return Backend(name, Endpoint.parse(address))
+
+
+# -- what makes another plan
+
+
+def plan_of(config: Config, keys: tuple[bytes, ...] = KEYS) -> Plan:
+    source = Source(config, config.setup(keys), {})
+    with Building(source.setup.pools) as building:
+        return build(source, (range(2),), None, building)
+
+
+@pytest.fixture
+def readable(config: Config, tmp_path: Path) -> Config:
+    """The example, with its keys at hand."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(KEYS[0])
+    secret.chmod(0o600)
+    return replace(config, gateway=replace(config.gateway, secret_file=secret))
+
+
+def test_what_means_the_same_is_no_change(readable: Config) -> None:
+    told = replace(readable, path=Path("elsewhere"), warnings=(), notes=(Problem("somewhere", "a note", "note"),))
+    assert list(changes(plan_of(readable), plan_of(told))) == []
+    left = replace(readable.setup(KEYS), leaving=(backend("gone", "192.0.2.99:5060"),))
+    lingering = replace(plan_of(readable), source=Source(readable, left, {}))
+    assert list(changes(lingering, plan_of(readable))) == [], "they stay for their time"
+
+
+def test_keys_are_a_change(readable: Config) -> None:
+    more = plan_of(readable, (KEYS[0], b"1" * 32))
+    assert list(changes(plan_of(readable), more)) == ["secret: 1 keys added, 0 removed"]
+
+
+def test_other_sources_of_probes_are_a_change(readable: Config) -> None:
+    """In a pair they follow from the routes of the host."""
+    old = plan_of(readable)
+    assert old.charge is not None
+    first, *others = old.charge.round.targets
+    moved = replace(first, source=Endpoint.parse("192.0.2.77:1"))
+    new = replace(old, charge=replace(old.charge, round=replace(old.charge.round, targets=(moved, *others))))
+    assert list(changes(old, new)) == [f"backend {first.address}: probes leave from {first.source.host} → 192.0.2.77"]
+
+
+def test_a_change_that_no_line_tells_is_one_all_the_same(readable: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(difference, "differences", lambda *_: iter(()))
+    new = replace(readable, egress_names=not readable.egress_names)
+    assert list(changes(plan_of(readable), plan_of(new))) == ["the configuration means something else"]
+
+
+# -- queues and names
 
 
 @pytest.mark.parametrize(

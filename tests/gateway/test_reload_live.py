@@ -37,13 +37,8 @@ def gateway(host: Host) -> Iterator[Gateway]:
     return Gateway(host)
 
 
-def nothing(text: str) -> str:
-    return text
-
-
 # Each is a change of the original, and comes after the one before it.
 CHANGES: dict[str, tuple[Callable[[str], str], list[str]]] = {
-    "nothing": (nothing, [""]),
     "backend added": (lambda _: MORE_BACKENDS, ["pool all4: backend new4: added (address 10.9.0.3:5060)"]),
     "backend moved": (
         lambda text: text.replace("10.9.0.2:5060", "10.9.0.2:5070"),
@@ -136,6 +131,86 @@ def test_what_was_in_force_before_is_no_longer_in_memory(gateway: Gateway) -> No
     assert gateway.status()["leaving"] == 1
     assert found[0] > 0
     assert len(set(found[1::2])) == 1, found
+    gateway.stop()
+
+
+# -- nothing has changed
+
+
+def same_meaning(gateway: Gateway) -> None:
+    """Other words, another order of keys, comments, and defaults that are spelled out."""
+    text = gateway.host.config.read_text()
+    text = text.replace(
+        'name = "reg4"\naddress = "10.9.0.2:5060"', 'address = "10.9.0.2"  # 5060\nname = "reg4"\nweight = 1'
+    )
+    text = text.replace("[workers]\n", "# as ever\n[workers]\npin = true\n")
+    health = "[health]\nenabled = false\n"
+    gateway.host.config.write_text(text.replace(health, "") + "\n" + health + '[path]\npolicy = "always"\n')
+
+
+def same_keys(gateway: Gateway) -> None:
+    (gateway.net.folder / "secret").write_text("# what signs\n\n0123456789abcdef0123456789abcdef\n")
+
+
+def test_a_reload_of_what_runs_already_does_nothing_and_says_so(gateway: Gateway) -> None:
+    assert gateway.serves()
+    before = gateway.picture()
+    counted = [slot.reasons for slot in gateway.net.board().slots]
+    for spell in (lambda _: None, same_meaning, same_keys):
+        spell(gateway)
+        assert gateway.reload().stdout.startswith("nothing has changed: everything goes on as it was\n")
+        answer = json.loads(gateway.reload("--json").stdout)
+        assert (answer["ok"], answer["changed"], answer["generation"]) == (True, False, before["generation"])
+        assert all(line.startswith("warning: ") for line in answer["changes"])
+        assert gateway.picture() == before
+        assert [slot.reasons for slot in gateway.net.board().slots] == counted
+    gateway.process.send_signal(signal.SIGHUP)
+    assert until(lambda: gateway.net.log.count("reload: nothing has changed; everything goes on as it was") == 7)
+    assert gateway.picture() == before
+    gateway.stop()
+
+
+def test_force_replaces_the_workers_all_the_same(gateway: Gateway) -> None:
+    before, generation = gateway.workers(), gateway.status()["generation"]
+    assert gateway.reload("--force").stdout.startswith("nothing has changed: the workers are replaced\n")
+    assert not set(gateway.workers()) & set(before)
+    assert gateway.status()["generation"] == generation + 1
+    assert until(gateway.settled)
+    assert gateway.serves()
+    answer = json.loads(gateway.reload("--force", "--json").stdout)
+    assert (answer["ok"], answer["changed"], answer["generation"]) == (True, False, generation + 2)
+    gateway.stop()
+
+
+def test_backends_that_a_reload_removed_stay_for_their_time_over_one_that_changes_nothing(gateway: Gateway) -> None:
+    gateway.host.write(CONFIG.replace("10.9.0.2:5060", "10.9.0.2:5070"))
+    assert json.loads(gateway.reload("--json").stdout)["changed"] is True
+    answer = json.loads(gateway.reload("--json").stdout)
+    assert (answer["changed"], answer["leaving"]) == (False, 1)
+    gateway.stop()
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_rules_that_somebody_else_has_changed_are_warned_of(gateway: Gateway, changes: bool) -> None:
+    """They stay as they are: who put them in place puts them right."""
+    namespaces.run(gateway.net.gateway, ["iptables", "-t", "raw", "-F", "PREROUTING"])
+    namespaces.sysctl(gateway.net.gateway, {"net/ipv4/conf/in/forwarding": "0"})
+    before = gateway.rules()
+    if changes:
+        gateway.host.write(CONFIG.replace('"10.9.0.2:5060"\n', '"10.9.0.2:5060"\nweight = 3\n'))
+    answer = json.loads(gateway.reload("--json").stdout)
+    assert answer["changed"] is changes
+    told = "\n".join(answer["changes"])
+    assert "warning: THE RULES ARE NOT IN PLACE" in told
+    assert "-A PREROUTING -j NFQLB-IN" in told
+    assert "net/ipv4/conf/in/forwarding" in told
+    assert gateway.rules() == before
+    assert gateway.host.call("rules", "apply").returncode == 0
+    assert "RULES" not in gateway.reload("--force").stdout
+    namespaces.run(gateway.net.gateway, ["iptables", "-t", "raw", "-F", "PREROUTING"])
+    gateway.host.write(CONFIG.replace('"10.9.0.2:5060"\n', '"10.9.0.2:5060"\nweight = 3\n'), workers=1)
+    assert "RULES" not in gateway.reload().stdout, "a change that needs other rules puts all of them in place"
+    assert gateway.host.call("rules", "diff").returncode == 0
     gateway.stop()
 
 
@@ -243,7 +318,8 @@ def test_a_hangup_reloads_and_many_at_once_reload_no_more_than_twice(gateway: Ga
 
 
 def test_reloads_at_once_follow_one_another(gateway: Gateway) -> None:
-    command = ["ip", "netns", "exec", gateway.net.gateway, *NFQLB, "reload", "--json", "-c", str(gateway.host.config)]
+    inside = ["ip", "netns", "exec", gateway.net.gateway]
+    command = [*inside, *NFQLB, "reload", "--force", "--json", "-c", str(gateway.host.config)]
     asked = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
     answers = [json.loads(each.communicate(timeout=30)[0]) for each in asked]
     assert [answer["ok"] for answer in answers] == [True] * 3

@@ -209,7 +209,8 @@ def begin_change(gateway: Gateway, what: str) -> None:
         gateway.host.write(CONFIG, workers=count)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.connect(str(gateway.net.run_dir / "control"))
-        client.sendall(json.dumps({"do": "upgrade" if what == "upgrade" else "reload"}).encode() + b"\n")
+        request = {"do": "upgrade"} if what == "upgrade" else {"do": "reload", "force": True}
+        client.sendall(json.dumps(request).encode() + b"\n")
 
 
 def supervisors(net: Net) -> list[int]:

@@ -244,9 +244,9 @@ def test_keepalived_conf_that_does_not_fit_any_more_is_told_everywhere() -> None
 
 def test_reload_and_upgrade_move_nothing_and_a_stop_hands_over(pair: PairLab) -> None:
     first = pair.active
-    for word in ("reload", "upgrade", "reload"):
-        found, _ = heard(pair, lambda word=word: first.nfqlb(word), after=1.0)
-        assert found.lost == 0, word
+    for words in (["reload", "--force"], ["upgrade"], ["reload", "--force"]):
+        found, _ = heard(pair, lambda words=words: first.nfqlb(*words), after=1.0)
+        assert found.lost == 0, words
         assert pair.active is first
         assert first.status()["lifeline"]
     pid = supervisor(first)

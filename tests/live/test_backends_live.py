@@ -260,7 +260,7 @@ def test_what_is_known_and_said_goes_on_over_reload_upgrade_take_over_and_restar
         rows = rows_of(farm)
         return (rows[reg2]["state"], rows[reg2]["since"], rows["proxy1"]["state"]) == ("down", since, "draining")
 
-    farm.nfqlb("reload")
+    farm.nfqlb("reload", "--force")
     assert same()
     farm.nfqlb("upgrade")
     assert same()
