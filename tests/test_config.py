@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfqlb.config import Config, ConfigError, Problem, build, load, run_dir_in
+from nfqlb.config import Config, ConfigError, Log, Problem, build, load, run_dir_in
 from nfqlb.config.problems import VALUE_WIDTH, nearest, shown
 from nfqlb.config.tables import REPEATED, SINGLE, BackendTable, HaGroupTable
 from nfqlb.net.endpoint import Endpoint
@@ -317,6 +317,17 @@ WRONG = [
         ('secret_file = "secret"', 'run_dir = "run"'),
         'gateway.run_dir = "run": expected an absolute directory such as /run/nfqlb',
     ),
+    (
+        ("[path]", '[log]\nlevel = "warn"\n[path]'),
+        'log.level = "warn": expected "debug", "info", "warning" or "error"; did you mean "warning"?',
+    ),
+    (
+        ("[path]", '[log]\nformat = "jsn"\n[path]'),
+        'log.format = "jsn": expected "text" or "json"; did you mean "json"?',
+    ),
+    (("[path]", "[log]\nlevel = 7\n[path]"), 'log.level = 7: expected "debug", "info", "warning" or "error"'),
+    (("[path]", '[log]\nlevle = "info"\n[path]'), 'log.levle: unknown key; did you mean "level"?'),
+    (("[path]", "[logs]\n[path]"), 'logs: unknown key; did you mean "log"?'),
     # keys and tables
     (("hash_on", "hashon"), 'pool[1].hashon: unknown key; did you mean "hash_on"?'),
     (
@@ -578,6 +589,7 @@ def test_what_the_example_comments_out_are_the_defaults() -> None:
     assert (full.health, full.pool_health) == (plain.health, plain.pool_health)
     assert full.setup(keys=()).egress == plain.setup(keys=()).egress
     assert (full.rules.backend, full.rules.forward) == (plain.rules.backend, plain.rules.forward)
+    assert full.log == plain.log == Log()
     assert full.pools == plain.pools
     assert full.listeners[0].force_rport == plain.listeners[0].force_rport
 

@@ -95,6 +95,8 @@ def test_nothing_is_nothing() -> None:
         ('"auto"', '"nft"', ["rules.backend: auto → nft"]),
         ('"auto"', '"auto"\nforward = false', ["rules.forward: true → false"]),
         ('"auto"', '"auto"\ninterfaces = ["eth0"]', ["rules.interfaces: nothing → eth0"]),
+        ("[rules]", '[log]\nlevel = "debug"\n[rules]', ["log.level: info → debug"]),
+        ("[rules]", '[log]\nformat = "json"\n[rules]', ["log.format: text → json"]),
         ("[rules]", '[egress]\nnetworks = ["10.0.0.0/8"]\n[rules]', ["egress.networks: nothing → 10.0.0.0/8"]),
     ],
 )

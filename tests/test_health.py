@@ -67,6 +67,25 @@ def test_an_icmp_error_is_a_reason_to_ask_at_once_and_not_yet_to_go_down(sign: S
     assert one.phase.urgent
 
 
+@pytest.mark.parametrize("sign", [Sign.UNREACHABLE, Sign.PROBE_UNREACHABLE])
+def test_an_icmp_error_is_no_sign_of_life(sign: Sign) -> None:
+    """Whom nothing was known of is not up because something went wrong."""
+    one = health(State.UNKNOWN)
+    assert not one.hear(sign)
+    assert one.state is State.UNKNOWN
+    assert one.phase.urgent
+    assert hear(one, Sign.ANSWER) is State.UP
+    assert not one.phase.urgent
+
+
+@pytest.mark.parametrize("signs", [[Sign.PROBE_UNREACHABLE], [Sign.SILENCE] * CONFIRM, [Sign.REFUSAL] * CONFIRM])
+def test_in_doubt_before_anything_was_known_the_next_signs_decide(signs: list[Sign]) -> None:
+    one = health(State.UNKNOWN, fall=100)
+    one.hear(Sign.UNREACHABLE)
+    assert [one.hear(sign) for sign in signs][-1]
+    assert one.state is State.DOWN
+
+
 def test_in_doubt_an_error_about_the_probe_confirms() -> None:
     assert hear(health(fall=100), Sign.UNREACHABLE, Sign.PROBE_UNREACHABLE) is State.DOWN
 

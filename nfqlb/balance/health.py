@@ -54,6 +54,8 @@ class Phase(Enum):
     """Where a backend stands between the signs."""
 
     UNKNOWN = State.UNKNOWN, False
+    UNHEARD = State.UNKNOWN, True
+    """Nothing is known of it but an ICMP error: as SUSPECT, but it has never shown that it is up."""
     UP = State.UP, False
     SUSPECT = State.UP, True
     """An ICMP error says that it is dead; probes go out at once to confirm it."""
@@ -80,7 +82,7 @@ class Transition(NamedTuple):
     after: Count = Count.ONE
 
 
-_UP, _SUSPECT, _DOWN = (Transition(phase) for phase in (Phase.UP, Phase.SUSPECT, Phase.DOWN))
+_UNHEARD, _UP, _SUSPECT, _DOWN = map(Transition, (Phase.UNHEARD, Phase.UP, Phase.SUSPECT, Phase.DOWN))
 _FALLING = Transition(Phase.DOWN, Count.FALL)
 
 TRANSITIONS: dict[Phase, dict[Sign, Transition]] = {
@@ -89,8 +91,16 @@ TRANSITIONS: dict[Phase, dict[Sign, Transition]] = {
         Sign.TRAFFIC: _UP,
         Sign.SILENCE: _FALLING,
         Sign.REFUSAL: _FALLING,
-        Sign.UNREACHABLE: _SUSPECT,
-        Sign.PROBE_UNREACHABLE: _SUSPECT,
+        Sign.UNREACHABLE: _UNHEARD,
+        Sign.PROBE_UNREACHABLE: _UNHEARD,
+    },
+    Phase.UNHEARD: {
+        Sign.ANSWER: _UP,
+        Sign.TRAFFIC: _UP,
+        Sign.SILENCE: Transition(Phase.DOWN, Count.CONFIRM),
+        Sign.REFUSAL: Transition(Phase.DOWN, Count.CONFIRM),
+        Sign.UNREACHABLE: _UNHEARD,
+        Sign.PROBE_UNREACHABLE: _DOWN,
     },
     Phase.UP: {
         Sign.ANSWER: _UP,

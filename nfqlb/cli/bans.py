@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 BY = {"deny": "operator", "ban": "gateway"}
 
-FLOOD = "too many requests a second"
-"""What the kernel bans for; it cannot write that down itself."""
+WORDS = {"flood": "too many requests a second", "junk": "junk: bytes that are no SIP"}
+"""What the kernel bans for by itself."""
+BY_KERNEL = "junk or too many requests"
+"""The same where nobody has noted which: the kernel was faster than the gateway, or there is none."""
 
 
 @click.group(invoke_without_command=True)
@@ -163,7 +165,7 @@ def plain(entry: Entry) -> dict[str, object]:
 
 
 def reason(entry: Entry) -> str:
-    return entry.why or (FLOOD if entry.kind == "ban" else "")
+    return entry.why if entry.kind != "ban" else WORDS.get(entry.why, entry.why) or BY_KERNEL
 
 
 @contextmanager

@@ -184,6 +184,7 @@ def summary(config: Config) -> dict[str, Any]:
             "interfaces": None if config.rules.interfaces is None else list(config.rules.interfaces),
             "forward": config.rules.forward,
         },
+        "log": {"level": config.log.level, "format": config.log.format},
         "dns": {
             "servers": [str(each) for each in config.dns.servers],
             "timeout": config.dns.timeout,

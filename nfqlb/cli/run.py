@@ -7,15 +7,16 @@ privilege, configuration and host (checked in a process of their own), then the 
 from __future__ import annotations
 
 import logging
-import sys
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import click
 
 from nfqlb.cli.common import UserError, config_option
+from nfqlb.config import LogFormat, LogLevel
 
 if TYPE_CHECKING:
     from nfqlb.gateway.handover import Predecessor
@@ -34,11 +35,24 @@ logger = logging.getLogger("nfqlb")
     is_flag=True,
     help="Put the iptables rules in place when the workers are ready, and take them out at the end.",
 )
-def command(config_path: Path, apply_rules: bool) -> None:
+@click.option(
+    "--log-level",
+    type=click.Choice(get_args(LogLevel)),
+    help="The least of what is logged; as [log] level says, or info, unless given.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(get_args(LogFormat)),
+    help="Lines for people, or one JSON object a line; as [log] format says, or text, unless given.",
+)
+def command(config_path: Path, apply_rules: bool, log_level: LogLevel | None, log_format: LogFormat | None) -> None:
     """The gateway, in the foreground (systemd starts it).
 
-    Starts one worker for each core, or as [workers] says, and prints a line when they take packets. Events go to
-    stderr. SIGTERM or Ctrl-C stops it after the packets that wait.
+    Starts one worker for each core, or as [workers] says, and says 'nfqlb is ready' when they take packets. SIGTERM or
+    Ctrl-C stops it after the packets that wait.
+
+    The log goes to stderr, each line with its time; in the journal of systemd it has priorities instead. 'nfqlb is
+    ready' goes to stdout, too, unless that is the same file.
 
     Without --apply-rules the rules are expected in place ('nfqlb rules apply'); they then stay at the end, and drop SIP
     packets until the next start.
@@ -47,20 +61,25 @@ def command(config_path: Path, apply_rules: bool) -> None:
     Example:
       nfqlb run -c /etc/nfqlb/nfqlb.toml --apply-rules
     """
+    from nfqlb.gateway import log
     from nfqlb.gateway.handover import Predecessor
 
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="nfqlb: %(levelname)s: %(message)s")
     predecessor = Predecessor.from_environment()
+    log.begin(log_level, log_format, log.STDERR if predecessor is None else predecessor.stderr)
     try:
         check_privilege()
         made = apart(lambda: make(config_path))
+        log.follow(made.plan.log)
         for line in made.warnings(place=apply_rules or made.plan.misled):
             logger.warning("%s", line)
         run(made.plan, config_path, apply_rules, predecessor)
     except UserError as error:
         if predecessor is not None:
             predecessor.lines.say(f"failed {error.message}")
-        raise
+        if log.to_terminal():
+            raise
+        logger.error("%s", error.message)
+        raise SystemExit(error.exit_code) from None
 
 
 def make(config_path: Path) -> Made:
@@ -82,8 +101,11 @@ def run(plan: Plan, config_path: Path, apply_rules: bool, predecessor: Predecess
     def ready() -> None:
         workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
         where = "queue" if plan.workers == 1 else "queues"
+        line = f"nfqlb is ready: {workers} on {where} {span(supervisor.queues)}; {plan.summary}"
+        logger.info("%s", line)
         with suppress(OSError):  # nobody reads it any more, which is no reason to end
-            click.echo(f"nfqlb is ready: {workers} on {where} {span(supervisor.queues)}; {plan.summary}")
+            if not os.path.sameopenfile(1, 2):
+                click.echo(line)
 
     if predecessor is not None:
         predecessor.take_stderr()
@@ -93,7 +115,7 @@ def run(plan: Plan, config_path: Path, apply_rules: bool, predecessor: Predecess
                 supervisor.run(ready)
             finally:
                 if apply_rules and supervisor.in_force:
-                    logger.info("rules removed: %d changes", apart(supervisor.plan.displace))
+                    logger.info("the rules are removed (%d changes)", apart(supervisor.plan.displace))
     except (InstanceError, QueueError, CannotRun, Refused) as error:
         raise UserError(str(error)) from None
 

@@ -25,6 +25,9 @@ __all__ = [
     "Config",
     "ConfigError",
     "Gateway",
+    "Log",
+    "LogFormat",
+    "LogLevel",
     "Problem",
     "Rules",
     "RulesBackend",
@@ -77,6 +80,17 @@ class Rules:
     forward: bool
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    level: LogLevel = "info"
+    """The least of what is logged."""
+    format: LogFormat = "text"
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """One configuration file without mistakes."""
@@ -99,6 +113,7 @@ class Config:
     dns: Dns
     limits: Limits
     rules: Rules
+    log: Log
     health: Check
     """How the backends of a pool are asked that says nothing else."""
     pool_health: Mapping[str, Check]
@@ -207,12 +222,13 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
     if errors_in(problems):
         raise ConfigError(path, problems)
     gateway, path_table, workers, egress = draft.gateway, draft.path, draft.workers, draft.egress
-    rules, health, dns, limits = draft.rules, draft.health, draft.dns, draft.limits
+    rules, log, health, dns, limits = draft.rules, draft.log, draft.health, draft.dns, draft.limits
     assert gateway is not None
     assert path_table is not None
     assert workers is not None
     assert egress is not None
     assert rules is not None
+    assert log is not None
     assert dns is not None
     assert limits is not None
     assert health is not None
@@ -266,6 +282,7 @@ def build(path: Path, raw: dict[str, Any]) -> Config:
         dns=dns.value(),
         limits=limits.value(),
         rules=Rules(**dict(rules)),
+        log=log.value(),
         health=health.value(),
         pool_health=checks,
         ha=pair_of(draft, path.parent),

@@ -44,6 +44,7 @@ def differences(old: Config, new: Config) -> Iterator[str]:
     yield from _fields("dns", old.dns, new.dns)
     yield from _fields("limits", old.limits, new.limits)
     yield from _fields("rules", old.rules, new.rules)
+    yield from _fields("log", old.log, new.log)
     yield from _pair(old.ha, new.ha)
 
 

@@ -28,6 +28,7 @@ from nfqlb.config.tables import (
     HealthTable,
     LimitsTable,
     ListenerTable,
+    LogTable,
     PathTable,
     PoolTable,
     RouteTable,
@@ -65,6 +66,7 @@ class Draft:
     dns: DnsTable | None
     limits: LimitsTable | None
     rules: RulesTable | None
+    log: LogTable | None
     ha: HaTable | None
     """Also when there is none in the file."""
     ha_groups: dict[str, HaGroupTable | None]
@@ -118,6 +120,7 @@ def read_draft(raw: dict[str, Any], problems: list[Problem]) -> Draft:
         dns=read_table(DnsTable, raw.get("dns", {}), "dns", problems),
         limits=read_table(LimitsTable, raw.get("limits", {}), "limits", problems),
         rules=read_table(RulesTable, raw.get("rules", {}), "rules", problems),
+        log=read_table(LogTable, raw.get("log", {}), "log", problems),
         ha=None if ha is None else read_table(HaTable, without(ha, "group"), "ha", problems, more=("group",)),
         ha_groups=read_tables(HaGroupTable, ha_groups, problems),
         listeners=read_tables(ListenerTable, repeated["listener"], problems),

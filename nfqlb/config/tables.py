@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from nfqlb.balance.health import Check
 from nfqlb.balance.rules import ALL
-from nfqlb.config import RUN_DIR, RulesBackend
+from nfqlb.config import RUN_DIR, Log, LogFormat, LogLevel, RulesBackend
 from nfqlb.config.fields import (
     Address,
     BackendAddress,
@@ -45,6 +45,8 @@ ASKED = Check()
 """How backends are asked unless the file says otherwise."""
 
 LIMITS = Limits()
+
+LOG = Log()
 
 Listed = Strict(False)
 """TOML's list, read into a tuple; what is in it is as strict as anywhere."""
@@ -288,6 +290,18 @@ class RulesTable(Table):
     """Let our packets, and only ours, pass the FORWARD chain; false leaves the filter table alone."""
 
 
+class LogTable(Table):
+    """What `nfqlb run` logs, and how; its options --log-level and --log-format win."""
+
+    level: LogLevel = LOG.level
+    """The least of what is logged."""
+    format: LogFormat = LOG.format
+    """Lines for people, or JSON: one object a line."""
+
+    def value(self) -> Log:
+        return Log(**dict(self))
+
+
 RouterId = Annotated[int, Field(ge=1, le=255)]
 Priority = Annotated[int, Field(ge=205, le=254)]
 """What is taken off it where something is wrong must leave something: see nfqlb.ha."""
@@ -339,6 +353,7 @@ SINGLE: dict[str, type[Table]] = {
     "dns": DnsTable,
     "limits": LimitsTable,
     "rules": RulesTable,
+    "log": LogTable,
     "ha": HaTable,
 }
 """Tables that stand once, as `[name]`; each may be left out."""

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable
 from selectors import EVENT_READ, BaseSelector
 from typing import Any, NoReturn
 
+from nfqlb.gateway import log
 from nfqlb.gateway.crew import WORKER_SIGNALS, close_all_but
+from nfqlb.gateway.log import about
 
 RESPAWN_AFTER = 1.0
 """Seconds until one that died may be replaced."""
@@ -40,6 +42,8 @@ class Aide:
         self._pipe = -1
         self._rest = b""
         self._killed_at = float("-inf")
+        self._log = log.settings()
+        """As the process has it."""
 
     def start(self, work: Callable[[int], None], kept: Iterable[int] = ()) -> None:
         """Fork one, which does `work`, given the pipe to speak by. Of our files it keeps `kept`."""
@@ -52,7 +56,7 @@ class Aide:
             if not pid:
                 self._work(work, writing, kept)
         except OSError as error:
-            logger.error("%s cannot be forked: %s", self._title, error.strerror)
+            logger.error("%s cannot be forked: %s", self._title, error.strerror, extra=about(child=self._name))
             os.close(reading)
             self.start_at = begun + RESPAWN_AFTER
             return
@@ -61,17 +65,26 @@ class Aide:
             os.close(writing)
         os.set_blocking(reading, False)
         self.pid, self._pipe, self.start_at = pid, reading, 0.0
+        self._log = log.settings()
+        logger.debug("%s has started (pid %d)", self._title, pid, extra=about(child=self._name, child_pid=pid))
         self._selector.register(reading, EVENT_READ, self._hear)
 
     def look_after(self, now: float, alive_at: float, stuck_after: float) -> None:
-        """Bury one that has died; kill one whose last sign of life, at `alive_at`, is more than `stuck_after` ago."""
+        """Bury one that has died; kill one whose last sign of life, at `alive_at`, is more than `stuck_after` ago. One
+        that logs in another way than we do by now is to be replaced, too.
+        """
         if not self.pid:
+            return
+        if self._log != log.settings():
+            self.end()
+            self.start_at = now
             return
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid:
             self._died(os.waitstatus_to_exitcode(status), now)
         elif now - max(alive_at, self._killed_at) > stuck_after:
-            logger.error("%s (pid %d) hangs; killed", self._title, self.pid)
+            told = about(child=self._name, child_pid=self.pid)
+            logger.error("%s (pid %d) hangs and is killed", self._title, self.pid, extra=told)
             os.kill(self.pid, signal.SIGKILL)
             self._killed_at = now  # once is enough; it is buried when it has died
 
@@ -84,7 +97,8 @@ class Aide:
 
     def _died(self, code: int, now: float) -> None:
         why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        logger.error("%s (pid %d) died (%s); %s", self._title, self.pid, why, self._stands)
+        told = about(child=self._name, child_pid=self.pid, reason=why)
+        logger.error("%s (pid %d) died (%s); %s", self._title, self.pid, why, self._stands, extra=told)
         self._hear()
         self._forget()
         self.start_at = now + RESPAWN_AFTER
@@ -118,12 +132,11 @@ class Aide:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
             close_all_but((0, 1, 2, writing, *kept))
-            with open("/proc/self/comm", "w") as comm:
-                comm.write(self._name)
+            log.name_process(self._name)
             work(writing)
             code = os.EX_OK
         except BaseException:
-            logger.exception("%s ends", self._title)
+            logger.exception("%s has failed and ends", self._title)
         finally:
             sys.stderr.flush()
             os._exit(code)

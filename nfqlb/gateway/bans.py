@@ -1,29 +1,34 @@
 """Who is banned for offences: what the process does that bans.
 
-Knows what workers note (offences), when that is too much (penalties), and how a source gets into the kernel's set. Of
-a source it sees the address and the number of a Reason, never a packet. Does not know how the process is started or
-watched: `guard` does. Floods need nobody here: for them the rules ban by themselves.
+Knows what workers note (offences), when that is too much (penalties), how a source gets into the kernel's set, and how
+the log is told of a ban, by whomever. Of a source it sees the address and the number of a Reason, never a packet. Does
+not know how the process is started or watched: `guard` does. Floods and junk need nobody here: for them the rules ban
+by themselves, and `kernel_bans` notices.
 """
 
 import logging
 import time
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
 
 from nfqlb.gateway import sets
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.guarding import Guarding
+from nfqlb.gateway.kernel_bans import KernelBans
+from nfqlb.gateway.kernelsets import Address, KernelSets
+from nfqlb.gateway.log import about
+from nfqlb.gateway.log_limit import LogLimit
 from nfqlb.gateway.offences import WEIGHTS, Note, Rings, Tally
 from nfqlb.gateway.penalties import SOURCES, Penalties, Source
-from nfqlb.proxy.verdict import Reason
 
-LOG_INTERVAL = 10.0
 LOG_LINES = 5
-"""Bans in LOG_INTERVAL seconds that are logged one by one; the others only as a number."""
+"""Bans in log_limit.INTERVAL seconds that are logged one by one; the others only as a number."""
 
 BACKLOG = 3.0
 """Seconds after a ban in which offences of the same source count no more: its packets that were in a queue by then. A
 full queue is served in less."""
+
+BY_KERNEL = {"junk": "junk: bytes that are no SIP", "flood": "a flood: too many requests a second"}
+"""Name of a set (`sets.NOTICES`) → what the log says."""
 
 logger = logging.getLogger("nfqlb")
 
@@ -31,15 +36,13 @@ logger = logging.getLogger("nfqlb")
 class Bans:
     """Counts offences, and bans."""
 
-    def __init__(self, guarding: Guarding, rings: Rings, tally: memoryview, kernel: Any) -> None:
-        """`kernel`: a pyroute2 IPSet."""
+    def __init__(self, guarding: Guarding, rings: Rings, tally: memoryview, kernel: KernelSets) -> None:
         self._guarding, self._rings, self._tally, self._kernel = guarding, rings, tally, kernel
         self._penalties = Penalties(guarding.offences)
         self._banned_at: dict[Source, float] = {}
         """Those of the last BACKLOG seconds, and some before them."""
-        self._log_from = float("-inf")
-        self._logged = self._unlogged = 0
-        self._failed_at = float("-inf")
+        self._by_kernel = KernelBans(guarding.outside, kernel, self._banned_by_kernel)
+        self._lines, self._failures = LogLimit(LOG_LINES), LogLimit()
 
     def turn(self, now: float) -> None:
         """Count what workers have noted, and ban who has earned it. `now`: seconds of CLOCK_MONOTONIC."""
@@ -54,6 +57,8 @@ class Bans:
                     self._banned_at.clear()
                 self._banned_at[source] = now
                 self._ban(note, now)
+        self._by_kernel.turn(now)
+        self._tell_of_others(now)
         self._tally[Tally.OFFENCES] += noted
         self._tally[Tally.HEARTBEAT] = int(now * 1e9)
 
@@ -62,25 +67,28 @@ class Bans:
         if any(address in network for network in self._guarding.allowed):
             return
         self._tally[Tally.HEARTBEAT] = time.monotonic_ns()  # many of them take their time, on a busy machine
+        slug = note.reason.slug
         try:
-            sets.put(self._kernel, "ban", address, self._guarding.seconds, comment=note.reason.slug)
+            self._kernel.put(sets.name_of("ban", address.version), address, self._guarding.seconds, slug)
         except HostError as error:
-            if now - self._failed_at > LOG_INTERVAL:
-                self._failed_at = now
-                logger.error("%s cannot be banned (%s); are the rules in place? nfqlb rules apply", address, error)
+            if self._failures.passes(now):
+                text = "%s cannot be banned (%s). Are the rules in place? Try: nfqlb rules apply"
+                logger.error(text, address, error, extra=about(source=str(address), reason=str(error)))
             return
         self._tally[Tally.BANS] += 1
-        self._tell(address, note.reason, now)
+        self._tell(address, f"too many offences, the last one: {slug}", slug, "gateway", now)
 
-    def _tell(self, address: IPv4Address | IPv6Address, reason: Reason, now: float) -> None:
-        if now - self._log_from > LOG_INTERVAL:
-            if self._unlogged:
-                logger.warning("and %d more sources banned; 'nfqlb bans' lists them", self._unlogged)
-            self._log_from, self._logged, self._unlogged = now, 0, 0
-        if self._logged < LOG_LINES:
-            self._logged += 1
+    def _banned_by_kernel(self, address: Address, kind: sets.Kind, now: float) -> None:
+        self._tell(address, BY_KERNEL[kind], kind, "kernel", now)
+
+    def _tell(self, address: Address, text: str, reason: str, by: str, now: float) -> None:
+        self._tell_of_others(now)
+        if self._lines.passes(now):
             source = str(address) if address.version == 4 else f"{address}/{sets.SOURCE_BITS[6]}"
             seconds = self._guarding.seconds
-            logger.warning("%s banned for %d s, for too many offences, of late: %s", source, seconds, reason.slug)
-        else:
-            self._unlogged += 1
+            told = about(source=source, reason=reason, seconds=seconds, by=by)
+            logger.warning("%s banned for %d s for %s", source, seconds, text, extra=told)
+
+    def _tell_of_others(self, now: float) -> None:
+        if others := self._lines.held(now):
+            logger.warning("%d more sources were banned; 'nfqlb bans' lists them", others, extra=about(bans=others))

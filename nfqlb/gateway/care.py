@@ -25,6 +25,7 @@ from nfqlb.gateway.charge import Charge
 from nfqlb.gateway.checkup import Checkup
 from nfqlb.gateway.control import Conversation
 from nfqlb.gateway.job import Refused
+from nfqlb.gateway.log import about
 from nfqlb.gateway.loop import Flow, Loop
 from nfqlb.gateway.orders import WORDS, Order, OrdersError
 from nfqlb.gateway.standing import Roll, whole
@@ -53,6 +54,9 @@ ENABLE = "enable"
 
 REQUESTS = ("backends", *WORDS, ENABLE)
 """By the control socket."""
+
+NAMES = 20
+"""Backends that one line of the log names; JSON has all of them."""
 
 LONGEST = 10 * 365 * 86400.0
 """Seconds that an order may last which has an end."""
@@ -89,6 +93,8 @@ class Care:
         self._stale = self._refreshing = self._unsaved = False
         self._next_save = self._next_sample = 0.0
         self._next_change = float("inf")
+        self._unheard: set[Place] = set()
+        """Backends of which nothing is known yet, and of which that has been told."""
         self._samples: list[tuple[float, list[int]]] = []
         self._activity = Activity(activity.load(run_dir) if past else {})
         self._unsaved_activity = False
@@ -124,6 +130,7 @@ class Care:
         self._charge, self._board = charge, board
         self._live = [charge]
         self._roll.keep(charge.places)
+        self._tell_unheard(charge)
         self._samples.clear()
         if self._checkup is not None and self._checkup.board is not board:
             self._checkup.end()
@@ -175,7 +182,8 @@ class Care:
 
     def _lapse(self, now: float) -> None:
         if places := self._roll.lapse(now):
-            logger.info("the time has run out for which an operator had taken out %s", ", ".join(map(_named, places)))
+            names = list(map(_named, places))
+            logger.info("backends whose time out of use is over: %s", ", ".join(names), extra=about(backends=names))
             self._keep_orders()
 
     def _save(self, now: float) -> None:
@@ -183,7 +191,7 @@ class Care:
         try:
             standing.save(self._run_dir, self._roll.records)
         except OSError as error:
-            logger.error("what is known of backends cannot be handed on: %s", error)
+            logger.error("what is known of the health of backends cannot be kept for a successor: %s", error)
 
     def _look(self, board: Board) -> None:
         self._unsaved_activity |= self._activity.look(board, time.time())
@@ -214,7 +222,7 @@ class Care:
             self._next_change = self._roll.next_change(time.time())
             self._watch_pools()
         except Refused as error:
-            logger.error("the tables cannot be built anew, and stay as they are: %s", error)
+            logger.error("rebuilding the tables of backends failed; the current ones stay in use: %s", error)
         finally:
             self._refreshing = False
 
@@ -232,10 +240,10 @@ class Care:
         alarms = self.alarms()
         for pool, text in alarms.items():
             if self._alarms.get(pool) != text:
-                logger.critical("POOL %s: %s", pool, text)
+                logger.critical("alarm: pool %s: %s", pool, text, extra=about(pool=pool, reason=text))
         for pool in self._alarms:
             if pool not in alarms:
-                logger.warning("pool %s is well again", pool)
+                logger.warning("the alarm of pool %s is over", pool, extra=about(pool=pool))
         self._alarms = alarms
         if self._board is not None:
             self._board.set(Header.ALARMS, len(alarms))
@@ -268,17 +276,39 @@ class Care:
     def _heard(self, line: dict[str, Any]) -> None:
         assert self._checkup is not None
         if trouble := line.get("trouble"):
-            logger.warning("health of backends: %s", trouble)
+            logger.warning("health checks of backends: %s", trouble)
             return
         state, error = State(line["state"]), line["error"]
         for place in self._checkup.round.targets[line["target"]].places:
             if self._roll.heard(place, state, error, time.time()):
                 self._stale = True
-                if state is State.DOWN:
-                    logger.error("backend %s is down: %s", _named(place), error)
-                else:
-                    logger.info("backend %s is %s", _named(place), state.name.lower())
+                self._tell_state(place, state, error)
             self._unsaved = True
+
+    def _tell_unheard(self, charge: Charge) -> None:
+        """Say whom we take to be up without knowing it, pool by pool, and of each backend once."""
+        asked = {place for target in charge.round.targets for place in target.places}
+        places = [each for each in charge.places if each[0] and self._roll.records[each].state is State.UNKNOWN]
+        fresh = [place for place in places if place not in self._unheard]
+        self._unheard = set(places)
+        groups: dict[tuple[str, bool], list[str]] = {}
+        for place in fresh:
+            groups.setdefault((place[0], place in asked), []).append(place[1])
+        for (pool, are_asked), names in groups.items():
+            logger.info(
+                "backends of pool %s are taken to be up %s: %s",
+                pool,
+                "until they have been asked" if are_asked else "and nobody asks them",
+                ", ".join(names[:NAMES]) + (f" and {len(names) - NAMES} more" if len(names) > NAMES else ""),
+                extra=about(pool=pool, backends=names, state=State.UNKNOWN.name.lower()),
+            )
+
+    def _tell_state(self, place: Place, state: State, error: str) -> None:
+        told = about(**_about(place), state=state.name.lower(), reason=error or None)
+        if state is State.DOWN:
+            logger.error("backend %s is down: %s", _named(place), error, extra=told)
+        else:
+            logger.info("backend %s is %s", _named(place), state.name.lower(), extra=told)
 
     # -- the operator
 
@@ -295,7 +325,8 @@ class Care:
             order = None if state is None else Order(state, now, None if seconds is None else now + seconds)
             self._roll.say(place, order, now)
             span = "" if seconds is None or state is None else f" for {seconds:.0f} s"
-            logger.info("operator: %s %s%s", word, _named(place), span)
+            told = about(**_about(place), order=word, seconds=seconds)
+            logger.info("an operator says: %s %s%s", word, _named(place), span, extra=told)
         self._stale = self._unsaved = True
         return places, " ".join(each for each in (self._left_alone(places, now), self._keep_orders()) if each)
 
@@ -416,3 +447,8 @@ def _build(drafts: Iterable[Draft]) -> list[Built]:
 
 def _named(place: Place) -> str:
     return f"{place[0]}/{place[1]}"
+
+
+def _about(place: Place) -> dict[str, str]:
+    """The same for the log, as fields."""
+    return {"pool": place[0], "backend": place[1]}

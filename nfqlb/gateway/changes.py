@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nfqlb import __version__
+from nfqlb.gateway import log
 from nfqlb.gateway.care import Care
 from nfqlb.gateway.control import Conversation
 from nfqlb.gateway.directory import Directory
 from nfqlb.gateway.guard import Guard
 from nfqlb.gateway.job import Refused
 from nfqlb.gateway.keeper import Keeper
+from nfqlb.gateway.log import about
 from nfqlb.gateway.loop import Flow, Loop
 from nfqlb.gateway.notify import Notifier
 from nfqlb.gateway.plan import LINGER, Plan, Reading
@@ -136,13 +138,17 @@ class Changes:
                 yield from self._put_in_force(read.plan)
         except (Refused, QueueError, CannotRun, OSError) as error:
             lines = error.lines if isinstance(error, Refused) else (str(error),)
-            logger.error("reload refused, everything goes on as it was: %s", " ".join(line.strip() for line in lines))
+            text = " ".join(line.strip() for line in lines)
+            logger.error("the reload is refused, and everything goes on as it was: %s", text, extra=about(reason=text))
             if tell is not None:
                 tell.refuse(*lines)
         else:
-            logger.info("reload: %s", "; ".join([*_unchanged(read), *read.lines]))
+            lines = list(read.lines)
+            if read.plan is not None and read.plan.log != current.log:
+                lines += log.overruled()
+            logger.info("reload: %s", "; ".join([*_unchanged(read), *lines]), extra=about(changes=lines))
             if tell is not None:
-                tell.end(True, changed=read.changed, changes=read.lines, **self.status())
+                tell.end(True, changed=read.changed, changes=lines, **self.status())
             if read.plan is not None and read.plan.leaving:
                 self._loop.begin(self.let_go(weakref.ref(read.plan)))
         finally:
@@ -151,11 +157,13 @@ class Changes:
 
     def _put_in_force(self, plan: Plan) -> Flow[None]:
         """Raises Refused, QueueError, CannotRun: then everything is as it was."""
+        log.follow(plan.log)  # its workers are about to be forked
         try:
             self._parts.pair.prepare(plan.pair)
             yield from self._parts.backends.prepare(plan.charge)
             yield from self._parts.crews.put_in_force(plan)
         finally:
+            log.follow(self._parts.plan.log)
             self._parts.follow()
 
     def rename(self) -> Flow[None]:
@@ -171,14 +179,19 @@ class Changes:
             plan = yield from self._loop.work(lambda: operator.rename(current, answers), WORK_WITHIN)
             yield from self._put_in_force(plan)
         except (Refused, QueueError, CannotRun, OSError) as error:
-            logger.error("names have other addresses now, but those of before stay: %s", error)
+            logger.error("names have other addresses now, but the old ones stay in use: %s", error)
         else:
             old, new = current.named, plan.named
-            come, gone = [", ".join(sorted(each)) or "none" for each in (new - old, old - new)]
-            logger.info("names have other addresses: new are %s; gone are %s", come, gone)
+            come, gone = sorted(new - old), sorted(old - new)
+            logger.info(
+                "names have other addresses: new are %s; gone are %s",
+                ", ".join(come) or "none",
+                ", ".join(gone) or "none",
+                extra=about(new=come, gone=gone),
+            )
             for (pool, name), why in () if plan.naming is None else plan.naming.dismissed.items():
                 if current.naming is None or current.naming.dismissed.get((pool, name)) != why:
-                    logger.warning("backend %s/%s: %s", pool, name, why)
+                    logger.warning("backend %s/%s: %s", pool, name, why, extra=about(pool=pool, backend=name))
             if plan.leaving:
                 self._loop.begin(self.let_go(weakref.ref(plan)))
         finally:
@@ -199,9 +212,9 @@ class Changes:
         try:
             lighter = yield from self._loop.work(lambda: operator.let_go(plan), WORK_WITHIN)
             yield from self._put_in_force(lighter)
-            logger.info("backends let go, which a reload removed: %d", plan.leaving)
+            logger.info("%d backends that a reload removed are no longer known", plan.leaving)
         except (Refused, CannotRun, OSError) as error:
-            logger.error("removed backends stay known: %s", error)
+            logger.error("backends that a reload removed cannot be forgotten, and stay known: %s", error)
         finally:
             self.under_way = ""
 

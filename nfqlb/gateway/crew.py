@@ -18,13 +18,14 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from selectors import EVENT_READ, BaseSelector
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nfqlb.balance.recent import Recent
-from nfqlb.gateway import privileges
+from nfqlb.gateway import log, privileges
 from nfqlb.gateway.board import STUCK_AFTER, Board, Cell, Header, State
 from nfqlb.gateway.desk import Desk
 from nfqlb.gateway.lifeline import Lifeline
+from nfqlb.gateway.log import about
 from nfqlb.gateway.offences import Rings
 from nfqlb.gateway.plan import Plan
 from nfqlb.gateway.queue import Queue
@@ -93,6 +94,10 @@ class Seat:
     forks: int = 0
     fill_at: float = 0.0
     """When an empty seat shall be filled; a time of time.monotonic()."""
+
+    def about(self) -> dict[str, Any]:
+        """Of its worker, for the log."""
+        return about(worker=self.index, worker_pid=self.pid)
 
 
 class Crew:
@@ -176,7 +181,8 @@ class Crew:
         """End those that have not left."""
         for seat in self.seats:
             if seat.pid:
-                logger.error("worker %d (pid %d) does not stop; killed", seat.index, seat.pid)
+                text = "worker %d (pid %d) does not stop and is killed"
+                logger.error(text, seat.index, seat.pid, extra=seat.about())
         self.destroy()
 
     def destroy(self) -> None:
@@ -250,7 +256,8 @@ class Crew:
         if self._relieved:
             return
         why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        logger.error("worker %d (pid %d) died (%s)", seat.index, pid, why)
+        told = about(worker=seat.index, worker_pid=pid, reason=why)
+        logger.error("worker %d (pid %d) died (%s)", seat.index, pid, why, extra=told)
         if not began:
             self._start_failed(seat, why)
         else:
@@ -262,7 +269,8 @@ class Crew:
         """Kill a worker whose loop over packets stands still; it is then replaced like any that died."""
         silent = time.monotonic() - max(seat.slot[Cell.HEARTBEAT] / 1e9, seat.entered)
         if silent > STUCK_AFTER:
-            logger.error("worker %d (pid %d) is stuck for %.0f s; killed", seat.index, seat.pid, silent)
+            text = "worker %d (pid %d) is stuck: it gave no sign of life for %.0f s and is killed"
+            logger.error(text, seat.index, seat.pid, silent, extra=seat.about())
             os.kill(seat.pid, signal.SIGKILL)
             seat.condemned = True  # once is enough; it is buried when it has died
 
@@ -295,7 +303,8 @@ class Crew:
             if seat.gate >= 0:
                 os.close(seat.gate)
                 seat.gate = -1
-            logger.error("worker %d cannot be forked: %s", seat.index, error.strerror)
+            told = about(worker=seat.index, reason=error.strerror)
+            logger.error("worker %d cannot be forked: %s", seat.index, error.strerror, extra=told)
             if seat.forks == 1:
                 self._start_failed(seat, "fork failed")
             else:  # memory or process numbers are short for a while: no reason to end those that work
@@ -306,6 +315,7 @@ class Crew:
             if gate >= 0:
                 os.close(gate)
         seat.pid = seat.slot[Cell.PID] = pid
+        logger.debug("worker %d has started (pid %d)", seat.index, pid, extra=seat.about())
 
     # -- in the child
 
@@ -346,7 +356,7 @@ class Crew:
             seat.queue.serve(worker)
             code = os.EX_OK
         except BaseException:
-            logger.exception("worker %d ends", seat.index)
+            logger.exception("worker %d has failed and ends", seat.index, extra=about(worker=seat.index))
         finally:
             # Never by a normal exit: the clean-up of the library would unbind the queue under its owner.
             sys.stderr.flush()
@@ -365,8 +375,7 @@ class Crew:
         kept = [0, 1, 2, *seat.queue.filenos, *self.sender.filenos, *self._lifeline.filenos]
         kept += [*self._desk.filenos, self._ready_write]
         close_all_but([*kept, gate] if gate >= 0 else kept)
-        with open("/proc/self/comm", "w") as comm:
-            comm.write(WORKER_NAME.format(seat.index))
+        log.name_process(WORKER_NAME.format(seat.index))
 
 
 def hurry() -> None:

@@ -19,6 +19,7 @@ from nfqlb.balance.states import Place
 from nfqlb.gateway import privileges
 from nfqlb.gateway.aide import Aide
 from nfqlb.gateway.desk import Desk
+from nfqlb.gateway.log import about
 from nfqlb.gateway.loop import Loop
 from nfqlb.gateway.naming import Naming
 from nfqlb.names import remembered
@@ -155,9 +156,10 @@ class Directory:
         self._known[target] = known
         if known.error and known.error != before.error:
             stands = "; the last good answer stands" if known.addresses else ""
-            logger.error("name %s: %s%s", target, known.error, stands)
+            told = about(name=str(target), reason=known.error)
+            logger.error("looking up the name %s failed: %s%s", target, known.error, stands, extra=told)
         elif before.error and not known.error:
-            logger.info("name %s is answered again", target)
+            logger.info("the name %s is answered again", target, extra=about(name=str(target)))
 
     def _remember(self) -> None:
         assert self._naming is not None
@@ -165,7 +167,8 @@ class Directory:
             try:
                 remembered.write(self._naming.state_dir, self._known, self._naming.versions)
             except OSError as error:
-                logger.error("%s: addresses of names cannot be kept for a restart: %s", error.filename, error.strerror)
+                text = "the addresses of names cannot be kept for a restart: %s cannot be written (%s)"
+                logger.error(text, error.filename, error.strerror)
 
     # -- the life of the process
 

@@ -116,7 +116,8 @@ def retire(loop: Loop, elders: Elders) -> Flow[None]:
     yield from loop.pause(SETTLE)
     elders.retire()
     if not (yield from loop.until(elders.gone, RELIEF_DRAIN + PATIENCE)):
-        logger.error("workers of another supervisor do not stop; killed: %s", elders.pids)
+        pids = ", ".join(map(str, elders.pids))
+        logger.error("workers of an earlier supervisor do not stop and are killed (pids %s)", pids)
         elders.kill()
         yield from loop.until(elders.gone, PATIENCE)
 

@@ -75,13 +75,12 @@ class Guard:
 
     def _work(self, guarding: Guarding, supervisor: int) -> None:
         """In the child."""
-        from pyroute2 import IPSet  # which no other process of a gateway needs
-
         from nfqlb.gateway.bans import Bans
+        from nfqlb.gateway.kernelsets import KernelSets
         from nfqlb.gateway.relief import TICK, Relief
 
         # It keeps the priority of workers: it takes little, and relieves them of the most when they have none to spare.
-        kernel = IPSet()
+        kernel = KernelSets()
         bans = Bans(guarding, self.rings, self._tally, kernel)
         relief = Relief(guarding, self.rings, kernel)
         privileges.drop()

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
+from nfqlb.gateway import log
 from nfqlb.gateway.crew import close_all_but
 from nfqlb.gateway.job import Refused
 from nfqlb.gateway.loop import Flow, Loop
@@ -100,7 +101,7 @@ class Successor:
             theirs.close()
             os.close(stderr)
             os.close(errors)
-        self._tail = b""
+        self._tail = self._rest = b""
 
     @property
     def filenos(self) -> tuple[int, int]:
@@ -108,20 +109,24 @@ class Successor:
         return self.lines.fileno(), self._errors
 
     def relay(self) -> None:
-        """Pass on what it wrote to stderr so far."""
-        try:
+        """Pass on what it wrote to stderr so far, in whole lines: others write there, too."""
+        ended = False
+        with suppress(BlockingIOError):
             while piece := os.read(self._errors, 65536):
-                with suppress(OSError):  # nobody reads it any more
-                    os.write(2, piece)
                 self._tail = (self._tail + piece)[-TAIL:]
-        except BlockingIOError:
-            pass
+                self._rest += piece
+            ended = True
+        lines, end, rest = self._rest.rpartition(b"\n")
+        told, self._rest = (self._rest, b"") if ended else (lines + end, rest)
+        if told:
+            with suppress(OSError):  # nobody reads it any more
+                os.write(log.STDERR, told)
 
     @property
     def complaint(self) -> list[str]:
-        """The last lines that it wrote to stderr."""
+        """The last lines that it wrote to stderr, without their times."""
         self.relay()
-        return self._tail.decode("utf-8", "replace").strip().splitlines()
+        return [log.message_in(line) for line in self._tail.decode("utf-8", "replace").strip().splitlines()]
 
     def kill(self) -> None:
         """End it, if it still lives, and take its remains away."""
@@ -142,7 +147,8 @@ class Predecessor:
         self.lock = lock
         """The file that holds the lock on the run directory."""
         self.lines = Lines(socket.socket(fileno=channel))
-        self._stderr = stderr
+        self.stderr = stderr
+        """The file that its stderr is, and ours will be."""
 
     @classmethod
     def from_environment(cls) -> Self | None:
@@ -160,8 +166,8 @@ class Predecessor:
     def take_stderr(self) -> None:
         """From here on failures are told by the channel; our stderr becomes the old one's. Before any worker runs."""
         sys.stderr.flush()
-        os.dup2(self._stderr, 2)
-        os.close(self._stderr)
+        os.dup2(self.stderr, log.STDERR)
+        os.close(self.stderr)
 
 
 def hand_over(loop: Loop, lock: int, tell: Callable[[str], None], commit: Callable[[], None]) -> Flow[int]:

@@ -121,6 +121,6 @@ def _work(
             pickle.dump(result, pipe, pickle.HIGHEST_PROTOCOL)
         code = os.EX_OK
     except BaseException:
-        logger.exception("internal error")
+        logger.exception("internal error in a job of the gateway; please report it")
     finally:
         os._exit(code)

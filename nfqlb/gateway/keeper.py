@@ -24,6 +24,7 @@ from nfqlb.gateway.control import Conversation
 from nfqlb.gateway.duties import Duties
 from nfqlb.gateway.job import Refused
 from nfqlb.gateway.lifeline import Lifeline
+from nfqlb.gateway.log import about
 from nfqlb.gateway.loop import Flow, Loop
 from nfqlb.gateway.procfs import IPPROTO_VRRP, raw_sockets
 
@@ -103,8 +104,8 @@ class Keeper:
                 self.lifeline.take()
             except OSError as error:
                 logger.error(
-                    "the pair: no lifeline, as /dev/net/tun cannot be used (%s). If all processes of this gateway are "
-                    "killed, the other node will not take over",
+                    "the pair: there is no lifeline, as /dev/net/tun cannot be used (%s): if all processes of this "
+                    "gateway are killed, the other node will not take over",
                     error.strerror,
                 )
 
@@ -158,6 +159,7 @@ class Keeper:
                 logging.ERROR if reasons else logging.INFO,
                 "the pair: this node is %s",
                 f"unwell ({'; '.join(reasons)})" if reasons else "well",
+                extra=about(reasons=reasons),
             )
         self._write((UNWELL if reasons else 0) + (YIELDING if self._yielding else 0))
         return 0.2 if not alive or self._moving else max(0.05, self._next_look - now)
@@ -249,7 +251,8 @@ class Keeper:
                 file.write(f"{weight}\n")
                 file.truncate()
         except OSError as error:
-            logger.error("the pair: %s cannot be written (%s)", self._run_dir / TRACK_FILE, error.strerror)
+            text = "the pair: keepalived cannot be told how this node is: %s cannot be written (%s)"
+            logger.error(text, self._run_dir / TRACK_FILE, error.strerror)
         self._written = weight
 
     def _look_at_rules(self, duties: Duties, queues: range) -> Flow[None]:
@@ -285,7 +288,7 @@ class Keeper:
                 continue
             now = time.time()
             self._transitions.append({"at": now, "group": name, "role": role})
-            logger.warning("the pair: group %s is %s here", name, role)
+            logger.warning("the pair: group %s is %s here", name, role, extra=about(group=name, role=role))
             self._roles[name] = role, now
             changed = True
         if changed:
@@ -327,7 +330,10 @@ class Keeper:
         except OSError as error:
             opened.close()
             logger.error(
-                "the pair: nobody can ask at %s port %d (%s)", duties.address, duties.check_port, error.strerror
+                "the pair: the other node cannot compare itself with this one: %s port %d cannot be opened (%s)",
+                duties.address,
+                duties.check_port,
+                error.strerror,
             )
             return
         self._port = opened

@@ -1,8 +1,9 @@
-"""What the kernel says of routes, interfaces and addresses, asked over netlink.
+"""What the kernel says of routes, interfaces and addresses, asked over netlink; and how netlink is spoken.
 
 Knows the few bytes of three questions and their answers (linux/netlink.h, rtnetlink.h, if_link.h, if_addr.h), and no
-meaning of them. They are not left to pyroute2: it takes longer to be loaded than all of them together to be answered,
-and a millisecond for each route, of which a reload asks for three a backend.
+meaning of them. What is said of sets of addresses is in `kernelsets`. They are not left to pyroute2: it takes longer to
+be loaded than all of them together to be answered, and a millisecond for each route, of which a reload asks for three a
+backend.
 """
 
 import os
@@ -17,7 +18,7 @@ FAMILY = {4: socket.AF_INET, 16: socket.AF_INET6}
 
 NETLINK_ROUTE = 0
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLM_F_REQUEST, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x10, 0x300
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE = 18, 22, 26
 RTA_DST, RTA_SRC, RTA_IIF, RTA_OIF = 1, 2, 3, 4
 IFLA_IFNAME, IFLA_MASTER, IFLA_LINKINFO, IFLA_INFO_KIND = 3, 10, 18, 1
@@ -72,8 +73,8 @@ class AddressRow(NamedTuple):
 class Netlink:
     """A socket in the namespace of the thread that makes it."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE)
+    def __init__(self, protocol: int = NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
         self._serial = 0
 
     def __enter__(self) -> "Netlink":
@@ -82,20 +83,23 @@ class Netlink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._socket.close()
 
     def route(self, dst: bytes, src: bytes | None = None, came_in_by: int | None = None) -> Answer:
         """Addresses are packed. `came_in_by`: index of an interface, as if the packet had come from there. Raises
         OSError when the kernel would not send it.
         """
-        wanted = _attribute(RTA_DST, dst)
+        wanted = attribute(RTA_DST, dst)
         if src is not None:
-            wanted += _attribute(RTA_SRC, src)
+            wanted += attribute(RTA_SRC, src)
         if came_in_by is not None:
-            wanted += _attribute(RTA_IIF, _WORD.pack(came_in_by))
+            wanted += attribute(RTA_IIF, _WORD.pack(came_in_by))
         asked = _ROUTE.pack(FAMILY[len(dst)], 8 * len(dst), 8 * len(src or b""), 0, 0, 0, 0, 0, 0)
-        body = next(self._ask(RTM_GETROUTE, asked + wanted, 0))
-        link = _attributes(body, _ROUTE.size).get(RTA_OIF)
+        body = next(self.ask(RTM_GETROUTE, asked + wanted, 0))
+        link = attributes(body, _ROUTE.size).get(RTA_OIF)
         return Answer(0 if link is None else _word(link), _ROUTE.unpack_from(body)[7])
 
     def links(self) -> list[LinkRow]:
@@ -110,13 +114,13 @@ class Netlink:
         """The bodies of a whole list, as it was at one moment."""
         while True:
             try:
-                return list(self._ask(what, body, NLM_F_DUMP))
+                return list(self.ask(what, body, NLM_F_DUMP))
             except InterruptedError:
                 continue
 
-    def _ask(self, what: int, body: bytes, flags: int) -> Iterator[bytes]:
-        """The bodies of the answer: one, or those of a list. Raises OSError; InterruptedError when the list changed
-        while it was told.
+    def ask(self, what: int, body: bytes, flags: int) -> Iterator[bytes]:
+        """The bodies of the answer: one, those of a list, or none, where it is only that it is done (NLM_F_ACK). Raises
+        OSError; InterruptedError when the list changed while it was told.
         """
         self._serial += 1
         header = _HEADER.pack(_HEADER.size + len(body), what, NLM_F_REQUEST | flags, self._serial, 0)
@@ -131,7 +135,9 @@ class Netlink:
                     continue
                 if kind == NLMSG_ERROR:
                     (code,) = _ERROR.unpack_from(body)
-                    raise OSError(-code, os.strerror(-code))
+                    if code:
+                        raise OSError(-code, os.strerror(-code))
+                    return
                 interrupted |= bool(told & NLM_F_DUMP_INTR)
                 if kind != NLMSG_DONE:
                     yield body
@@ -144,8 +150,8 @@ class Netlink:
 def link(body: bytes) -> LinkRow:
     """One row of a list of interfaces, without its header."""
     _, hardware, index, flags, _ = _LINK.unpack_from(body)
-    told = _attributes(body, _LINK.size)
-    kind = _attributes(told.get(IFLA_LINKINFO, b""), 0).get(IFLA_INFO_KIND, b"")
+    told = attributes(body, _LINK.size)
+    kind = attributes(told.get(IFLA_LINKINFO, b""), 0).get(IFLA_INFO_KIND, b"")
     master = told.get(IFLA_MASTER)
     return LinkRow(
         index, _text(told[IFLA_IFNAME]), hardware, flags, _text(kind), 0 if master is None else _word(master)
@@ -155,14 +161,14 @@ def link(body: bytes) -> LinkRow:
 def address(body: bytes) -> AddressRow:
     """One row of a list of addresses, without its header."""
     _, _, flags, _, index = _ADDRESS.unpack_from(body)
-    told = _attributes(body, _ADDRESS.size)
+    told = attributes(body, _ADDRESS.size)
     # A point-to-point interface's IFA_ADDRESS is its peer's; IFA_LOCAL, where there is one, is its own.
     packed = told.get(IFA_LOCAL) or told.get(IFA_ADDRESS, b"")
     more = told.get(IFA_FLAGS)
     return AddressRow(index, packed, flags if more is None else _word(more))
 
 
-def _attributes(body: bytes, at: int) -> dict[int, bytes]:
+def attributes(body: bytes, at: int) -> dict[int, bytes]:
     found = {}
     while at + _ATTRIBUTE.size <= len(body):
         length, what = _ATTRIBUTE.unpack_from(body, at)
@@ -173,7 +179,7 @@ def _attributes(body: bytes, at: int) -> dict[int, bytes]:
     return found
 
 
-def _attribute(what: int, value: bytes) -> bytes:
+def attribute(what: int, value: bytes) -> bytes:
     length = _ATTRIBUTE.size + len(value)
     return _ATTRIBUTE.pack(length, what) + value + bytes(_aligned(length) - length)
 

@@ -4,11 +4,12 @@ Made from the configuration (plans), run by a crew. Knows neither of them.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from nfqlb.balance.recent import Recent
+from nfqlb.config import Log
 from nfqlb.gateway.charge import Charge
 from nfqlb.gateway.duties import Duties
 from nfqlb.gateway.guarding import Guarding
@@ -76,6 +77,8 @@ class Plan:
     """Who is banned; None: nobody."""
     shield: Callable[[int, Recent, int], Shield] | None = None
     """As `process`; given the number of workers instead of who knows names. None: nothing is limited or shed."""
+    log: Log = field(default_factory=Log)
+    """What is logged, and how."""
     pin: bool = False
     """Each worker to a core of its own, when there are enough."""
 

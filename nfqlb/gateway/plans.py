@@ -187,6 +187,7 @@ def build(source: Source, ranges: tuple[range, ...], placed: range | None, build
         pair=duties.make(config, setup),
         naming=naming.make(config, source.answers),
         guarding=guarding.make(config),
+        log=config.log,
         pin=config.workers.pin,
     )
 

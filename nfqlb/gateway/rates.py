@@ -13,10 +13,20 @@ OVER = "NFQLB-OVER"
 JUNK = "NFQLB-JUNK"
 """The chain in which ends what is no SIP."""
 
+BAN_FLOOD, BAN_JUNK = "NFQLB-BAN-FLOOD", "NFQLB-BAN-JUNK"
+"""The chains by which the kernel bans for either, and notes for which."""
+
 SHED = "NFQLB-SHED"
 """The chain in which most new requests end while all workers have more than they can do."""
 
-CHAINS = {"guard": GUARD, "over": OVER, "junk": JUNK, "shed": SHED}
+CHAINS = {
+    "guard": GUARD,
+    "over": OVER,
+    "junk": JUNK,
+    "ban_flood": BAN_FLOOD,
+    "ban_junk": BAN_JUNK,
+    "shed": SHED,
+}
 """Those that are there for limits: name in a template → chain."""
 
 UNIT = 1_000_000

@@ -10,11 +10,13 @@ dies. Does not know what the rules let through, nor the process that it runs in 
 
 import logging
 from ipaddress import ip_address
-from typing import Any
 
 from nfqlb.gateway import sets
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.guarding import Guarding
+from nfqlb.gateway.kernelsets import KernelSets
+from nfqlb.gateway.log import about
+from nfqlb.gateway.log_limit import LogLimit
 from nfqlb.gateway.offences import Rings
 
 TICK = 0.02
@@ -29,17 +31,15 @@ as the time until it is there costs some packets."""
 AGAIN = 10.0
 """Seconds after its end within which another is the next of the same overload."""
 
-LOG_INTERVAL = 10.0
-
 logger = logging.getLogger("nfqlb")
 
 
 class Relief:
-    def __init__(self, guarding: Guarding, rings: Rings, kernel: Any) -> None:
-        """`kernel`: a pyroute2 IPSet."""
+    def __init__(self, guarding: Guarding, rings: Rings, kernel: KernelSets) -> None:
         self._workers, self._outside = guarding.workers, guarding.outside
         self._rings, self._kernel = rings, kernel
-        self._until = self._failed_at = float("-inf")
+        self._until = float("-inf")
+        self._failures = LogLimit()
         self._seconds = 0
 
     def turn(self, now: float) -> None:
@@ -53,16 +53,25 @@ class Relief:
             return
         self._seconds, self._until = seconds, now + seconds
         logger.warning(
-            "overload of all workers: for %d s the kernel drops seven in eight new requests, calls go on", seconds
+            "overload: all workers have more than they can do; for %d s the kernel drops seven in eight new requests, "
+            "and calls go on",
+            seconds,
+            extra=about(seconds=seconds),
         )
 
     def _add(self, host: str, seconds: int, now: float) -> bool:
         """Whether the kernel has it."""
+        address = ip_address(host)
         try:
-            sets.put(self._kernel, "shed", ip_address(host), seconds)
+            self._kernel.put(sets.name_of("shed", address.version), address, seconds)
         except HostError as error:
-            if now - self._failed_at > LOG_INTERVAL:
-                self._failed_at = now
-                logger.error("no relief for %s (%s); are the rules in place? nfqlb rules apply", host, error)
+            if self._failures.passes(now):
+                logger.error(
+                    "overload: the kernel cannot be told to drop new requests to %s (%s). Are the rules in place? Try: "
+                    "nfqlb rules apply",
+                    host,
+                    error,
+                    extra=about(address=host, reason=str(error)),
+                )
             return False
         return True

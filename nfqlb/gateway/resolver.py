@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
 
+from nfqlb.gateway.log_limit import LogLimit
 from nfqlb.names.lookup import NEGATIVE_TTL, Found, Lookups, Past
 from nfqlb.names.target import Dns, Target, as_plain
 from nfqlb.net.endpoint import Endpoint
@@ -81,7 +82,7 @@ class Resolver:
         self._under_way: dict[bytes, asyncio.Task[None]] = {}
         self._random = Random()
         self._credit, self._credit_at = BURST, time.monotonic()
-        self._next_told = 0.0
+        self._complaints = LogLimit(seconds=TOLD_EVERY)
 
     def run(self) -> None:
         asyncio.run(self._run())
@@ -156,8 +157,7 @@ class Resolver:
             del self._under_way[question]
 
     def _complain(self, error: str, now: float) -> None:
-        if now >= self._next_told:
-            self._next_told = now + TOLD_EVERY
+        if self._complaints.passes(now):
             logger.warning("a name that a backend sends to cannot be looked up: %s", error)
 
     # -- what is told

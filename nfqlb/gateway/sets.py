@@ -9,21 +9,25 @@ Sets outlive rules, workers and supervisors: after a reload or an upgrade the sa
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_network
-from typing import Any, Literal, NamedTuple
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+from typing import Literal, NamedTuple
 
 from nfqlb.config import Config
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.iptables import FAMILIES, PATH, TIMEOUT, Family
 from nfqlb.proxy.setup import Network
 
-Kind = Literal["allow", "deny", "ban", "shed"]
-KINDS: tuple[Kind, ...] = ("allow", "deny", "ban", "shed")
-"""Never limited or banned; banned by an operator; banned by kernel and gateway; addresses of ours that are relieved."""
+Kind = Literal["allow", "deny", "ban", "junk", "flood", "shed"]
+KINDS: tuple[Kind, ...] = ("allow", "deny", "ban", "junk", "flood", "shed")
+"""Never limited or banned; banned by an operator; banned by kernel and gateway; of these, the ones that the kernel has
+just banned by itself, for junk or for a flood; addresses of ours that are relieved."""
+
+NOTICES: tuple[Kind, ...] = ("junk", "flood")
+"""What the kernel bans for. It can write no comment, so it notes the source in a set of that name, too; the gateway
+takes it out there (`kernel_bans`)."""
 
 SOURCE_BITS = {4: 32, 6: 64}
 """Of an address: they tell one source from another."""
@@ -147,7 +151,17 @@ def entries(kinds: Iterable[Kind] = ("deny", "ban")) -> list[Entry]:
         raise HostError(
             "There are no sets of ours in the kernel: put them and the rules in place with: nfqlb rules apply"
         )
-    return [entry for kind, name in names if name in there for entry in read_entries(kind, _save(name))]
+    found = [entry for kind, name in names if name in there for entry in read_entries(kind, _save(name))]
+    if any(entry.kind == "ban" and not entry.why for entry in found):
+        noted = [(kind, name_of(kind, family)) for kind in NOTICES for family in FAMILIES]
+        why = {
+            entry.network: kind for kind, name in noted if name in there for entry in read_entries(kind, _save(name))
+        }
+        found = [
+            entry._replace(why=why.get(entry.network, "")) if entry.kind == "ban" and not entry.why else entry
+            for entry in found
+        ]
+    return found
 
 
 def count() -> int:
@@ -166,7 +180,7 @@ def read_entries(kind: Kind, text: str) -> Iterator[Entry]:
             values = dict(zip(options[::2], options[1::2], strict=True))
             left = int(values.get("timeout", 0))
             found: Network = ip_network(network)
-            if kind == "ban" and found.version == 6:
+            if kind in ("ban", *NOTICES) and found.version == 6:
                 found = ip_network((found.network_address, SOURCE_BITS[6]))
             packets, size = int(values.get("packets", 0)), int(values.get("bytes", 0))
             yield Entry(kind, found, left or None, packets, size, values.get("comment", ""))
@@ -182,23 +196,6 @@ def unban(entry: Entry) -> None:
     """Raises HostError."""
     address = entry.network if entry.kind != "ban" else entry.network.network_address
     _ipset("restore", "-exist", text=f"del {name_of(entry.kind, entry.network.version)} {address}\n")
-
-
-def put(kernel: Any, kind: Kind, address: IPv4Address | IPv6Address, seconds: int, **more: str) -> None:
-    """The gateway's own, by netlink instead of the command. `kernel`: a pyroute2 IPSet. Raises HostError."""
-    from pyroute2.netlink.exceptions import NetlinkError  # who has an IPSet has that already
-
-    try:
-        kernel.add(
-            name_of(kind, address.version),
-            str(address),
-            family=socket.AF_INET if address.version == 4 else socket.AF_INET6,
-            exclusive=False,
-            timeout=seconds,
-            **more,
-        )
-    except (NetlinkError, OSError) as error:
-        raise HostError(str(error)) from error
 
 
 def _harmless(text: str) -> str:

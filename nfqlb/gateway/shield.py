@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from nfqlb.balance.rules import NetworkSet
 from nfqlb.gateway.budget import Budget
+from nfqlb.gateway.log import about
 from nfqlb.gateway.overload import QUIET, Load, Overload
 from nfqlb.proxy.setup import Network
 from nfqlb.proxy.triage import Triage
@@ -79,14 +80,16 @@ class Shield:
         self._fill, self._shedding = load.fill, shedding
         if self.overload.episodes != before:
             logger.warning(
-                "overload: the queue is %.0f %% full and packets wait %.0f ms; new requests are shed, calls go on",
+                "overload: the queue of a worker is %.0f %% full, and its packets wait %.0f ms; new requests are shed, "
+                "calls go on",
                 100 * load.fill,
                 1000 * load.age,
+                extra=about(fill=round(load.fill, 3), age=round(load.age, 3)),
             )
         if shedding:
             self._until = now + QUIET
         elif self._until and now >= self._until:
-            logger.warning("overload is over; 'nfqlb stats' says how many requests were shed")
+            logger.warning("overload of a worker is over; 'nfqlb stats' says how many requests were shed")
             self._until = 0.0
         return shedding
 

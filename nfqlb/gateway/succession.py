@@ -161,7 +161,7 @@ class Succession:
     def place_rules(self, plan: Plan, queues: range) -> Flow[None]:
         """Raises Refused."""
         changes = yield from self._loop.work(lambda: plan.place(queues), WORK_WITHIN, whole=True)
-        logger.info("rules: %d changes; packets go to queues %s", changes, span(queues))
+        logger.info("the rules are in place (%d changes); packets go to queues %s", changes, span(queues))
 
     # -- what changes are made of
 
@@ -259,7 +259,7 @@ def _bind(plan: Plan, look_further: bool) -> list[Queue]:
         else:
             if (granted := bound[0].buffer) < plan.socket_buffer:
                 logger.warning(
-                    "the kernel grants %d bytes of socket buffer instead of %d: raise net.core.rmem_max",
+                    "the kernel grants a queue %d bytes of socket buffer instead of %d: raise net.core.rmem_max",
                     granted,
                     plan.socket_buffer,
                 )

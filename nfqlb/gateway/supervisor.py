@@ -181,8 +181,8 @@ class Supervisor:
             if self._predecessor is not None:
                 board.set(Header.STARTED, past.started)
             else:
-                count = len(self._elders.pids)
-                logger.warning("%d workers of a gateway that was killed still run; taking over from them", count)
+                text = "%d workers of a gateway that was killed still run; this one takes over from them"
+                logger.warning(text, len(self._elders.pids))
         self._crews.crew.fill()
 
     def _come_up(self, on_ready: Callable[[], None]) -> Flow[None]:
@@ -289,10 +289,10 @@ class Supervisor:
             self.handed_over = yield from hand_over(self._loop, self._instance.fileno(), tell.event, self._commit)
         except Refused as error:
             yield from self._go_on()
-            logger.error("upgrade refused, everything goes on as it was: %s", error)
+            logger.error("the upgrade is refused, and everything goes on as it was: %s", error)
             tell.refuse(*error.lines)
         else:
-            logger.info("handed over to pid %d", self.handed_over)
+            logger.info("the upgrade is done: handed over to pid %d", self.handed_over)
             tell.end(True, pid=self.handed_over)
         finally:
             self._changes.under_way = ""
@@ -315,7 +315,9 @@ class Supervisor:
                 self._notifier.main_pid(os.getpid())
             self._control.reclaim()
         except (Refused, OSError) as error:
-            logger.error("the rules may lead to workers of the new code, which are left alone: %s", error)
+            logger.error(
+                "the rules cannot be led back from the workers of the new code, which are left running: %s", error
+            )
             return
         if others is not None:
             yield from retire(self._loop, others)
@@ -337,7 +339,7 @@ class Supervisor:
             self._crews.tell_remembered(int(now))
         caught = self._loop.turn(pause)
         if any(number in caught for number in _STOP_SIGNALS):
-            logger.info("stopping")
+            logger.info("the gateway stops")
             self._stopping = True
         elif signal.SIGHUP in caught and self._operator is not None and not self._changes.reload_waits:
             self._changes.reload_waits = True
@@ -355,10 +357,11 @@ class Supervisor:
 
     def _asked(self, request: dict[str, Any], conversation: Conversation) -> None:
         """A request by the control socket. A bug of ours in it ends nothing but the answer."""
+        logger.debug("request of the control socket: %s", request)
         try:
             self._answer(request, conversation)
         except Exception:
-            logger.exception("internal error at a request: %s", request)
+            logger.exception("internal error at a request of the control socket; please report it: %s", request)
             conversation.refuse("internal error; the gateway's log has more, please report it")
 
     def _answer(self, request: dict[str, Any], conversation: Conversation) -> None:

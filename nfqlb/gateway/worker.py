@@ -7,16 +7,21 @@ how the queue works, or that there are other workers.
 import logging
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from nfqlb.balance.recent import Recent
 from nfqlb.engine import Engine
 from nfqlb.gateway.board import BACKENDS, REASONS, Cell, Header, State, Traffic
+from nfqlb.gateway.log import about
+from nfqlb.gateway.log_limit import LogLimit
 from nfqlb.gateway.offences import OFFENCE, Notebook
 from nfqlb.gateway.overload import Load
 from nfqlb.gateway.queue import MAX_PACKET
 from nfqlb.gateway.sender import IPV6_MINIMUM_MTU, Sender
 from nfqlb.gateway.shield import Shield
+from nfqlb.net import datagram
+from nfqlb.net.datagram import DatagramError
 from nfqlb.proxy.verdict import REASON_SLOTS, Action, Reason, Verdict
 
 if TYPE_CHECKING:
@@ -33,11 +38,12 @@ LOOK_INTERVAL = 10_000_000
 """Nanoseconds between two looks at how full the queue is: some hundred packets in overload, and queues hold thousands.
 """
 
-LOG_INTERVAL = 10.0
-"""Seconds between two log lines about the same kind of failure; those between are only counted."""
-
 LOG_BYTES = 8192
-"""Bytes of an offending packet that go to the log; longer ones are cut there, and the line says so."""
+"""Bytes of an offending packet that go to the log when it is to say all; longer ones are cut there, and the line says
+so."""
+
+DIGEST = 16
+"""Hexadecimal digits of a packet's digest in the log."""
 
 _TRAFFIC = {
     Reason.REQUEST_ENTERING: Traffic.REQUESTS_TO,
@@ -99,7 +105,7 @@ class Worker:
         self._leave = leave
         self._offences = offences
         self._until_sample = 1
-        self._limits: dict[str, _Limit] = {}
+        self._failures, self._unsent = LogLimit(), LogLimit()
         self._lane: Lane | None = None
         self.decide: Callable[[bytes], bytes | None] = self._decide
         """The engine's verdict as the queue wants it; counts it under its Reason. Consumer.decide."""
@@ -147,17 +153,27 @@ class Worker:
         return answer
 
     def failed(self, packet: bytes, error: BaseException) -> None:
-        """An exception on the way of a packet, which is dropped already: our bug, so the log gets the packet."""
+        """An exception on the way of a packet, which is dropped already: our bug. The log says which packet, and only
+        at its level `debug` what was in it: that, and the text of an exception, may be what people say to each other.
+        """
         self._slot[REASONS + Reason.INTERNAL_ERROR] += 1
-        self._log(
-            "internal",
-            "internal error, one packet dropped; please report it: %s at %s; packet (%d bytes): %s%s",
-            repr(error),
-            _place(error),
-            len(packet),
-            packet[:LOG_BYTES].hex(),
-            "…" if len(packet) > LOG_BYTES else "",
+        now = time.monotonic()
+        before = self._failures.held(now)
+        if not self._failures.passes(now):
+            return
+        summary = described(packet)
+        what = f"{type(error).__name__} at {_place(error)}"
+        logger.error(
+            "internal error, one packet is dropped; please report it: %s; the packet has %s%s",
+            what,
+            ", ".join(f"{name} {value}" for name, value in summary.items()),
+            _more(before),
+            extra=about(reason=Reason.INTERNAL_ERROR.slug, error=what, packet=summary, before=before),
         )
+        if logger.isEnabledFor(logging.DEBUG):
+            content = packet[:LOG_BYTES].hex() + ("…" if len(packet) > LOG_BYTES else "")
+            trace = (type(error), error, error.__traceback__)
+            logger.debug("the packet of this internal error: %s", content, exc_info=trace)
 
     def idle(self) -> None:
         self._stamp(time.monotonic_ns())
@@ -189,7 +205,7 @@ class Worker:
         try:
             self._sender.send(packet, verdict.src, verdict.dst)
         except OSError as error:
-            self._log("send", "IPv6 packet from %s to %s not sent: %s", verdict.src, verdict.dst, error.strerror)
+            self._not_sent(verdict, error)
             return Reason.SEND_FAILED, None
         self._slot[Cell.SOCKET_SENT] += 1
         return verdict.reason, None
@@ -232,12 +248,13 @@ class Worker:
         assert self._shield is not None
         return self._shield.decide(packet, self._calm)
 
-    def _log(self, kind: str, text: str, *values: object) -> None:
-        """One line, at most every LOG_INTERVAL for each kind."""
-        limit = self._limits.setdefault(kind, _Limit())
-        skipped = limit.ask(time.monotonic())
-        if skipped is not None:
-            logger.error(text + "%s", *values, f" (and {skipped} more before)" if skipped else "")
+    def _not_sent(self, verdict: Verdict, error: OSError) -> None:
+        now = time.monotonic()
+        before = self._unsent.held(now)
+        if self._unsent.passes(now):
+            src, dst, why = str(verdict.src), str(verdict.dst), error.strerror
+            told = about(reason=Reason.SEND_FAILED.slug, error=why, source=src, destination=dst, before=before)
+            logger.error("an IPv6 packet from %s to %s is not sent: %s%s", src, dst, why, _more(before), extra=told)
 
 
 def status_class(packet: bytes) -> int:
@@ -248,21 +265,20 @@ def status_class(packet: bytes) -> int:
     return packet[version + 4] - _ZERO
 
 
-class _Limit:
-    """Lets one event in LOG_INTERVAL through."""
+def described(packet: bytes) -> dict[str, object]:
+    """An IP packet for the log, without a word of what is in it. The digest tells whether another one is the same."""
+    found: dict[str, object] = {"bytes": len(packet)}
+    try:
+        read = datagram.parse(packet, verify=False)
+    except DatagramError as error:
+        found["fault"] = error.fault.value
+    else:
+        found |= {"source": str(read.src), "destination": str(read.dst)}
+    return {**found, "sha256": sha256(packet).hexdigest()[:DIGEST]}
 
-    def __init__(self) -> None:
-        self._next = float("-inf")
-        self._skipped = 0
 
-    def ask(self, now: float) -> int | None:
-        """How many were held back since the last that passed, or None: hold this one back too."""
-        if now < self._next:
-            self._skipped += 1
-            return None
-        skipped, self._skipped = self._skipped, 0
-        self._next = now + LOG_INTERVAL
-        return skipped
+def _more(before: int) -> str:
+    return f" (and {before} more before)" if before else ""
 
 
 def _place(error: BaseException) -> str:

@@ -7,7 +7,7 @@ import signal
 import pytest
 from livegateway import Gateway
 from livenet import PHONE, Net, until
-from test_run_live import CONFIG, Host, request
+from test_run_live import CONFIG, NFQLB, Host, request
 
 from nfqlb.gateway import sets
 from nfqlb.lab import namespaces
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.root
 JUNK = b"\1 nothing that SIP would be, nor what the kernel drops by itself"
 ENOUGH = 150
 """Packets of junk that are too much."""
+ENDS_IN_THE_KERNEL = b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n"
 
 
 @pytest.fixture
@@ -54,6 +55,40 @@ def test_junk_is_banned_and_drops_in_the_kernel(gateway: Gateway, family: int) -
     assert (told["bans"], told["banned"], told["stopped"]["denied"]) == (1, 1, 0)
     assert told["stopped"]["banned"] >= 10
     assert "1 banned now" in gateway.host.call("stats").stdout
+    gateway.stop()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_whom_the_kernel_bans_for_junk_is_told_of_once_with_the_reason(gateway: Gateway, family: int) -> None:
+    source = {4: PHONE[4], 6: "2001:db8:1::/64"}[family]
+    line = f"{source} banned for 600 s for junk: bytes that are no SIP"
+    send(gateway, ENDS_IN_THE_KERNEL, ENOUGH, family)
+    assert until(lambda: line in gateway.net.log, 10), gateway.net.log
+    save = ["ipset", "save", f"NFQLB-ban{family}"]
+    assert 'comment "junk"' in namespaces.run(gateway.net.gateway, save)  # for who looks later, whatever is restarted
+    assert banned(gateway.net)[source].packets > 0  # its counters went on
+    left = banned(gateway.net)[source].left
+    assert left is not None
+    assert 500 < left <= 600
+    assert namespaces.run(gateway.net.gateway, ["ipset", "save", f"NFQLB-junk{family}"]).count("add ") == 0
+    gateway.reload()
+    send(gateway, ENDS_IN_THE_KERNEL, ENOUGH, family)
+    (row,) = json.loads(namespaces.run(gateway.net.gateway, [*NFQLB, "bans", "list", "--json"]))
+    assert (row["source"], row["by"], row["why"]) == (source, "gateway", "junk: bytes that are no SIP")
+    assert gateway.net.log.count(line) == 1
+    gateway.stop()
+
+
+def test_whom_the_kernel_bans_for_a_flood_is_told_of_with_the_reason(net: Net) -> None:
+    host = Host(net)
+    host.write(CONFIG + "\n[limits]\nrequests = 10\nburst = 20\nban_above = 20\n")
+    gateway = Gateway(host)
+    phone = net.phone_socket(4)
+    for number in range(ENOUGH):
+        phone.send(request(phone, f"f{number}"))
+    line = f"{PHONE[4]} banned for 600 s for a flood: too many requests a second"
+    assert until(lambda: line in net.log, 10), net.log
+    assert "too many requests a second" in namespaces.run(net.gateway, [*NFQLB, "bans"])
     gateway.stop()
 
 

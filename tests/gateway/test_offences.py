@@ -4,11 +4,14 @@ import logging
 from ipaddress import ip_address, ip_network
 
 import pytest
-from pyroute2.netlink.exceptions import NetlinkError
 
 from nfqlb.gateway import offences, penalties
-from nfqlb.gateway.bans import BACKLOG, LOG_INTERVAL, LOG_LINES, Bans
+from nfqlb.gateway.bans import BACKLOG, LOG_LINES, Bans
+from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.guarding import Guarding
+from nfqlb.gateway.kernel_bans import AT_ONCE
+from nfqlb.gateway.kernelsets import Address
+from nfqlb.gateway.log_limit import INTERVAL
 from nfqlb.gateway.offences import NOTES, OFFENCE, SEATS, WEIGHTS, Note, Rings, Tally
 from nfqlb.gateway.penalties import MINUTE, SOURCES, Penalties
 from nfqlb.net import datagram
@@ -107,16 +110,32 @@ class TestPenalties:
 
 
 class Kernel:
-    """Takes the place of pyroute2's IPSet."""
+    """Takes the place of KernelSets."""
 
     def __init__(self) -> None:
         self.added: dict[tuple[str, str], tuple[int, str]] = {}
         self.error: Exception | None = None
 
-    def add(self, name: str, entry: str, *, timeout: int, comment: str, **_: object) -> None:
+    def put(self, name: str, address: Address, seconds: int, comment: str = "") -> None:
         if self.error:
             raise self.error
-        self.added[name, entry] = timeout, comment
+        self.added[name, str(address)] = seconds, comment
+
+    def remove(self, name: str, address: Address) -> None:
+        self.added.pop((name, str(address)), None)
+
+    def has(self, name: str, address: Address) -> bool:
+        return (name, str(address)) in self.added
+
+    def entries(self, name: str) -> list[tuple[Address, int]]:
+        if self.error:
+            raise self.error
+        return [(ip_address(each), seconds) for (where, each), (seconds, _) in self.added.items() if where == name]
+
+    def catch(self, kind: str, source: str, seconds: int = 600) -> None:
+        """What the rules do by themselves with who floods or sends junk."""
+        for each in ("ban", kind):
+            self.added[f"NFQLB-{each}{ip_address(source).version}", source] = seconds, ""
 
 
 class Court:
@@ -125,8 +144,9 @@ class Court:
     def __init__(self, *allowed: str) -> None:
         self.rings, self.kernel = Rings(), Kernel()
         self.tally = memoryview(bytearray(8 * len(Tally))).cast("Q")
-        guarding = Guarding(100, 600, tuple(ip_network(each) for each in allowed))
-        self.bans = Bans(guarding, self.rings, self.tally, self.kernel)
+        outside = tuple(each.host for each in OURS.values())
+        guarding = Guarding(100, 600, tuple(ip_network(each) for each in allowed), outside=outside)
+        self.bans = Bans(guarding, self.rings, self.tally, self.kernel)  # type: ignore[arg-type]
 
     def note(self, source: Endpoint, reason: Reason, times: int) -> None:
         for _ in range(times):
@@ -179,16 +199,77 @@ def test_bans_are_logged_but_not_without_bound(caplog: pytest.LogCaptureFixture)
         court.note(Endpoint(bytes([10, 0, 0, number]), 9), Reason.NOT_SIP, 10)
     court.turn(0.0)
     assert len(caplog.records) == LOG_LINES
-    assert "10.0.0.0 banned for 600 s, for too many offences, of late: not-sip" in caplog.text
+    assert "10.0.0.0 banned for 600 s for too many offences, the last one: not-sip" in caplog.text
+    court.turn(INTERVAL - 1)
+    assert len(caplog.records) == LOG_LINES
+    court.turn(INTERVAL + 1)  # also when nobody else is banned
+    assert caplog.messages[LOG_LINES:] == [f"{50 - LOG_LINES} more sources were banned; 'nfqlb bans' lists them"]
     court.note(FOUR, Reason.NOT_SIP, 20)
-    court.turn(LOG_INTERVAL + 1)
-    assert f"and {50 - LOG_LINES} more sources banned" in caplog.text
+    court.turn(INTERVAL + 2)
+    assert caplog.messages[-1].startswith("192.0.2.9 banned")
 
 
-@pytest.mark.parametrize("error", [NetlinkError(2, "no such set"), OSError(12, "no memory")])
-def test_a_kernel_that_refuses_is_told_of_once(caplog: pytest.LogCaptureFixture, error: Exception) -> None:
+def test_a_ban_is_logged_with_fields(caplog: pytest.LogCaptureFixture) -> None:
     court = Court()
-    court.kernel.error = error
+    court.note(SIX, Reason.SCANNER, 1)
+    court.turn(0.0)
+    told = {"source": "2001:db8:1:2::/64", "reason": "scanner", "seconds": 600, "by": "gateway"}
+    assert caplog.records[0].__dict__["about"] == told
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "shown", "text"),
+    [
+        ("junk", "192.0.2.9", "192.0.2.9", "junk: bytes that are no SIP"),
+        ("flood", "192.0.2.9", "192.0.2.9", "a flood: too many requests a second"),
+        ("junk", "2001:db8:1:2::", "2001:db8:1:2::/64", "junk: bytes that are no SIP"),
+    ],
+)
+def test_whom_the_kernel_bans_is_noticed_once_and_gets_a_reason(
+    caplog: pytest.LogCaptureFixture, kind: str, source: str, shown: str, text: str
+) -> None:
+    court = Court()
+    court.kernel.catch(kind, source, 599)
+    for now in range(5):
+        court.turn(float(now))
+    assert caplog.messages == [f"{shown} banned for 600 s for {text}"]
+    assert caplog.records[0].__dict__["about"] == {"source": shown, "reason": kind, "seconds": 600, "by": "kernel"}
+    assert court.kernel.added == {(f"NFQLB-ban{ip_address(source).version}", source): (599, kind)}
+    assert court.tally[Tally.BANS] == 0  # it was no offence
+
+
+def test_whom_an_operator_has_let_go_meanwhile_is_not_banned_again(caplog: pytest.LogCaptureFixture) -> None:
+    court = Court()
+    court.kernel.catch("junk", "192.0.2.9")
+    del court.kernel.added["NFQLB-ban4", "192.0.2.9"]
+    court.turn(0.0)
+    assert court.kernel.added == {}
+    assert len(caplog.messages) == 1
+
+
+def test_many_whom_the_kernel_bans_take_some_turns_and_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    court = Court()
+    for number in range(1000):
+        court.kernel.catch("junk", f"10.0.{number // 256}.{number % 256}")
+    court.turn(0.0)
+    assert sum(comment == "junk" for _, comment in court.kernel.added.values()) == AT_ONCE
+    for turn in range(1, 20):
+        court.turn(turn / 10)
+    assert all(comment == "junk" for _, comment in court.kernel.added.values())
+    assert len(court.kernel.added) == 1000
+    assert len(caplog.messages) == LOG_LINES
+
+
+def test_without_rules_nobody_is_noticed_and_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    court = Court()
+    court.kernel.error = HostError("there is no such set")
+    court.turn(0.0)
+    assert caplog.messages == []
+
+
+def test_a_kernel_that_refuses_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    court = Court()
+    court.kernel.error = HostError("there is no such set")
     for number in range(20):
         court.note(Endpoint(bytes([10, 0, 0, number]), 9), Reason.NOT_SIP, 20)
     court.turn(0.0)

@@ -3,9 +3,10 @@
 import logging
 
 import pytest
-from pyroute2.netlink.exceptions import NetlinkError
 
+from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.guarding import Guarding
+from nfqlb.gateway.kernelsets import Address
 from nfqlb.gateway.offences import Rings
 from nfqlb.gateway.relief import AGAIN, LATELY, LONGEST, SHORTEST, Relief
 
@@ -13,22 +14,22 @@ OUTSIDE = ("198.51.100.5", "2001:db8::5")
 
 
 class Kernel:
-    """Takes the place of pyroute2's IPSet."""
+    """Takes the place of KernelSets."""
 
     def __init__(self) -> None:
         self.added: list[tuple[str, str, int]] = []
         self.error: Exception | None = None
 
-    def add(self, name: str, entry: str, *, timeout: int, **_: object) -> None:
+    def put(self, name: str, address: Address, seconds: int) -> None:
         if self.error:
             raise self.error
-        self.added.append((name, entry, timeout))
+        self.added.append((name, str(address), seconds))
 
 
 class Scene:
     def __init__(self, workers: int = 2) -> None:
         self.rings, self.kernel, self.workers = Rings(), Kernel(), workers
-        self.relief = Relief(Guarding(500, 600, (), workers, OUTSIDE), self.rings, self.kernel)
+        self.relief = Relief(Guarding(500, 600, (), workers, OUTSIDE), self.rings, self.kernel)  # type: ignore[arg-type]
 
     def full(self, now: float, workers: int | None = None) -> None:
         """So many workers have a full queue."""
@@ -75,13 +76,10 @@ def test_it_lasts_longer_each_time_but_not_for_ever_and_begins_anew_after_a_paus
     assert scene.seconds[-1] == SHORTEST
 
 
-@pytest.mark.parametrize("error", [NetlinkError(2, "no such set"), OSError(12, "no memory")])
-def test_a_kernel_that_refuses_is_told_of_once_and_asked_again(
-    caplog: pytest.LogCaptureFixture, error: Exception
-) -> None:
+def test_a_kernel_that_refuses_is_told_of_once_and_asked_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "nfqlb")
     scene = Scene()
-    scene.kernel.error = error
+    scene.kernel.error = HostError("there is no such set")
     for number in range(10):
         scene.full(100.0 + number / 10)
     assert len(caplog.records) == 1
@@ -93,16 +91,17 @@ def test_a_kernel_that_refuses_is_told_of_once_and_asked_again(
 
 def test_one_set_that_is_missing_does_not_keep_relief_from_the_other() -> None:
     class Half(Kernel):
-        def add(self, name: str, entry: str, *, timeout: int, **more: object) -> None:
+        def put(self, name: str, address: Address, seconds: int) -> None:
             if name == "NFQLB-shed4":
-                raise NetlinkError(2, "no such set")
-            super().add(name, entry, timeout=timeout, **more)
+                raise HostError("there is no such set")
+            super().put(name, address, seconds)
 
     scene = Scene()
-    scene.relief._kernel = Half()
+    half = Half()
+    scene.relief._kernel = half  # type: ignore[assignment]
     for now in (100.0, 100.1, 100.2):
         scene.full(now)
-    assert scene.relief._kernel.added == [("NFQLB-shed6", OUTSIDE[1], SHORTEST)]
+    assert half.added == [("NFQLB-shed6", OUTSIDE[1], SHORTEST)]
 
 
 def test_seats_of_former_workers_do_not_count() -> None:

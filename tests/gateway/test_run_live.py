@@ -257,7 +257,7 @@ def test_a_lacking_privilege_is_refused(host: Host) -> None:
         [*command, *NFQLB, "run", "-c", str(host.config)], capture_output=True, text=True, timeout=30
     )
     assert result.returncode == 1
-    assert result.stderr.startswith("Error: The gateway needs the capability CAP_NET_ADMIN")
+    assert re.search(r"^\S+ nfqlb\[\d+\] error: The gateway needs the capability CAP_NET_ADMIN", result.stderr)
 
 
 def test_a_wrong_configuration_is_refused(host: Host) -> None:

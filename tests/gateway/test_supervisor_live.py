@@ -107,7 +107,7 @@ def test_a_worker_that_hangs_is_killed_at_the_end(net: Net) -> None:
     net.sender()(b"sleep 30")
     assert until(lambda: net.queue().waiting == 1)
     assert net.end(process) == 0
-    assert "does not stop; killed" in net.log
+    assert "does not stop and is killed" in net.log
     assert nothing_left(net)
 
 

@@ -1,5 +1,6 @@
 """What a worker makes of each verdict, and what it writes on the board; no queue, no kernel."""
 
+import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,12 @@ import pytest
 from nfqlb.balance.recent import SIZE, Recent
 from nfqlb.gateway import worker as worker_module
 from nfqlb.gateway.board import About, Board, Cell, Slot, Traffic, read
+from nfqlb.gateway.log_limit import INTERVAL
 from nfqlb.gateway.offences import Rings
 from nfqlb.gateway.overload import Load
 from nfqlb.gateway.queue import MAX_PACKET
 from nfqlb.gateway.shield import LEAST, REFUSALS, Bounds, Shield
-from nfqlb.gateway.worker import LOG_BYTES, SAMPLE, Worker
+from nfqlb.gateway.worker import DIGEST, LOG_BYTES, SAMPLE, Worker
 from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.verdict import Action, Reason, Verdict
@@ -143,7 +145,7 @@ def test_p38_a_refused_packet_counts_as_such(tmp_path: Path, caplog: pytest.LogC
     assert bench.slot.cells[Cell.SOCKET_SENT] == 0
     assert bench.slot.backends[0] == (0,) * len(Traffic)
     assert len(caplog.messages) == 1
-    assert "[2001:db8::2]:5070 not sent: Operation not permitted" in caplog.text
+    assert "to [2001:db8::2]:5070 is not sent: Operation not permitted" in caplog.text
 
 
 def test_large_ipv4_goes_on_up_to_what_a_netlink_attribute_holds(bench: Bench) -> None:
@@ -166,25 +168,45 @@ def test_a_verdict_that_contradicts_itself_is_an_error(bench: Bench, verdict: Ve
     assert bench.counted() == {}  # `failed` will count it
 
 
-def test_an_error_is_counted_and_logged_with_its_packet(
+def test_an_error_is_counted_and_logged_without_what_is_in_its_packet(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    caplog.set_level(logging.INFO, "nfqlb")
     clock = 1000.0
     monkeypatch.setattr(worker_module.time, "monotonic", lambda: clock)
-    failing(bench.worker, lambda: {}["key"], b"\x45\x00bytes")
+    private = datagram.build(*FOUR, b"INVITE sip:alice@example.org SIP/2.0\r\n", tos=0, ident=0)
+    failing(bench.worker, lambda: {}[private], private)
     for _ in range(4):
         failing(bench.worker, lambda: 1 / 0, b"others")
     assert bench.counted() == {Reason.INTERNAL_ERROR: 5}
     assert len(caplog.messages) == 1
-    assert b"\x45\x00bytes".hex() in caplog.messages[0]
-    assert "KeyError('key') at " in caplog.messages[0]
-    assert f"{Path(__file__).name}:" in caplog.messages[0]
-    assert "\n" not in caplog.messages[0]
-    clock += worker_module.LOG_INTERVAL
+    (line,) = caplog.messages
+    assert f"KeyError at {__file__}:" in line
+    digest = hashlib.sha256(private).hexdigest()[:DIGEST]
+    assert f"bytes {len(private)}, source {FOUR[0]}, destination {FOUR[1]}, sha256 {digest}" in line
+    told = caplog.records[0].__dict__["about"]
+    assert told["packet"] == {
+        "bytes": len(private), "source": str(FOUR[0]), "destination": str(FOUR[1]), "sha256": digest
+    }  # fmt: skip
+    for secret in (private, private[28:40]):
+        assert secret.hex() not in line
+        assert repr(secret)[2:-1] not in line
+    clock += INTERVAL
     failing(bench.worker, lambda: 1 / 0, bytes(LOG_BYTES + 1))
     assert len(caplog.messages) == 2
-    assert f"({LOG_BYTES + 1} bytes): {'00' * LOG_BYTES}… (and 4 more before)" in caplog.messages[1]
+    assert f"bytes {LOG_BYTES + 1}, fault broken IP or UDP header, " in caplog.messages[1]
+    assert caplog.messages[1].endswith(" (and 4 more before)")
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
+
+
+def test_who_wants_to_see_the_packet_of_an_error_logs_more(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "nfqlb")
+    failing(bench.worker, lambda: {}["key"], bytes(LOG_BYTES + 1))
+    error, packet = caplog.records
+    assert (error.levelno, packet.levelno) == (logging.ERROR, logging.DEBUG)
+    assert packet.getMessage().endswith(f": {'00' * LOG_BYTES}…")
+    assert packet.exc_info is not None
+    assert "KeyError: 'key'" in caplog.text
 
 
 def failing(worker: Worker, broken: Callable[[], object], packet: bytes) -> None:
@@ -273,7 +295,7 @@ def test_a_full_queue_lets_go_of_what_is_new(tmp_path: Path, caplog: pytest.LogC
     look(bench, 0.5)
     assert (bench.slot.cells[Cell.SHEDDING], bench.slot.cells[Cell.QUEUE_FILL]) == (1, 500)
     assert some(bench, DIALOG, 3) == [b"out"] * 3
-    assert "overload: the queue is 50 % full" in caplog.text
+    assert "overload: the queue of a worker is 50 % full" in caplog.text
     # The engine would not refuse these (transactions that have begun): as many as it is asked about go their way.
     assert some(bench, NEW, 3) == [b"out", None, None]
     look(bench, 0.1)
@@ -342,4 +364,4 @@ def test_the_end_of_an_episode_is_told_once(tmp_path: Path, caplog: pytest.LogCa
     for now in range(6, 30):
         shield.look(Load(0.1, 0.0), float(now))
     assert len(caplog.messages) == 2
-    assert caplog.messages[1].startswith("overload is over; ")
+    assert caplog.messages[1].startswith("overload of a worker is over; ")

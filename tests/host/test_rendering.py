@@ -41,6 +41,8 @@ COMMIT
 :NFQLB-GUARD - [0:0]
 :NFQLB-OVER - [0:0]
 :NFQLB-JUNK - [0:0]
+:NFQLB-BAN-FLOOD - [0:0]
+:NFQLB-BAN-JUNK - [0:0]
 :NFQLB-SHED - [0:0]
 :NFQLB-QUEUE - [0:0]
 -A NFQLB-IN ! -i lo -m pkttype --pkt-type unicast -m addrtype --src-type LOCAL -j DROP
@@ -63,12 +65,16 @@ COMMIT
 -A NFQLB-GUARD -j NFQLB-QUEUE
 -A NFQLB-OVER -m hashlimit --hashlimit-above 6024/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
 --hashlimit-name nfqlb-ban-6024-4000 --hashlimit-htable-size 65536 \
---hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j SET --add-set NFQLB-ban4 src --exist --timeout 600
+--hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j NFQLB-BAN-FLOOD
 -A NFQLB-OVER -j DROP
 -A NFQLB-JUNK -m hashlimit --hashlimit-above 1/sec --hashlimit-burst 50 --hashlimit-mode srcip \
 --hashlimit-name nfqlb-junk-1-50 --hashlimit-htable-size 65536 \
---hashlimit-htable-max 65536 --hashlimit-htable-expire 60000 -j SET --add-set NFQLB-ban4 src --exist --timeout 600
+--hashlimit-htable-max 65536 --hashlimit-htable-expire 60000 -j NFQLB-BAN-JUNK
 -A NFQLB-JUNK -j DROP
+-A NFQLB-BAN-FLOOD -j SET --add-set NFQLB-ban4 src --exist --timeout 600
+-A NFQLB-BAN-FLOOD -j SET --add-set NFQLB-flood4 src --exist --timeout 600
+-A NFQLB-BAN-JUNK -j SET --add-set NFQLB-ban4 src --exist --timeout 600
+-A NFQLB-BAN-JUNK -j SET --add-set NFQLB-junk4 src --exist --timeout 600
 -A NFQLB-SHED -m statistic --mode random --probability 0.12500000000 -j RETURN
 -A NFQLB-SHED -m u32 --u32 \
 "0x0>>0x16&0x3c@0x8=0x41434b20,0x42594520,0x43414e43,0x494e464f,0x50524143,0x55504441" -j RETURN
@@ -100,6 +106,8 @@ COMMIT
 :NFQLB-GUARD - [0:0]
 :NFQLB-OVER - [0:0]
 :NFQLB-JUNK - [0:0]
+:NFQLB-BAN-FLOOD - [0:0]
+:NFQLB-BAN-JUNK - [0:0]
 :NFQLB-SHED - [0:0]
 :NFQLB-QUEUE - [0:0]
 :NFQLB-OUT - [0:0]
@@ -123,12 +131,16 @@ COMMIT
 -A NFQLB-GUARD -j NFQLB-QUEUE
 -A NFQLB-OVER -m hashlimit --hashlimit-above 6024/sec --hashlimit-burst 4000 --hashlimit-mode srcip \
 --hashlimit-srcmask 64 --hashlimit-name nfqlb-ban-6024-4000 --hashlimit-htable-size 65536 \
---hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j SET --add-set NFQLB-ban6 src --exist --timeout 600
+--hashlimit-htable-max 524288 --hashlimit-htable-expire 3000 -j NFQLB-BAN-FLOOD
 -A NFQLB-OVER -j DROP
 -A NFQLB-JUNK -m hashlimit --hashlimit-above 1/sec --hashlimit-burst 50 --hashlimit-mode srcip \
 --hashlimit-srcmask 64 --hashlimit-name nfqlb-junk-1-50 --hashlimit-htable-size 65536 \
---hashlimit-htable-max 65536 --hashlimit-htable-expire 60000 -j SET --add-set NFQLB-ban6 src --exist --timeout 600
+--hashlimit-htable-max 65536 --hashlimit-htable-expire 60000 -j NFQLB-BAN-JUNK
 -A NFQLB-JUNK -j DROP
+-A NFQLB-BAN-FLOOD -j SET --add-set NFQLB-ban6 src --exist --timeout 600
+-A NFQLB-BAN-FLOOD -j SET --add-set NFQLB-flood6 src --exist --timeout 600
+-A NFQLB-BAN-JUNK -j SET --add-set NFQLB-ban6 src --exist --timeout 600
+-A NFQLB-BAN-JUNK -j SET --add-set NFQLB-junk6 src --exist --timeout 600
 -A NFQLB-SHED -m statistic --mode random --probability 0.12500000000 -j RETURN
 -A NFQLB-SHED -m u32 --u32 \
 "0x30=0x41434b20,0x42594520,0x43414e43,0x494e464f,0x50524143,0x55504441" -j RETURN

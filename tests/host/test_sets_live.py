@@ -35,6 +35,12 @@ def bans(host: Host, *arguments: str) -> Result:
     return host.here(lambda: CliRunner().invoke(command, list(arguments)))
 
 
+def why(host: Host) -> str:
+    """As it is shown, of the only one who is banned."""
+    (row,) = json.loads(bans(host, "list", "--json").output)
+    return str(row["why"])
+
+
 def flood(host: Host, source: str, target: str, content: bytes = REQUEST) -> None:
     name = host.farm if source in BACKEND.values() else host.phone
     sender = host.udp(name, source)
@@ -63,7 +69,8 @@ def test_a_source_that_floods_is_banned_by_the_kernel_and_let_go_after_its_time(
     count = arrived(host, family)
     flood(host, PHONE[family], EXTERNAL[family])
     source = {4: PHONE[4], 6: "2001:db8:1::/64"}[family]
-    assert banned(host)[source].why == ""
+    assert banned(host)[source].why == "flood"
+    assert why(host) == "too many requests a second"
     assert banned(host)[source].packets > 0
     assert 0 < count() <= 60
     assert until(lambda: source not in banned(host), 10)
@@ -152,7 +159,12 @@ def test_who_sends_much_that_is_no_SIP_is_banned(host: Host, family: int) -> Non
     assert banned(host) == {}
     for _ in range(20):
         sender.sendto(JUNK[0], (EXTERNAL[family], 5060))
-    assert list(banned(host)) == [{4: PHONE[4], 6: "2001:db8:1::/64"}[family]]
+    source = {4: PHONE[4], 6: "2001:db8:1::/64"}[family]
+    assert list(banned(host)) == [source]
+    assert banned(host)[source].why == "junk"
+    assert why(host) == "junk: bytes that are no SIP"
+    host.run("ipset", "flush", f"NFQLB-junk{family}")  # so many that it was forgotten
+    assert why(host) == "junk or too many requests"
 
 
 @pytest.mark.parametrize("family", [4, 6])

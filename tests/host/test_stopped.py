@@ -12,9 +12,9 @@ SAVED = """\
 [30:3] -A NFQLB-GUARD -m set --match-set NFQLB-ban4 src -j DROP
 [42:4] -A NFQLB-GUARD -m hashlimit --hashlimit-above 2000/sec --hashlimit-name b -j NFQLB-OVER
 [8:5] -A NFQLB-GUARD -m length --length 4096:65535 -m hashlimit --hashlimit-above 512kb/s --hashlimit-name c -j DROP
-[4:4] -A NFQLB-OVER -m hashlimit --hashlimit-above 6024/sec --hashlimit-name a -j SET --add-set NFQLB-ban4 src
+[4:4] -A NFQLB-OVER -m hashlimit --hashlimit-above 6024/sec --hashlimit-name a -j NFQLB-BAN-FLOOD
 [42:4] -A NFQLB-OVER -j DROP
-[4:4] -A NFQLB-JUNK -m hashlimit --hashlimit-above 1/sec --hashlimit-name c -j SET --add-set NFQLB-ban4 src
+[4:4] -A NFQLB-JUNK -m hashlimit --hashlimit-above 1/sec --hashlimit-name c -j NFQLB-BAN-JUNK
 [700:7] -A NFQLB-JUNK -j DROP
 [90:8] -A NFQLB-SHED -j DROP
 [60:6] -A ADMIN -m set --match-set NFQLB-ban4 src -j DROP

@@ -1,5 +1,6 @@
 """The units under a systemd of their own: docs/install.md followed, then everything that docs/service.md promises."""
 
+import json
 import re
 import shlex
 import socket
@@ -158,6 +159,34 @@ def test_a_service_by_the_page(systemd: Systemd, host: Host) -> None:
     systemd.ask("systemctl", "disable", "--now", "nfqlb", "nfqlb-rules")
     assert "NFQLB" not in systemd.ask("iptables-save") + systemd.ask("ip6tables-save")
     systemd.ask(PROGRAM, "install-units", "--remove")
+
+
+JOURNAL = ("systemd-journald.service", "systemd-journald.socket", "systemd-journald-dev-log.socket")
+
+
+def test_in_the_journal_events_have_their_priority_and_process(systemd: Systemd, host: Host) -> None:
+    if not Path("/lib/systemd/systemd-journald").exists():
+        pytest.skip("systemd-journald is not installed")
+    systemd.ask("cp", *(f"/lib/systemd/system/{unit}" for unit in JOURNAL), "/run/units")
+    systemd.ask("rm", "/etc/systemd/system/service.d/log.conf")  # which sends all into a file
+    systemd.ask("systemctl", "daemon-reload")
+    systemd.ask("systemctl", "start", "systemd-journald")
+    configure(systemd, host)
+    follow_the_page(systemd)
+    systemd.ask("kill", "-KILL", victim := min(workers(systemd), key=int))
+    assert until(lambda: any("died" in entry["MESSAGE"] for entry in journal(systemd)), 10), journal(systemd)
+    entries = {entry["MESSAGE"]: entry for entry in journal(systemd)}
+    (ready,) = (text for text in entries if text.startswith("nfqlb is ready"))  # once, though stdout leads there, too
+    (died,) = (text for text in entries if text.startswith(f"worker 0 (pid {victim}) died"))
+    assert (entries[ready]["PRIORITY"], entries[died]["PRIORITY"]) == ("6", "3")
+    assert entries[died]["_PID"] == main_pid(systemd)
+    systemd.ask("systemctl", "disable", "--now", "nfqlb", "nfqlb-rules")
+
+
+def journal(systemd: Systemd) -> list[dict[str, str]]:
+    """What the service itself has said."""
+    lines = systemd.ask("journalctl", "-u", "nfqlb", "-o", "json", "_TRANSPORT=stdout").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def test_a_change_at_noon(systemd: Systemd, host: Host) -> None:
