@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from nfqlb import __version__
+from nfqlb.cli.common import Group
 
 COMMANDS = {
     "run": "The gateway, in the foreground (systemd starts it).",
@@ -46,7 +47,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What keeps a file from taking the output that was sent there (`nfqlb rules show > FILE`)."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group whose commands are modules of this package."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
@@ -58,17 +59,6 @@ class LazyGroup(click.Group):
         command = import_module(f"{__name__}.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], COMMANDS, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" See '{ctx.command_path} --help'."
-            ctx.fail(f"No such command {args[0]!r}.{hint}")
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):

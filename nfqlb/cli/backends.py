@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nfqlb.cli.common import UserError, config_option, console, echo_json, json_option
+from nfqlb.cli.common import Group, UserError, config_option, console, echo_json, json_option
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,7 +28,7 @@ def duration(_ctx: click.Context, _param: click.Parameter, text: str | None) -> 
     return float(int(number) * unit)
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @config_option
 @json_option
 @click.pass_context

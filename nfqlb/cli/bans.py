@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nfqlb.cli.backends import duration, span
-from nfqlb.cli.common import UserError, console, echo_json, json_option
+from nfqlb.cli.common import Group, UserError, console, echo_json, json_option
 
 if TYPE_CHECKING:
     from nfqlb.gateway.sets import Entry
@@ -25,7 +25,7 @@ FLOOD = "too many requests a second"
 """What the kernel bans for; it cannot write that down itself."""
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:

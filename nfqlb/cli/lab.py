@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from nfqlb.cli.common import UserError, console, echo_json, json_option
+from nfqlb.cli.common import Group, UserError, console, echo_json, json_option
 
 if TYPE_CHECKING:
     from nfqlb.lab.demo import Shown
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """The whole thing in network namespaces on one machine.
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nfqlb.cli.common import UserError, config_option, echo_json, json_option, load_settled
+from nfqlb.cli.common import Group, UserError, config_option, echo_json, json_option, load_settled
 
 if TYPE_CHECKING:
     from nfqlb.gateway.rules import Difference
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Show, apply, remove or compare the iptables rules.
 

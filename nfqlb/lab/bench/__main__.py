@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from nfqlb.cli.common import console, echo_json, json_option
+from nfqlb.cli.common import Group, console, echo_json, json_option
 from nfqlb.lab.bench import traffic
 from nfqlb.lab.bench.load import MIXES
 from nfqlb.lab.bench.systems import SYSTEMS
@@ -21,7 +21,7 @@ PROGRAMS = {"ip": "iproute2", "iptables": "iptables", "taskset": "util-linux", "
 """That a live gateway is measured with → Debian package."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """What a message costs: in time, in instructions, and on a whole processor beside others.
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from nfqlb.cli.common import Group
 from nfqlb.lab.chaos import calls, flood, large, nodes, outages, overload, run, soak
 from nfqlb.lab.chaos.scenarios import SCENARIOS, Scenario
 from nfqlb.lab.command import say, told
@@ -31,7 +32,7 @@ LAB_OPTIONS = (
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Faults under load, and every message accounted for.
 
