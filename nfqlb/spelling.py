@@ -5,7 +5,6 @@ Pure, and cheap to import: `nfqlb --help` comes by here. Does not know what the 
 
 from collections import Counter
 from collections.abc import Iterable
-from os.path import commonprefix
 
 SHORTEST = 3
 """Characters that a name has at least to be taken for another: of two, one slip leaves too little to go by."""
@@ -28,7 +27,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
         if away <= limit:
             found.append((away, _letters_apart(wanted, other), place, valid))
             continue
-        begin = len(commonprefix((wanted, other)))
+        begin = next((at for at in range(shorter) if wanted[at] != other[at]), shorter)
         if shorter >= SHORTEST and (2 * begin >= longer or wanted in other or other in wanted):
             found.append((longer, longer - shorter, place, valid))
     return min(found)[-1] if found else None
