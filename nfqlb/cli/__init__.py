@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from nfqlb import __version__
+from nfqlb import __version__, interrupt
 from nfqlb.cli.common import Group
 
 COMMANDS = {
@@ -37,9 +37,6 @@ COMMANDS = {
 }
 """Name → the line that `nfqlb --help` shows: the first line of the command's own help (a test compares)."""
 
-INTERRUPTED = 128 + 2
-"""Exit status after Ctrl-C, as a shell reports SIGINT."""
-
 PIPE_CLOSED = 128 + 13
 """Exit status when the reader of our output has gone (`nfqlb replay … | head`): SIGPIPE's."""
 
@@ -57,6 +54,7 @@ class LazyGroup(Group):
         if cmd_name not in COMMANDS:
             return None
         command = import_module(f"{__name__}.{cmd_name.replace('-', '_')}").command
+        interrupt.as_exception()
         assert isinstance(command, click.Command)
         return command
 
@@ -69,11 +67,13 @@ class LazyGroup(Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except KeyboardInterrupt:
-            ctx.exit(INTERRUPTED)
+            ctx.exit(interrupt.INTERRUPTED)
         except BrokenPipeError:
             # What is still buffered would raise once more when Python closes stdout.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(PIPE_CLOSED)
+        finally:
+            interrupt.over()
         return result
 
     def main(self, *args: Any, **extra: Any) -> Any:
