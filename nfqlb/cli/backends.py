@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+DIGITS = 12
+"""Of a time. More can only be a slip; how long is too long is for those to say whom it concerns."""
 COLOURS = {"up": "green", "unknown": None, "down": "red", "draining": "yellow", "disabled": "yellow"}
 
 
@@ -23,7 +25,7 @@ def duration(_ctx: click.Context, _param: click.Parameter, text: str | None) -> 
     if text is None:
         return None
     number, unit = text[:-1], UNITS.get(text[-1:])
-    if unit is None or not (number.isascii() and number.isdigit() and 0 < int(number) < 1_000_000):
+    if unit is None or not (number.isascii() and number.isdigit() and len(number) <= DIGITS and int(number)):
         raise click.BadParameter(f"expected a time such as 90s, 10m, 2h or 1d, not {text!r}")
     return float(int(number) * unit)
 

@@ -382,8 +382,10 @@ def _order_of(request: dict[str, Any]) -> tuple[str, float | None]:
         raise Unknown('Say which backend: {"do": "drain", "backend": "reg1"}.')
     if seconds is None:
         return name, None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
         raise Unknown('Say for how many seconds: {"do": "drain", "backend": "reg1", "for": 600}.')
+    if seconds > LONGEST:
+        raise Unknown(f"That is too long: {LONGEST / 86400:.0f} days at most, or without an end, until 'enable'.")
     return name, float(seconds)
 
 
