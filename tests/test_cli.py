@@ -15,7 +15,9 @@ from commandlines import assert_parses, nfqlb_calls
 import nfqlb
 from nfqlb import cli, fast
 from nfqlb.cli import COMMANDS, main
-from nfqlb.cli.common import UserError, config_option, json_option
+from nfqlb.cli.common import Group, UserError, config_option, json_option
+from nfqlb.lab.bench import __main__ as bench
+from nfqlb.lab.chaos import __main__ as chaos
 
 
 def found(*path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -49,6 +51,13 @@ def test_the_list_is_that_of_the_modules() -> None:
 def test_the_list_says_what_the_command_says_of_itself(name: str) -> None:
     _, command = next(found(name))
     assert (command.help or "").split("\n")[0] == COMMANDS[name]
+
+
+def test_every_group_says_what_was_meant() -> None:
+    groups = [command for _, command in found() if isinstance(command, click.Group)]
+    assert len(groups) > 5
+    for command in (*groups, chaos.main, bench.main):
+        assert isinstance(command, Group), command.name
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -86,7 +95,14 @@ def test_python_m_nfqlb_is_the_same_command() -> None:
     [
         (["chek"], "Error: No such command 'chek'. Did you mean 'check'?"),
         (["frobnicate"], "Error: No such command 'frobnicate'. See 'nfqlb --help'."),
-        (["check", "--lve"], "No such option"),
+        (["stauts"], "Error: No such command 'stauts'. Did you mean 'status'?"),
+        (["ha", "statsu"], "Error: No such command 'statsu'. Did you mean 'status'?"),
+        (["backends", "drian", "reg1"], "Error: No such command 'drian'. Did you mean 'drain'?"),
+        (["secret", "nothing"], "Error: No such command 'nothing'. See 'nfqlb secret --help'."),
+        (["--verson"], "Error: No such option '--verson'. Did you mean '--version'?"),
+        (["check", "--lvie"], "Error: No such option '--lvie'. Did you mean '--live'?"),
+        (["ha", "check", "--kepealived", "x"], "Error: No such option '--kepealived'. Did you mean '--keepalived'?"),
+        (["check", "--frobnicate"], "Error: No such option '--frobnicate'.\n"),
         (["version", "extra"], "unexpected extra argument"),
     ],
 )

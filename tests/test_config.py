@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfqlb.config import Config, ConfigError, Log, Problem, build, load, run_dir_in
-from nfqlb.config.problems import VALUE_WIDTH, nearest, shown
+from nfqlb.config.problems import VALUE_WIDTH, shown
 from nfqlb.config.tables import REPEATED, SINGLE, BackendTable, HaGroupTable
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import Backend, Listener, Pool, RouteRule
+from nfqlb.spelling import nearest
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "nfqlb.example.toml"
 

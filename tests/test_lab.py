@@ -1,19 +1,23 @@
 """The parts of the lab that need no root: plans, rendered configurations, ladders, what the demonstration judges."""
 
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from itertools import product
 from pathlib import Path
 
 import pytest
+from pyroute2.netlink.exceptions import NetlinkError
 
 from nfqlb.capture.packets import PacketReader
 from nfqlb.capture.source import Source
+from nfqlb.cli.common import UserError
 from nfqlb.config import load
-from nfqlb.lab import LabError, demo, kamailio, scenario
+from nfqlb.lab import LabError, command, demo, kamailio, scenario, topology
 from nfqlb.lab.lab import SECRET, Lab, gateway_config
 from nfqlb.lab.ladder import Passage, draw, header, messages, passages
 from nfqlb.lab.topology import Plan
 from nfqlb.lab.wire import Seen
+from nfqlb.lab.words import ending, last_words
 from nfqlb.net.endpoint import Endpoint
 
 PCAPS = Path(__file__).parent.parent / "pcaps"
@@ -170,3 +174,63 @@ def test_headers_of_the_ladder_are_found_by_any_case() -> None:
     message = b"OPTIONS sip:x SIP/2.0\r\ncall-id : a b\r\n\r\nCall-ID: body\r\n"
     assert header(message, "Call-ID") == "a b"
     assert header(message, "Via") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "words"),
+    [
+        ("", 9, ""),
+        ("one\n  two\tthree\n", 80, "one two three"),
+        ("a first line\nthe last line", 20, "the last line"),
+        ("a very long last line", 9, "last line"),
+        ("\x1b[31mred\x1b[0m\x07 and\x9b loud\n", 80, "red and loud"),
+    ],
+)
+def test_of_an_output_the_last_lines_are_told(text: str, limit: int, words: str) -> None:
+    assert last_words(text, limit) == words
+
+
+def test_how_a_program_has_ended() -> None:
+    assert [ending(status) for status in (0, 7, -9, -40)] == [
+        "ended with status 0",
+        "ended with status 7",
+        "was ended by SIGKILL",
+        "was ended by signal 40",
+    ]
+
+
+def test_a_failure_names_its_step_and_where_the_logs_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError) as early, command.told():
+        raise LabError("The lab needs root.")
+    assert early.value.message == "The lab needs root."
+    failure = LabError("Kamailio reg1 ended with status 9.")
+    failure.logs = Path("/run/nfqlb-lab-x.failed")
+
+    def fail() -> None:
+        command.say("backends: reg1")
+        raise failure
+
+    with pytest.raises(UserError) as late, command.told():
+        fail()
+    assert late.value.message == (
+        'At "backends: reg1": Kamailio reg1 ended with status 9.\nThe logs are kept in /run/nfqlb-lab-x.failed.'
+    )
+    assert capsys.readouterr().err == "· backends: reg1\n"
+    with pytest.raises(UserError, match="timed out after 5 seconds"), command.told():
+        raise subprocess.TimeoutExpired(["tcpdump"], 5)
+    with pytest.raises(ZeroDivisionError), command.told():  # a bug of ours keeps its traceback
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (NetlinkError(95), "a and b cannot be linked: Operation not supported."),
+        (PermissionError(1, "Operation not permitted"), "a and b cannot be linked: Operation not permitted."),
+        (OSError("odd"), "a and b cannot be linked: odd."),
+    ],
+)
+def test_what_the_kernel_refuses_is_told(error: Exception, told: str) -> None:
+    with pytest.raises(LabError) as refused, topology.told("a and b cannot be linked"):
+        raise error
+    assert str(refused.value) == told

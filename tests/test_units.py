@@ -43,7 +43,7 @@ def test_what_depends_on_the_host_is_filled_in() -> None:
     assert settings(gateway, "ExecStart") == ["/usr/local/bin/nfqlb run -c /srv/sip/lb.toml"]
     assert settings(gateway, "ExecReload") == ["/usr/local/bin/nfqlb reload -c /srv/sip/lb.toml"]
     assert settings(gateway, "RuntimeDirectory") == ["lb"]
-    assert settings(rules, "ExecStop") == ["/usr/local/bin/nfqlb rules remove -c /srv/sip/lb.toml"]
+    assert settings(rules, "ExecStop") == ["/usr/local/bin/nfqlb rules remove --yes -c /srv/sip/lb.toml"]
     assert 'u nfqlb - "' in users
     assert "d /run/lb 0755 nfqlb nfqlb\n" in files
     assert "z /srv/key 0640 root nfqlb\n" in files

@@ -13,7 +13,8 @@ from typing import Any
 
 import click
 
-from nfqlb import __version__
+from nfqlb import __version__, interrupt
+from nfqlb.cli.common import Group
 
 COMMANDS = {
     "run": "The gateway, in the foreground (systemd starts it).",
@@ -36,9 +37,6 @@ COMMANDS = {
 }
 """Name → the line that `nfqlb --help` shows: the first line of the command's own help (a test compares)."""
 
-INTERRUPTED = 128 + 2
-"""Exit status after Ctrl-C, as a shell reports SIGINT."""
-
 PIPE_CLOSED = 128 + 13
 """Exit status when the reader of our output has gone (`nfqlb replay … | head`): SIGPIPE's."""
 
@@ -46,7 +44,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What keeps a file from taking the output that was sent there (`nfqlb rules show > FILE`)."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group whose commands are modules of this package."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
@@ -56,19 +54,9 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command = import_module(f"{__name__}.{cmd_name.replace('-', '_')}").command
+        interrupt.as_exception()
         assert isinstance(command, click.Command)
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], COMMANDS, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" See '{ctx.command_path} --help'."
-            ctx.fail(f"No such command {args[0]!r}.{hint}")
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -79,11 +67,13 @@ class LazyGroup(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except KeyboardInterrupt:
-            ctx.exit(INTERRUPTED)
+            ctx.exit(interrupt.INTERRUPTED)
         except BrokenPipeError:
             # What is still buffered would raise once more when Python closes stdout.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(PIPE_CLOSED)
+        finally:
+            interrupt.over()
         return result
 
     def main(self, *args: Any, **extra: Any) -> Any:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nfqlb.cli.common import DEFAULT_CONFIG, UserError, config_option, console, echo_json, json_option
+from nfqlb.cli.common import DEFAULT_CONFIG, Group, UserError, config_option, console, echo_json, json_option
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+DIGITS = 12
+"""Of a time. More can only be a slip; how long is too long is for those to say whom it concerns."""
 COLOURS = {"up": "green", "unknown": None, "down": "red", "draining": "yellow", "disabled": "yellow"}
 
 
@@ -31,10 +33,10 @@ def duration(_ctx: click.Context, _param: click.Parameter, text: str | None) -> 
 
 def is_duration(text: str) -> bool:
     number = text[:-1]
-    return text[-1:] in UNITS and number.isascii() and number.isdigit() and 0 < int(number) < 1_000_000
+    return text[-1:] in UNITS and number.isascii() and number.isdigit() and len(number) <= DIGITS and int(number) > 0
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @config_option
 @json_option
 @click.pass_context

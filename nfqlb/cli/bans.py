@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nfqlb.cli.backends import duration, span
-from nfqlb.cli.common import UserError, console, echo_json, json_option
+from nfqlb.cli.backends import UNITS, duration, span
+from nfqlb.cli.common import Group, UserError, console, echo_json, json_option
 
 if TYPE_CHECKING:
     from nfqlb.gateway.sets import Entry
@@ -27,7 +27,28 @@ BY_KERNEL = "junk or too many requests"
 """The same where nobody has noted which: the kernel was faster than the gateway, or there is none."""
 
 
-@click.group(invoke_without_command=True)
+WIDEST = {4: 8, 6: 16}
+"""Prefix lengths by IP version: a wider network is banned with --force only."""
+
+TOLD = 5
+"""Bans that an error names one by one."""
+
+
+def ban_time(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
+    """A duration that the kernel can keep."""
+    seconds = duration(ctx, param, text)
+    if seconds is not None:
+        from nfqlb.gateway.sets import LONGEST
+
+        if seconds > LONGEST:
+            raise click.BadParameter(
+                f"{text} is too long: a ban that ends lasts {LONGEST:,} s ({LONGEST // UNITS['d']} days) at most, for "
+                "the kernel. Say less, or leave --for out: then it stays until 'nfqlb bans remove'."
+            )
+    return seconds
+
+
+@click.group(cls=Group, invoke_without_command=True)
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
@@ -79,13 +100,16 @@ def list_(as_json: bool) -> None:
 
 
 @command.command()
-@click.option("--for", "seconds", callback=duration, metavar="TIME", help="90s, 10m, 2h, 1d; for ever unless given.")
-@click.option("--why", default="", metavar="TEXT", help="For those who look at the list later.")
+@click.option(
+    "--for", "seconds", callback=ban_time, metavar="TIME", help="90s, 10m, 2h, 24d at most; for ever unless given."
+)
+@click.option("--why", metavar="TEXT", help="For those who look at the list later.")
+@click.option("--force", is_flag=True, help="Also a network wider than /8, or /16 of IPv6.")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
-def add(seconds: float | None, why: str, sources: tuple[str, ...]) -> None:
+def add(seconds: float | None, why: str | None, force: bool, sources: tuple[str, ...]) -> None:
     """Ban sources: addresses, or networks such as 203.0.113.0/24.
 
-    One that is banned by an operator already gets the new time.
+    One that is banned by an operator already gets the new time, and keeps its reason unless --why gives another.
 
     \b
     Example:
@@ -94,6 +118,9 @@ def add(seconds: float | None, why: str, sources: tuple[str, ...]) -> None:
     from nfqlb.gateway import sets
 
     wanted = [network(each) for each in sources]
+    for each in wanted:
+        if each.prefixlen < WIDEST[each.version] and not force:
+            raise UserError(too_wide(each))
     with told():
         allowed = [entry.network for entry in sets.entries(["allow"])]
         for each in wanted:
@@ -102,8 +129,7 @@ def add(seconds: float | None, why: str, sources: tuple[str, ...]) -> None:
                 raise UserError(
                     f"{each} cannot be banned: {over} is a backend, a node of the pair, or in [limits] allow."
                 )
-        for each in wanted:
-            sets.ban(each, int(seconds or 0), why)
+        sets.ban(wanted, int(seconds or 0), why)
     click.echo(f"{', '.join(sources)} banned {'for ever' if seconds is None else f'for {span(seconds)}'}.")
 
 
@@ -111,9 +137,13 @@ def add(seconds: float | None, why: str, sources: tuple[str, ...]) -> None:
 @click.option("--all", "everybody", is_flag=True, help="Everybody who is banned.")
 @click.argument("sources", metavar="SOURCE...", nargs=-1)
 def remove(everybody: bool, sources: tuple[str, ...]) -> None:
-    """Let sources go: each ban that stops such an address, or that is such a network.
+    """Let sources go, as 'nfqlb bans list' names them.
 
-    A source that goes on as before is banned again.
+    An address of a banned network is not let go by itself: name the network, or put the address into [limits] allow.
+    (Of IPv6, the gateway itself bans whole /64s; an address in one stands for it.) A source that goes on as before is
+    banned again.
+
+    Exit status: 0 when they are let go, 1 when one is not banned, or is still banned as part of a network.
 
     \b
     Example:
@@ -127,13 +157,54 @@ def remove(everybody: bool, sources: tuple[str, ...]) -> None:
         found = sets.entries()
         chosen = found if everybody else []
         for text in sources:
-            matching = [entry for entry in found if covers(entry.network, network(text))]
-            if not matching:
-                raise UserError(f"{text} is not banned; 'nfqlb bans list' tells who is.")
-            chosen += [entry for entry in matching if entry not in chosen]
+            exact = [entry for entry in found if is_ban_of(entry, network(text))]
+            if not exact:
+                raise UserError(not_banned(text, found))
+            chosen += [entry for entry in exact if entry not in chosen]
         for entry in chosen:
             sets.unban(entry)
     click.echo(f"{', '.join(entry.source for entry in chosen) or 'Nobody'} let go.")
+    left = [entry for entry in found if entry not in chosen]
+    if still := [not_banned(text, left) for text in sources if part_of(network(text), left)]:
+        raise UserError("\n".join(still))
+
+
+def too_wide(each: Network) -> str:
+    """What a ban of so many would do."""
+    share = f"one in {2**each.prefixlen} of all" if each.prefixlen else "all"
+    return (
+        f"{each} is {share} IPv{each.version} addresses: none of them could register or call any more, but backends "
+        "and whom [limits] allow names. If that is what you want, add --force."
+    )
+
+
+def is_ban_of(entry: Entry, meant: Network) -> bool:
+    """Whether a ban is that of this address or network. The gateway bans a /64 of IPv6 as one source."""
+    from nfqlb.gateway import sets
+
+    return entry.network in sets.holdable(meant) or (entry.kind == "ban" and covers(entry.network, meant))
+
+
+def part_of(meant: Network, found: list[Entry]) -> list[Entry]:
+    """The bans of networks that it is a part of."""
+    return [entry for entry in found if covers(entry.network, meant)]
+
+
+def not_banned(text: str, found: list[Entry]) -> str:
+    """Why there is no such ban among these, and what there is instead."""
+    meant = network(text)
+    if over := [entry.source for entry in part_of(meant, found)]:
+        return (
+            f"{text} is banned as part of {' and '.join(over)}. To let go of all of it: nfqlb bans remove "
+            f"{' '.join(over)}. To spare {text} alone, put it into [limits] allow."
+        )
+    if within := [entry.source for entry in found if covers(meant, entry.network)]:
+        more = f" and {len(within) - TOLD} more" if len(within) > TOLD else ""
+        return (
+            f"{text} is not banned as a whole, but in it: {', '.join(within[:TOLD])}{more}. To let go of these: "
+            f"nfqlb bans remove {' '.join(within[:TOLD])}"
+        )
+    return f"{text} is not banned; 'nfqlb bans list' tells who is."
 
 
 def covers(one: Network, other: Network) -> bool:

@@ -1,4 +1,4 @@
-"""What commands share: their common options, their errors, JSON and the rich console.
+"""What commands share: groups and common options, their errors, JSON and the rich console.
 
 Imports nothing heavy at module level; rich and the configuration come when a command asks for them.
 """
@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from nfqlb.spelling import nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +36,47 @@ class UserError(click.ClickException):
     """
 
     exit_code = 1
+
+
+class Group(click.Group):
+    """A group that says which command or option was probably meant, of its own and of all commands below it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _meant():
+            return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        names = self.list_commands(ctx)
+        if args and args[0] not in names and not args[0].startswith("-"):
+            near = nearest(args[0], names)
+            hint = f"Did you mean {near!r}?" if near else f"See '{ctx.command_path} --help'."
+            ctx.fail(f"No such command {args[0]!r}. {hint}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _meant():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _meant() -> Iterator[None]:
+    """An unknown option is told in our words: click's own depend on its version, and name what difflib finds."""
+    try:
+        yield
+    except click.NoSuchOption as error:
+        options = {} if error.ctx is None else {each.lstrip("-"): each for each in _options(error.ctx)}
+        near = nearest(error.option_name.lstrip("-"), options)
+        hint = f" Did you mean {options[near]!r}?" if near else ""
+        raise click.UsageError(f"No such option {error.option_name!r}.{hint}", error.ctx) from None
+
+
+def _options(ctx: click.Context) -> Iterator[str]:
+    """The long options of a command, as they are typed."""
+    for param in ctx.command.get_params(ctx):
+        if isinstance(param, click.Option) and not param.hidden:
+            yield from (each for each in (*param.opts, *param.secondary_opts) if each.startswith("--"))
 
 
 def config_option(function: F) -> F:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nfqlb.cli.common import UserError, config_option, echo_json, json_option, load_config
+from nfqlb.cli.common import Group, UserError, config_option, echo_json, json_option, load_config
 from nfqlb.cli.steering import ask, errors_in
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nfqlb.config.pair import Pair
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """The pair: two gateways, whose addresses move from one to the other.
 

@@ -5,15 +5,14 @@ Knows options and how results are shown; `nfqlb.lab` does the work.
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nfqlb.cli.common import UserError, console, echo_json, json_option
+from nfqlb.cli.common import Group, UserError, console, echo_json, json_option
+from nfqlb.lab.command import say, told
 
 if TYPE_CHECKING:
     from nfqlb.lab.demo import Shown
@@ -23,12 +22,13 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """The whole thing in network namespaces on one machine.
 
     Phones (SIPp, baresip), a NAT router, the gateway and real registrars (Kamailio), each in a network namespace of its
-    own. Needs root; the machine's own network is not touched.
+    own. Needs root; the machine's own network is not touched. One that fails says at which step, in the words of the
+    program that failed; its logs are then in /run/nfqlb-lab-NAME.failed until 'nfqlb lab down'.
 
     \b
     Example:
@@ -74,7 +74,7 @@ def up(**options: Any) -> None:
 @command.command()
 @name_option
 def down(name: str) -> None:
-    """Remove a lab, also one whose maker was killed.
+    """Remove a lab, also one whose maker was killed, and what one that failed has left.
 
     \b
     Example:
@@ -84,8 +84,12 @@ def down(name: str) -> None:
 
     with told():
         module.check_host({})
+        failed = module.logs_of(name)
         count = module.down(name)
-    click.echo(f"Lab {name!r} is removed ({count} namespaces)." if count else f"There is no lab {name!r}.")
+    if count:
+        click.echo(f"Lab {name!r} is removed ({count} namespaces).")
+    else:
+        click.echo(f"There is no lab {name!r}{'; what a failed one has left is removed' if failed else ''}.")
 
 
 @command.command()
@@ -159,26 +163,6 @@ def make(options: dict[str, Any], *, probes: bool = True) -> Lab:
     plan = Plan(options["name"], family=family, one_armed=options["one_armed"], pair=options["pair"])
     host = {name: options[name] for name in ("workers", "forward_drop", "masquerade")}
     return PairLab(plan, **host, say=say) if plan.pair else Lab(plan, **host, probes=probes, say=say)
-
-
-def say(text: str) -> None:
-    """Progress, on stderr: stdout is for results."""
-    click.echo(f"· {text}", err=True)
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """What goes wrong in the lab becomes an error of the command; SIGTERM cleans up as Ctrl-C does."""
-    from nfqlb.lab import LabError
-
-    def end(number: int, frame: object) -> NoReturn:  # noqa: ARG001  (the signal module's shape)
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    except LabError as error:
-        raise UserError(str(error)) from None
 
 
 def show_lab(lab: Lab) -> None:

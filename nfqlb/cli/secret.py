@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from nfqlb.cli.common import UserError
+from nfqlb.cli.common import Group, UserError
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Make the file of keys that signs what we write into headers.
 

@@ -7,7 +7,7 @@ not be read, so that nobody is told of a consequence beside its cause.
 from collections.abc import Callable, Iterator
 
 from nfqlb.config.pair import groups_of_listeners, moving_version, two_nodes
-from nfqlb.config.problems import Problem, nearest, shown
+from nfqlb.config.problems import Problem, shown
 from nfqlb.config.reading import Draft
 from nfqlb.config.routing import (
     dead_routes,
@@ -21,6 +21,7 @@ from nfqlb.config.routing import (
 from nfqlb.config.tables import BackendTable, HealthTable
 from nfqlb.names.target import Target
 from nfqlb.net.endpoint import Endpoint
+from nfqlb.spelling import nearest
 
 Check = Callable[[Draft], Iterator[Problem]]
 

@@ -12,12 +12,13 @@ from pydantic import PlainValidator
 
 from nfqlb.balance.pattern import Pattern, PatternError
 from nfqlb.config.codes import read_codes
-from nfqlb.config.problems import listed, nearest
+from nfqlb.config.problems import listed
 from nfqlb.names.target import SERVICE, Target
 from nfqlb.net.endpoint import SIP_PORT, Endpoint, pack_host
 from nfqlb.proxy.setup import HashOn, Network
 from nfqlb.sip import uri
 from nfqlb.sip.message import COMPACT
+from nfqlb.spelling import nearest
 
 SOCKET = "expected an IP address and a port from 1 to 65535, such as 192.0.2.1:5060 or [2001:db8::1]:5060"
 

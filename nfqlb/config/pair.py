@@ -9,8 +9,9 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nfqlb.config.problems import Problem, nearest, shown
+from nfqlb.config.problems import Problem, shown
 from nfqlb.proxy.setup import Network
+from nfqlb.spelling import nearest
 
 if TYPE_CHECKING:
     from nfqlb.config.reading import Draft

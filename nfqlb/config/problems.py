@@ -1,12 +1,11 @@
 """A mistake as a person reads it, and the error that carries all of them at once.
 
-Knows how places, values and the nearest valid name are written. Does not know what is a mistake.
+Knows how places and values are written. Does not know what is a mistake.
 """
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -72,13 +71,6 @@ def shown(value: object) -> str:
     else:
         text = str(value)
     return text if len(text) <= VALUE_WIDTH else text[: VALUE_WIDTH - 1] + "…"
-
-
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The one of `names` that `name` most resembles, or None when none does."""
-    by_lower = {valid.lower(): valid for valid in names}
-    found = get_close_matches(name.lower(), by_lower, 1)
-    return by_lower[found[0]] if found else None
 
 
 def listed(names: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from nfqlb.config.fields import Expected
-from nfqlb.config.problems import Problem, listed, nearest, shown
+from nfqlb.config.problems import Problem, listed, shown
 from nfqlb.config.tables import (
     REPEATED,
     SINGLE,
@@ -36,6 +36,7 @@ from nfqlb.config.tables import (
     Table,
     WorkersTable,
 )
+from nfqlb.spelling import nearest
 
 T = TypeVar("T", bound=Table)
 

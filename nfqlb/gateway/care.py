@@ -30,6 +30,7 @@ from nfqlb.gateway.loop import Flow, Loop
 from nfqlb.gateway.orders import WORDS, Order, OrdersError
 from nfqlb.gateway.standing import Roll, whole
 from nfqlb.gateway.stats import traffic
+from nfqlb.spelling import nearest
 
 DIRECT_SLOTS = 8192
 """Slots of tables that the supervisor builds itself, in some milliseconds; more are built in a child."""
@@ -345,13 +346,7 @@ class Care:
     def _find(self, name: str) -> list[Place]:
         places = [] if self._charge is None else [place for place in self._charge.places if place[0]]
         places = list(dict.fromkeys([*places, *map(whole, places), *self._nameless()]))
-        pool, slash, backend = name.rpartition("/")
-        found = [place for place in places if place[1] == backend and (not slash or place[0] == pool)]
-        if len(found) == 1:
-            return found
-        if not found:
-            raise Unknown(f"No backend is called {name!r}; 'nfqlb backends' lists them.")
-        raise Unknown(f"Several backends are called {name!r}; name one of {', '.join(map(_named, found))}.")
+        return find(name, places)
 
     def _keep_orders(self) -> str:
         assert self._charge is not None
@@ -429,6 +424,19 @@ class Care:
         ]
 
 
+def find(name: str, places: list[Place]) -> list[Place]:
+    """The one of `places` that an operator means by `BACKEND` or `POOL/BACKEND`. Raises Unknown."""
+    pool, slash, backend = name.rpartition("/")
+    found = [place for place in places if place[1] == backend and (not slash or place[0] == pool)]
+    if len(found) == 1:
+        return found
+    if not found:
+        near = nearest(name, dict.fromkeys(_named(place) if slash else place[1] for place in places))
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise Unknown(f"No backend is called {name!r}.{hint} 'nfqlb backends' lists them.")
+    raise Unknown(f"Several backends are called {name!r}; name one of {', '.join(map(_named, found))}.")
+
+
 def _order_of(request: dict[str, Any]) -> tuple[str, float | None]:
     """Whom, and for how many seconds. Raises Unknown."""
     name, seconds = request.get("backend"), request.get("for")
@@ -436,8 +444,10 @@ def _order_of(request: dict[str, Any]) -> tuple[str, float | None]:
         raise Unknown('Say which backend: {"do": "drain", "backend": "reg1"}.')
     if seconds is None:
         return name, None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
         raise Unknown('Say for how many seconds: {"do": "drain", "backend": "reg1", "for": 600}.')
+    if seconds > LONGEST:
+        raise Unknown(f"That is too long: {LONGEST / 86400:.0f} days at most, or without an end, until 'enable'.")
     return name, float(seconds)
 
 

@@ -143,12 +143,12 @@ class Changes:
             if tell is not None:
                 tell.refuse(*lines)
         else:
-            lines = list(read.lines)
+            changes = list(read.lines)
             if read.plan is not None and read.plan.log != current.log:
-                lines += log.overruled()
-            logger.info("reload: %s", "; ".join([*_unchanged(read), *lines]), extra=about(changes=lines))
+                changes += log.overruled()
+            logger.info("reload: %s", "; ".join([*_unchanged(read), *changes]), extra=about(changes=changes))
             if tell is not None:
-                tell.end(True, changed=read.changed, changes=lines, **self.status())
+                tell.end(True, changed=read.changed, changes=changes, **self.status())
             if read.plan is not None and read.plan.leaving:
                 self._loop.begin(self.let_go(weakref.ref(read.plan)))
         finally:

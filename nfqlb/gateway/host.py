@@ -11,7 +11,7 @@ from pathlib import Path
 from nfqlb.config import Config, ConfigError, Problem
 from nfqlb.config.named import base
 from nfqlb.config.problems import shown
-from nfqlb.gateway import foreign, rules, sets
+from nfqlb.gateway import board, foreign, rules, sets
 from nfqlb.gateway.arrivals import UNCABLED, towards
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.instance import FILE_NAME
@@ -204,6 +204,18 @@ def running(run_dir: Path, proc: Path = PROC) -> int:
     except (OSError, ValueError):
         return 0
     return pid if alive(pid, proc) else 0
+
+
+def serving(run_dir: Path) -> int:
+    """Process id of the gateway that takes packets there, or of one of its workers if the supervisor was killed; 0 for
+    none.
+    """
+    if pid := running(run_dir):
+        return pid
+    try:
+        return next(iter(rules.alive_of(board.read(run_dir / board.FILE_NAME))), 0)
+    except board.BoardError:  # there is none, or one of another version of nfqlb
+        return 0
 
 
 def udp_sockets(proc: Path, version: int) -> Iterator[tuple[Endpoint, str]]:

@@ -104,6 +104,12 @@ def render_sets(config: Config) -> dict[Family, str]:
     return rendered
 
 
+def wanted_sysctls(config: Config) -> dict[str, str]:
+    """Key → value, as `Sysctls.wanted` has it. Depends on the addresses and routes of this host. Raises HostError."""
+    with look() as network:
+        return Sysctls(config.gateway.run_dir).wanted(arrivals(config, network))
+
+
 def chain(config: Config, socket: Endpoint) -> str:
     """Where packets to one of our sockets are led to."""
     guarded = config.limits.enabled and any(socket == listener.external for listener in config.listeners)
@@ -326,10 +332,15 @@ def live_queues(config: Config) -> range:
         return config.workers.queues
     except board.BoardError:
         return queues_in_place(config) or config.workers.queues
-    pids = [snapshot.pid, *(slot.cells[board.Cell.PID] for slot in snapshot.slots)]
-    if not any(pid and alive(pid) for pid in pids):
+    if not alive_of(snapshot):
         return config.workers.queues
     return range(snapshot.about.queues[0], snapshot.about.queues[-1] + 1)
+
+
+def alive_of(snapshot: board.Snapshot) -> list[int]:
+    """Processes of a gateway that live: its supervisor's first."""
+    pids = [snapshot.pid, *(slot.cells[board.Cell.PID] for slot in snapshot.slots)]
+    return [pid for pid in pids if pid and alive(pid)]
 
 
 def queues_in_place(config: Config) -> range | None:

@@ -32,6 +32,10 @@ takes it out there (`kernel_bans`)."""
 SOURCE_BITS = {4: 32, 6: 64}
 """Of an address: they tell one source from another."""
 
+LONGEST = 2_147_483
+"""Seconds that an entry with an end may last: the kernel counts 2³¹ milliseconds, some 24.8 days
+(linux/netfilter/ipset/ip_set_timeout.h, IPSET_MAX_TIMEOUT)."""
+
 RELEASED_WITHIN = 3.0
 """Seconds that the kernel may take to let go of a set when the last rule with it is gone: the nft back end frees rules
 some time after they have left."""
@@ -74,8 +78,12 @@ def allowed(config: Config, family: Family) -> list[Network]:
         found = list(collapse_addresses(each for each in networks if isinstance(each, IPv4Network)))
     else:
         found = list(collapse_addresses(each for each in networks if isinstance(each, IPv6Network)))
-    # No set holds a network of all addresses; two halves are the same.
-    return [half for each in found for half in (each.subnets() if each.prefixlen == 0 else [each])]
+    return [part for each in found for part in holdable(each)]
+
+
+def holdable(network: Network) -> list[Network]:
+    """The same addresses as a set can hold them: no set takes a network of all addresses, but its two halves."""
+    return list(network.subnets()) if network.prefixlen == 0 else [network]
 
 
 # -- sets as a whole
@@ -186,10 +194,19 @@ def read_entries(kind: Kind, text: str) -> Iterator[Entry]:
             yield Entry(kind, found, left or None, packets, size, values.get("comment", ""))
 
 
-def ban(network: Network, seconds: int, why: str) -> None:
-    """An operator's: for so many seconds, or for ever with 0. One that is there gets the new time. Raises HostError."""
-    name, comment = name_of("deny", network.version), f' comment "{_harmless(why)}"' if why else ""
-    _ipset("restore", "-exist", text=f"add {name} {network} timeout {seconds}{comment}\n")
+def ban(networks: Iterable[Network], seconds: int, why: str | None) -> None:
+    """An operator's: for so many seconds, LONGEST at most, or for ever with 0. One that is there gets the new time, and
+    keeps its counters, and its reason where `why` is None. Raises HostError.
+    """
+    parts = [part for each in networks for part in holdable(each)]
+    # The kernel forgets the comment of an entry that is added again without one.
+    before = {entry.network: entry.why for entry in entries(["deny"])} if why is None else {}
+    lines = []
+    for each in parts:
+        reason = _harmless(before.get(each, "") if why is None else why)
+        comment = f' comment "{reason}"' if reason else ""
+        lines.append(f"add {name_of('deny', each.version)} {each} timeout {seconds}{comment}\n")
+    _ipset("restore", "-exist", text="".join(lines))
 
 
 def unban(entry: Entry) -> None:

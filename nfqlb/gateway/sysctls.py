@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +39,16 @@ OURS = re.compile(
     r"net/ipv4/conf/(?!\.\.?/)[^/]+/(forwarding|accept_local|rp_filter|send_redirects)|" + re.escape(IPV6_FORWARDING)
 )
 """Every key that a record of ours can have."""
+
+
+WHY = {
+    "net/ipv4/conf/*/forwarding": "Rewritten packets are forwarded.",
+    "net/ipv4/conf/*/accept_local": "A rewritten packet has an address of this host as its source.",
+    "net/ipv4/conf/*/rp_filter": "The strict form would refuse that source. Elsewhere what counts stays as it is.",
+    "net/ipv4/conf/*/send_redirects": "Packets that turn round here are on purpose not on the shortest way.",
+    IPV6_FORWARDING: "Rewritten packets are forwarded.",
+}
+"""Key, whatever the interface → a line for people."""
 
 
 class Entry(NamedTuple):
@@ -89,6 +100,10 @@ class Sysctls:
         self._write_record({})
         return changes
 
+    def wanted(self, arrivals: Arrivals) -> dict[str, str]:
+        """Key → value, for all that is not so by itself: what `apply` would set on a host that it has never changed."""
+        return self._wanted(arrivals, self._recorded())
+
     def differences(self, arrivals: Arrivals) -> list[Difference]:
         """What `apply` would set."""
         record = self._recorded()
@@ -113,9 +128,8 @@ class Sysctls:
     def _wanted(self, arrivals: Arrivals, record: Record) -> dict[str, str]:
         """Key → value, for each key that must differ from what stood there before us."""
         wanted: dict[str, int] = {}
-        for link in sorted(arrivals.ipv4):
-            wanted[f"net/ipv4/conf/{link}/forwarding"] = 1
-            wanted[f"net/ipv4/conf/{link}/accept_local"] = 1
+        for name in ("forwarding", "accept_local"):
+            wanted |= {f"net/ipv4/conf/{link}/{name}": 1 for link in sorted(arrivals.ipv4)}
         if arrivals.ipv4:
             own = self._by_interface("rp_filter", record)
             filters = {link: max(own["all"], own.get(link, 0)) for link in arrivals.ipv4}
@@ -232,6 +246,19 @@ class Sysctls:
             new.replace(self._file)
         except OSError as error:
             raise HostError(f"{self._file} cannot be written ({error.strerror}).") from None
+
+
+def written(values: Mapping[str, str]) -> str:
+    """Keys and values as `sysctl -p` takes them, each kind below a comment that says why."""
+    lines: list[str] = []
+    for kind, group in groupby(values, key=kind_of):
+        lines += [f"# {WHY[kind]}", *(f"{key} = {values[key]}" for key in group)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def kind_of(key: str) -> str:
+    """The key of WHY that it falls under."""
+    return key if key in WHY else re.sub(r"(?<=/conf/)[^/]+", "*", key)
 
 
 def lowered(own: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, int]:

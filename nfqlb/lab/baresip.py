@@ -15,6 +15,7 @@ from typing import Any
 
 from nfqlb.lab import LabError, namespaces
 from nfqlb.lab.kamailio import DOMAIN
+from nfqlb.lab.words import ending, last_words
 
 CONTROL_PORT = 4444
 """TCP port of the control socket of the first phone in a namespace."""
@@ -122,7 +123,10 @@ class Baresip:
     def _command(self, command: str, params: str = "") -> None:
         text = json.dumps({"command": command, "params": params, "token": command})
         assert self._control
-        self._control.sendall(f"{len(text)}:{text},".encode())
+        try:
+            self._control.sendall(f"{len(text)}:{text},".encode())
+        except OSError:
+            raise self._ended() from None
 
     def _read(self, deadline: float) -> None:
         assert self._control
@@ -131,14 +135,20 @@ class Baresip:
             data = self._control.recv(65536)
         except TimeoutError:
             return
+        except OSError:
+            raise self._ended() from None
         if not data:
-            raise LabError(f"{self.user} (baresip) has ended. {self._log()}")
+            raise self._ended()
         self._buffer += data
         while True:
             length, colon, rest = self._buffer.partition(b":")
-            if not colon or len(rest) <= int(length):
-                return
-            message = json.loads(rest[: int(length)].decode(errors="replace"))
+            try:
+                if not colon or len(rest) <= int(length):
+                    return
+                message = json.loads(rest[: int(length)].decode(errors="replace"))
+            except ValueError:
+                said = self._buffer[:80].decode(errors="replace")
+                raise LabError(f"{self.user} (baresip) says what cannot be read: {said!r}. {self._log()}") from None
             self._buffer = rest[int(length) + 1 :]
             (self._events if message.get("event") else self._answers).append(message)
 
@@ -156,10 +166,19 @@ class Baresip:
                     raise LabError(f"{self.user} (baresip) does not start. {self._log()}") from None
                 time.sleep(0.02)
 
+    def _ended(self) -> LabError:
+        """It has closed its control socket."""
+        assert self._process
+        try:
+            how = ending(self._process.wait(1))
+        except subprocess.TimeoutExpired:
+            how = "has closed its control socket"
+        return LabError(f"{self.user} (baresip) {how}. {self._log()}")
+
     def _log(self) -> str:
         path = self.directory / "log"
         text = path.read_text(errors="replace") if path.exists() else ""
-        return "Its log ends: " + " ".join(text[-500:].split())
+        return f"Its log ends: {last_words(text, 500)}"
 
     def _config(self) -> str:
         modules = _module_path()

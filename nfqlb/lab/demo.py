@@ -39,8 +39,8 @@ def play(lab: Lab, say: Callable[[str], None]) -> Shown:
     plan = lab.plan
     home, public = plan.home[0], plan.phones[0]
     with lab.tap() as tap:
+        say(f"alice registers from {home.ip}, behind the NAT router {plan.nat.ip}; bob from {public.ip}")
         with lab.softphone("alice", home) as alice, lab.softphone("bob", public) as bob:
-            say(f"alice registers from {home.ip}, behind the NAT router {plan.nat.ip}; bob from {public.ip}")
             alice.registered()
             bob.registered()
             say("bob calls alice; alice hangs up")

@@ -22,6 +22,7 @@ from nfqlb.lab.ping import wait_answer
 from nfqlb.lab.sipp import Phone
 from nfqlb.lab.topology import INSIDE, OUTSIDE, Node, Plan
 from nfqlb.lab.wire import Tap
+from nfqlb.lab.words import LIMIT, last_words
 
 SECRET = "nfqlb-lab-key-for-tests-only-not-a-secret"
 """The key of every lab and of the stored captures: known to all the world, for tests only."""
@@ -39,6 +40,15 @@ PROGRAMS = {
 
 def run_dir(name: str) -> Path:
     return Path(f"/run/nfqlb-lab-{name}")
+
+
+def failed_dir(name: str) -> Path:
+    """Where the files of a lab are after it has failed, until it is made or removed again."""
+    return Path(f"/run/nfqlb-lab-{name}.failed")
+
+
+LOG_MAX = 1 << 20
+"""Bytes of a file that is kept: /run is memory."""
 
 
 def check_host(programs: Mapping[str, str] = PROGRAMS) -> None:
@@ -85,7 +95,7 @@ class Lab:
         self.plan, self.workers, self.forward_drop, self.masquerade = plan, workers, forward_drop, masquerade
         self.dir = run_dir(plan.name)
         self.config = self.dir / "nfqlb.toml"
-        self._say, self._probes = say, probes
+        self._say, self._probes, self._keep_logs = say, probes, False
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -95,7 +105,7 @@ class Lab:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.down()
+        self._down_after(error)
 
     def up(self) -> None:
         """Make everything and wait until it answers. On any error everything is taken down again."""
@@ -118,13 +128,20 @@ class Lab:
                 self.wait_backend(node)
             self._say("the gateway: nfqlb rules apply, nfqlb run")
             self.start_gateway()
-        except BaseException:
-            self.down()
+        except BaseException as error:
+            self._down_after(error)
             raise
+
+    def _down_after(self, error: BaseException | None) -> None:
+        """What the programs have said by then tells why it went wrong; to be interrupted is nothing wrong."""
+        self._keep_logs = isinstance(error, Exception)
+        self.down()
+        if isinstance(error, LabError):
+            error.logs = logs_of(self.plan.name)
 
     def down(self) -> None:
         """Take everything down. Fine when only some of it is there."""
-        down(self.plan.name)
+        down(self.plan.name, keep_logs=self._keep_logs)
         for process in self._processes.values():
             process.wait(10)  # ended above; this only takes the zombie away
         self._processes.clear()
@@ -164,8 +181,9 @@ class Lab:
         self.start_backend(node)
 
     def wait_backend(self, node: Node) -> None:
+        what, process = f"Kamailio {node.role}", self._processes[node.role]
         try:
-            wait_answer(self.plan.namespace(node.role), (node.ip, 5060), node.ip, f"Kamailio {node.role}")
+            wait_answer(self.plan.namespace(node.role), (node.ip, 5060), node.ip, what, process)
         except LabError as error:
             raise LabError(f"{error} {tail(self.dir / node.role / 'log')}") from None
 
@@ -206,9 +224,9 @@ class Lab:
         self.run_gateway()
 
     def wait_gateway(self) -> None:
-        here = self.plan.phones[0]
+        here, process = self.plan.phones[0], self._processes.get("gw")
         try:
-            wait_answer(self.plan.namespace(here.role), (self.plan.external.ip, 5060), here.ip, "The gateway")
+            wait_answer(self.plan.namespace(here.role), (self.plan.external.ip, 5060), here.ip, "The gateway", process)
         except LabError as error:
             raise LabError(f"{error} {tail(self.dir / 'gateway.log')}") from None
 
@@ -216,9 +234,8 @@ class Lab:
         """Run an nfqlb command in the gateway's namespace; its output. LabError when it fails."""
         try:
             return namespaces.run(self.plan.namespace("gw"), [*nfqlb_command(), *argv], timeout=30)
-        except subprocess.CalledProcessError as error:
-            words = " ".join((error.stderr or error.stdout).split())
-            raise LabError(f"'nfqlb {' '.join(argv)}' failed with status {error.returncode}: {words}") from None
+        except namespaces.Failed as error:
+            raise LabError(f"'nfqlb {' '.join(argv)}' {error.how}: {error.said}") from None
 
     def stats(self) -> dict[str, Any]:
         """`nfqlb stats --json` of the running gateway."""
@@ -255,20 +272,33 @@ def names(lab: str) -> list[str]:
     )
 
 
-def down(name: str) -> int:
-    """Remove the lab of that name, also one whose makers died; how many namespaces it had."""
+def down(name: str, *, keep_logs: bool = False) -> int:
+    """Remove the lab of that name, also one whose makers died; how many namespaces it had. What a failed one of that
+    name has left is removed, too; `keep_logs`: this one is to leave its logs.
+    """
     found = names(name)
     namespaces.end_members(found)
     for namespace in found:
         namespaces.remove(namespace)
+    shutil.rmtree(failed_dir(name), ignore_errors=True)
+    if keep_logs and run_dir(name).exists():
+        for file in run_dir(name).rglob("*"):
+            if file.is_file() and file.stat().st_size > LOG_MAX:  # a capture
+                file.unlink()
+        run_dir(name).rename(failed_dir(name))
     shutil.rmtree(run_dir(name), ignore_errors=True)
     return len(found)
 
 
-def tail(log: Path, limit: int = 800) -> str:
+def logs_of(name: str) -> Path | None:
+    """Where the logs are kept of a lab that failed."""
+    return failed_dir(name) if failed_dir(name).exists() else None
+
+
+def tail(log: Path, limit: int = LIMIT) -> str:
     """The end of a log in one line."""
-    text = log.read_text(errors="replace") if log.exists() else ""
-    return "Its log ends: " + " ".join(text[-limit:].split()) if text.strip() else "Its log is empty."
+    text = last_words(log.read_text(errors="replace"), limit) if log.exists() else ""
+    return f"Its log ends: {text}" if text else "Its log is empty."
 
 
 def nfqlb_command() -> list[str]:

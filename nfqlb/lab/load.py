@@ -5,6 +5,7 @@ Knows SIPp's statistics file. The figures are the phones' (calls that failed, me
 """
 
 import csv
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -67,7 +68,10 @@ def run(lab: Lab, rate: int, seconds: int, say: Callable[[str], None]) -> Result
             running += _start(phone, calls * seconds, caller=False)
         for phone, callee, calls in zip(callers, callees, share, strict=True):
             running += _start(phone, calls * seconds, caller=True, peer=callee.user, rate=calls)
-        statuses = [dialogue.process.wait(seconds + 40) for dialogue in running]
+        try:
+            statuses = [dialogue.process.wait(seconds + 40) for dialogue in running]
+        except subprocess.TimeoutExpired:
+            raise LabError(f"SIPp does not end its calls within {seconds + 40} s.") from None
     finally:
         for dialogue in running:
             if dialogue.process.poll() is None:

@@ -7,6 +7,7 @@ because entering a namespace is a property of the thread.
 
 import ctypes
 import os
+import shlex
 import signal
 import subprocess
 import threading
@@ -18,12 +19,24 @@ from typing import TypeVar
 
 from pyroute2 import netns
 
+from nfqlb.lab import LabError
+from nfqlb.lab.words import ending, last_words
+
 T = TypeVar("T")
 
 NETNS_DIR = Path("/run/netns")
 CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 GRACE = 3.0
 """Seconds between asking a process to end (SIGTERM) and ending it (SIGKILL)."""
+
+
+class Failed(LabError):
+    """A program has ended with another status than 0, or has not ended in time."""
+
+    def __init__(self, command: list[str], namespace: str, how: str, said: str) -> None:
+        self.how, self.said = how, last_words(said)
+        words = f": {self.said}" if self.said else ", without a word."
+        super().__init__(f"'{shlex.join(command)}' in {namespace} {how}{words}")
 
 
 def create(name: str) -> None:
@@ -95,17 +108,32 @@ def spawn(
 
 
 def run(name: str, argv: list[str], *, timeout: float = 20.0, input_text: str = "") -> str:
-    """Run a short program inside the namespace and return its output. CalledProcessError when it fails."""
-    done = subprocess.run(
-        ["ip", "netns", "exec", name, *argv],
-        input=input_text,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=True,
-        env=os.environ | {"PATH": search_path()},
-    )
+    """Run a short program inside the namespace and return its output. Failed, with its own words, when it fails."""
+    done = attempt(name, argv, timeout=timeout, input_text=input_text)
+    if done.returncode:
+        how = f"failed with status {done.returncode}" if done.returncode > 0 else ending(done.returncode)
+        raise Failed(argv, name, how, done.stderr or done.stdout)
     return done.stdout
+
+
+def attempt(
+    name: str, argv: list[str], *, timeout: float = 20.0, input_text: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """The same, whatever its status. Failed when it does not end in time."""
+    try:
+        return subprocess.run(
+            ["ip", "netns", "exec", name, *argv],
+            input=input_text,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env=os.environ | {"PATH": search_path()},
+        )
+    except subprocess.TimeoutExpired as error:
+        said = error.stderr or error.stdout or b""  # bytes, whatever `text` says
+        words = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+        raise Failed(argv, name, f"did not end within {timeout:.0f} s", words) from None
 
 
 def sysctl(name: str, settings: Mapping[str, str]) -> None:
@@ -114,7 +142,10 @@ def sysctl(name: str, settings: Mapping[str, str]) -> None:
 
     def write() -> None:
         for key, value in settings.items():
-            Path("/proc/sys", key).write_text(value)
+            try:
+                Path("/proc/sys", key).write_text(value)
+            except OSError as error:
+                raise LabError(f"/proc/sys/{key} cannot be set to {value} in {name}: {error.strerror}.") from None
 
     inside(name, write)
 

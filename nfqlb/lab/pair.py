@@ -55,14 +55,7 @@ class Half:
 
     def command(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """The same, however it ends."""
-        return subprocess.run(
-            ["ip", "netns", "exec", self.namespace, *nfqlb_command(), *argv, "-c", str(self.config)],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-            env=os.environ | {"PATH": namespaces.search_path()},
-        )
+        return namespaces.attempt(self.namespace, [*nfqlb_command(), *argv, "-c", str(self.config)], timeout=30)
 
     def status(self) -> dict[str, Any]:
         report: dict[str, Any] = json.loads(self.nfqlb("ha", "status", "--json"))
@@ -79,6 +72,8 @@ class Half:
         deadline = time.monotonic() + SETTLED_WITHIN
         while time.monotonic() < deadline:
             assert self.gateway is not None
+            if self.gateway.poll():
+                break
             if self.gateway.poll() is None and self.command("status").returncode == 0:
                 return
         raise LabError(f"The gateway {self.role} does not come up. {tail(self.log)}")

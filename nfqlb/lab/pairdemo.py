@@ -36,6 +36,7 @@ def play(lab: PairLab, say: Callable[[str], None]) -> Story:
         times.append((time.time(), what))
         say(what)
 
+    say("alice and bob register")
     taps = lab.taps()
     for tap in taps:
         tap.__enter__()

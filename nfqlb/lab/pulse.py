@@ -18,6 +18,7 @@ from typing import Any
 
 from nfqlb.lab import LabError, namespaces
 from nfqlb.lab.ping import options
+from nfqlb.lab.words import ending, last_words
 
 PATIENCE = 0.5
 """Seconds after the last question in which answers count."""
@@ -69,7 +70,11 @@ class Pulse:
         assert self._process is not None
         assert self._process.stdout is not None
         self._process.send_signal(signal.SIGTERM)
-        said: dict[str, Any] = json.loads(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:
+            words = last_words(self._log.read_text(errors="replace"))
+            raise LabError(f"The program that asks the gateway {ending(self._process.wait(10))}: {words}")
+        said: dict[str, Any] = json.loads(line)
         self._process.wait(10)
         return Heard(said["sent"], tuple(said["answers"]))
 

@@ -92,7 +92,10 @@ class Dialogue:
         wanted = f":{port:04X}"
         while time.monotonic() < deadline and self.process.poll() is None:
             for table in ("udp", "udp6"):
-                rows = Path(f"/proc/{self.process.pid}/net/{table}").read_text().splitlines()[1:]
+                try:
+                    rows = Path(f"/proc/{self.process.pid}/net/{table}").read_text().splitlines()[1:]
+                except OSError:  # it has just ended
+                    continue
                 if any(row.split()[1].endswith(wanted) for row in rows):
                     return
             time.sleep(0.01)

@@ -16,15 +16,18 @@ not know what runs where. All of it comes from a Plan, so two labs with the same
 """
 
 import itertools
-from contextlib import closing
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 
 from pyroute2 import IPRoute
 from pyroute2.ethtool.ioctl import IoctlEthtool
+from pyroute2.netlink.exceptions import NetlinkError
 
-from nfqlb.lab import namespaces
+from nfqlb.lab import LabError, namespaces
 
 Interface = IPv4Interface | IPv6Interface
 
@@ -147,9 +150,10 @@ class Plan:
 
 
 def build(plan: Plan) -> None:
-    """Make the namespaces and wire them. On an error the caller removes what there is."""
+    """Make the namespaces and wire them. On an error, a LabError, the caller removes what there is."""
     for name in plan.namespaces:
-        namespaces.create(name)
+        with told(f"The network namespace {name} cannot be made"):
+            namespaces.create(name)
     forwarding = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
     quiet = {"net/ipv6/conf/all/accept_dad": "0", "net/ipv6/conf/default/accept_dad": "0"}
     for role in plan.roles:
@@ -205,6 +209,16 @@ def build(plan: Plan) -> None:
     )
 
 
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """What the kernel refuses becomes a LabError: a container may lack the privilege, a kernel the kind of link."""
+    try:
+        yield
+    except (NetlinkError, OSError) as error:
+        number = error.code if isinstance(error, NetlinkError) else error.errno
+        raise LabError(f"{what}: {os.strerror(number) if number else error}.") from error
+
+
 def plug(switch: str, port: str) -> None:
     """In `lan`: make the port one of the switch; with "" as the switch, pull it out, without the other end noticing."""
     with IPRoute() as ip:
@@ -239,7 +253,8 @@ def _switch(plan: Plan) -> None:
                 ip.link("add", ifname=name, kind="bridge")
                 ip.link("set", ifname=name, state="up")
 
-    namespaces.inside(plan.namespace("lan"), work)
+    with told(f"The switches in {plan.namespace('lan')} cannot be made"):
+        namespaces.inside(plan.namespace("lan"), work)
 
 
 def _link(plan: Plan, role: str, ifname: str, peer_role: str, peer: str, switch: str = SWITCH) -> None:
@@ -270,8 +285,9 @@ def _link(plan: Plan, role: str, ifname: str, peer_role: str, peer: str, switch:
         with IPRoute() as ip:
             ip.link("set", ifname=name, state="up")
 
-    namespaces.inside(plan.namespace(role), here)
-    namespaces.inside(plan.namespace(peer_role), there)
+    with told(f"{plan.namespace(role)} and {plan.namespace(peer_role)} cannot be linked"):
+        namespaces.inside(plan.namespace(role), here)
+        namespaces.inside(plan.namespace(peer_role), there)
 
 
 def _address(plan: Plan, role: str, addresses: dict[str, list[Interface]], default: str | None = None) -> None:
@@ -292,4 +308,5 @@ def _address(plan: Plan, role: str, addresses: dict[str, list[Interface]], defau
             if default:
                 ip.route("add", dst="default", gateway=default, family=10 if plan.family == 6 else 2)
 
-    namespaces.inside(plan.namespace(role), work)
+    with told(f"{plan.namespace(role)} cannot have its addresses and routes"):
+        namespaces.inside(plan.namespace(role), work)

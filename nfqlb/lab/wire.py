@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from nfqlb.capture.writer import PcapWriter
-from nfqlb.lab import namespaces
+from nfqlb.lab import LabError, namespaces
 
 ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD  # <linux/if_ether.h>
 PACKET_OUTGOING = 4  # <linux/if_packet.h>
@@ -46,7 +46,12 @@ class Tap:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Tap":
-        namespaces.inside(self._namespace, self._open)
+        try:
+            namespaces.inside(self._namespace, self._open)
+        except OSError as error:
+            self.close()
+            links = " and ".join(self._links)
+            raise LabError(f"{links} of {self._namespace} cannot be listened to: {error.strerror}.") from None
         self._thread = threading.Thread(target=self._read, name="tap", daemon=True)
         self._thread.start()
         return self

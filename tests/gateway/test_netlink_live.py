@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any
@@ -56,7 +55,7 @@ def namespace() -> Iterator[str]:
 def by_ip(namespace: str, *words: str) -> dict[str, Any] | None:
     try:
         found: list[dict[str, Any]] = json.loads(namespaces.run(namespace, ["ip", "-j", "route", "get", *words]))
-    except subprocess.CalledProcessError:
+    except namespaces.Failed:
         return None
     return found[0]
 

@@ -131,7 +131,7 @@ def test_workers_are_replaced_and_rules_watched(pair: PairLab) -> None:
     os.kill(worker, signal.SIGKILL)
     time.sleep(1.5)
     assert pair.active is first
-    first.nfqlb("rules", "remove")
+    first.nfqlb("rules", "remove", "--yes")
     assert until(lambda: pair.standby is first), "packets do not reach its workers any more"
     assert "do not lead to the workers" in first.command("ha", "status").stderr
     first.nfqlb("rules", "apply")

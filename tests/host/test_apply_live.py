@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from hostnet import BEFORE, ONE_ARMED, TWO_ARMED, Host, until
 
 from nfqlb.cli.rules import command
 from nfqlb.config import Config
-from nfqlb.gateway import rules, sets
+from nfqlb.gateway import rules, sets, sysctls
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.iptables import Iptables, parse
 
@@ -297,18 +299,62 @@ def test_the_command(host: Host) -> None:
     assert {each["kind"] for each in json.loads(removed.output)} == {"remove", "set"}
 
 
-def test_who_takes_the_rules_from_under_a_gateway_is_told(host: Host) -> None:
+CUT_OFF = (
+    f"A gateway runs here (pid {os.getpid()}). Without its rules it gets no packets: calls and registrations fail "
+    "until they are applied again, and who is banned is forgotten."
+)
+
+
+def with_a_gateway(host: Host) -> Config:
     config = host.config()
     host.apply(config)
-    assert nfqlb(host, "remove").stderr == ""
     config.gateway.run_dir.joinpath("pid").write_text(f"{os.getpid()}\n")
-    host.apply(config)
-    removed = nfqlb(host, "remove")
+    return config
+
+
+def test_who_takes_the_rules_from_under_a_gateway_is_refused_unless_he_says_yes(host: Host) -> None:
+    config = with_a_gateway(host)
+    refused = nfqlb(host, "remove")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr == f"Error: {CUT_OFF} To do it all the same: nfqlb rules remove --yes -c {config.path}\n"
+    assert host.differences(config) == []
+    removed = nfqlb(host, "remove", "--yes")
     assert (removed.exit_code, "taken out or put back" in removed.stdout) == (0, True)
     assert removed.stderr == (
         f"Warning: A gateway runs (pid {os.getpid()}) and gets no packets from now on. "
         f"Stop it, or give it packets again with: nfqlb rules apply -c {config.path}\n"
     )
+    assert host.differences(config)
+
+
+@pytest.mark.parametrize(
+    ("typed", "taken_out"), [(b"y\n", True), (b"n\n", False), (b"\n", False), (b"\x04", False)], ids=repr
+)
+def test_at_a_terminal_he_is_asked(host: Host, typed: bytes, taken_out: bool) -> None:
+    config = with_a_gateway(host)
+    ours, theirs = os.openpty()
+    command = ["ip", "netns", "exec", host.gateway, sys.executable, "-m", "nfqlb", "rules", "remove", "-c"]
+    process = subprocess.Popen([*command, str(config.path)], stdin=theirs, stdout=-1, stderr=-1, text=True)
+    host.adopt(process)
+    os.close(theirs)
+    os.write(ours, typed)
+    said, asked = process.communicate(timeout=30)
+    os.close(ours)
+    assert f"{CUT_OFF}\nTake them out? [y/N]: " in asked
+    if taken_out:
+        assert (process.returncode, "taken out or put back" in said) == (0, True)
+    else:
+        assert (process.returncode, said, asked.endswith("Error: Nothing was changed.\n")) == (1, "", True)
+    assert bool(host.differences(config)) == taken_out
+
+
+def test_the_unit_of_the_rules_takes_them_out_without_a_question(host: Host) -> None:
+    """As systemd calls it, also while the gateway runs: `systemctl stop nfqlb-rules`."""
+    config = with_a_gateway(host)
+    unit = (files("nfqlb.units") / "nfqlb-rules.service").read_text("utf-8")
+    words = re.findall(r"^ExecStop=@nfqlb@ (.+) -c @config@$", unit, re.MULTILINE)[0].split()
+    assert words.pop(0) == "rules"
+    assert nfqlb(host, *words).exit_code == 0
     assert host.differences(config)
 
 
@@ -338,17 +384,75 @@ def test_a_configuration_with_mistakes_is_enough_to_take_rules_out(
     assert json.loads(again.stdout) == []
 
 
+LOADERS = (
+    ("--sets", ["ipset", "restore"]),
+    ("--sysctls", ["sysctl", "-q", "-p", "-"]),
+    ("--rules", ["iptables-restore", "--noflush"]),
+    ("--rules", ["ip6tables-restore", "--noflush"]),
+)
+
+
 def test_what_show_prints_can_be_loaded_by_hand(host: Host) -> None:
     config = host.config()
-    for option, loader in (("--sets", ["ipset", "restore"]), ("-6", ["ip6tables-restore", "--noflush"])):
-        shown = nfqlb(host, "show", "-6", option)
+    for option, loader in LOADERS:
+        family = [] if "restore" not in loader[0] or loader[0] == "ipset" else ["-6" if "6" in loader[0] else "-4"]
+        shown = nfqlb(host, "show", option, *family)
         assert shown.exit_code == 0
         host.here(lambda loader=loader, text=shown.output: subprocess.run(loader, input=text, text=True, check=True))
-    assert not [each for each in host.differences(config) if "IPv6" in each.place]
-    both = json.loads(nfqlb(host, "show", "--json").output)
-    assert {family: parse(text) for family, text in both.items()} == {
-        str(family): parse(text) for family, text in rules.render(config).items()
-    }
+    assert host.differences(config) == []
+
+
+def test_show_has_everything_in_the_order_of_apply(host: Host) -> None:
+    config = host.config()
+    for _ in range(2):  # what is in place already changes nothing of it
+        shown = nfqlb(host, "show").stdout
+        order = [
+            shown.index(line)
+            for line in (
+                "# 1. Sets of addresses",
+                "create NFQLB-allow4",
+                "create NFQLB-allow6",
+                "# 2. Sysctls",
+                "# Rewritten packets are forwarded.\nnet/ipv4/conf/in/forwarding = 1\n",
+                "net/ipv4/conf/out/forwarding = 1",
+                "net/ipv4/conf/out/accept_local = 1",
+                "net/ipv6/conf/all/forwarding = 1",
+                "# 3. Rules",
+                "-A NFQLB-IN -d 198.51.100.5",
+                "-A NFQLB-IN -d 2001:db8:1::5",
+            )
+        ]
+        assert order == sorted(order)
+        told = json.loads(nfqlb(host, "show", "--json").output)
+        assert list(told) == ["sets", "sysctls", "rules"]
+        assert {family: parse(text) for family, text in told["rules"].items()} == {
+            str(family): parse(text) for family, text in rules.render(config).items()
+        }
+        assert told["sets"] == {str(family): text for family, text in rules.render_sets(config).items()}
+        assert told["sysctls"] == host.here(lambda: rules.wanted_sysctls(config))
+        six = json.loads(nfqlb(host, "show", "--json", "-6").output)
+        assert (list(six["rules"]), list(six["sets"])) == (["6"], ["6"])
+        assert list(six["sysctls"]) == ["net/ipv6/conf/all/forwarding"]
+        host.apply(config)
+
+
+def test_show_without_the_interfaces_of_the_gateway_tells_the_rest(host: Host) -> None:
+    host.config(more='[rules]\ninterfaces = ["elsewhere"]')
+    shown = nfqlb(host, "show", "--json")
+    assert shown.exit_code == 0
+    assert "Warning: The sysctls cannot be told here. [rules] interfaces: this host has no interface" in shown.stderr
+    told = json.loads(shown.stdout)
+    assert (told["sysctls"], list(told["rules"])) == (None, ["4", "6"])
+    alone = nfqlb(host, "show", "--sysctls")
+    assert (alone.exit_code, alone.stdout) == (1, "")
+    assert "this host has no interface elsewhere" in alone.stderr
+
+
+def test_every_sysctl_of_ours_is_explained() -> None:
+    keys = ["forwarding", "accept_local", "rp_filter", "send_redirects"]
+    values = {f"net/ipv4/conf/eth0.7/{key}": "1" for key in keys} | {sysctls.IPV6_FORWARDING: "1"}
+    assert sysctls.written(values).count("# ") == len(sysctls.WHY) == len(values)
+    assert all(sysctls.OURS.fullmatch(key) for key in values)
 
 
 def test_without_privilege_nothing_is_pretended(host: Host) -> None:

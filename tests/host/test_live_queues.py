@@ -118,8 +118,18 @@ def test_commands_leave_packets_to_the_gateway_that_runs(host: Host) -> None:
     assert nfqlb(host, "diff").exit_code == 0
     assert host.here(lambda: gateway_host.problems(config)) == []
     shown = json.loads(nfqlb(host, "show", "--json").output)
-    assert all(f"--hmark-mod {len(SECOND)} --hmark-offset {SECOND.start}" in text for text in shown.values())
+    assert all(f"--hmark-mod {len(SECOND)} --hmark-offset {SECOND.start}" in text for text in shown["rules"].values())
     config.gateway.run_dir.joinpath(FILE_NAME).unlink()
     assert nfqlb(host, "diff").exit_code == 1
     assert nfqlb(host, "apply").exit_code == 0
     assert in_place(host, config) == range(QUEUE, QUEUE + 2)
+
+
+def test_a_worker_whose_supervisor_was_killed_is_a_gateway_that_is_not_cut_off(host: Host, gone: int) -> None:
+    config = host.config()
+    host.apply(config)
+    board(config, gone, os.getpid())
+    refused = nfqlb(host, "remove")
+    assert (refused.exit_code, f"A gateway runs here (pid {os.getpid()})." in refused.stderr) == (1, True)
+    board(config, gone, gone)
+    assert nfqlb(host, "remove").exit_code == 0

@@ -3,14 +3,18 @@
 import json
 import subprocess
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address, ip_network
 
 import pytest
 from click.testing import CliRunner, Result
 from hostnet import BACKEND, EXTERNAL, INTERNAL, PHONE, TWO_ARMED, Host, heard, until
+from pyroute2 import IPSet
 
 from nfqlb.cli.bans import command
 from nfqlb.config import Config
+from nfqlb.config.tables import LimitsTable
 from nfqlb.gateway import rules, sets, stopped
+from nfqlb.gateway.errors import HostError
 
 pytestmark = pytest.mark.root
 
@@ -263,11 +267,123 @@ def test_an_operator_bans_and_lets_go(host: Host) -> None:
     assert count() == 0
     assert banned(host)["198.51.100.0/30"].packets == 1
     assert "198.51.100.0/30" in bans(host).output
-    assert bans(host, "remove", PHONE[4]).output == "198.51.100.0/30 let go.\n"
+    assert bans(host, "remove", "198.51.100.0/30").output == "198.51.100.0/30 let go.\n"
     host.udp(host.phone, PHONE[4]).sendto(REQUEST, (EXTERNAL[4], 5060))
     assert count() == 1
     assert bans(host, "remove", "--all").exit_code == 0
     assert banned(host) == {}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_ban_that_is_prolonged_keeps_its_reason_and_its_counters(host: Host, family: int) -> None:
+    host.apply(host.config())
+    source = {4: PHONE[4], 6: "2001:db8:1::2"}[family]
+    assert bans(host, "add", source, "203.0.113.9", "--for", "1h", "--why", "scans every night").exit_code == 0
+    host.udp(host.phone, PHONE[family]).sendto(REQUEST, (EXTERNAL[family], 5060))
+    assert until(lambda: banned(host)[source].packets == 1, 10)
+    assert bans(host, "add", source, "203.0.113.10", "--for", "2h").exit_code == 0
+    found = banned(host)
+    assert (found[source].why, found[source].packets) == ("scans every night", 1)
+    assert (found[source].left or 0) > 3600
+    assert (found["203.0.113.9"].why, found["203.0.113.10"].why) == ("scans every night", "")
+    assert bans(host, "add", source, "--why", "ask Anna").exit_code == 0
+    assert (banned(host)[source].why, banned(host)[source].left) == ("ask Anna", None)
+    assert bans(host, "add", source, "--why", "").exit_code == 0
+    assert banned(host)[source].why == ""
+
+
+def test_a_ban_that_the_guard_prolongs_has_its_latest_reason_and_keeps_its_counters(host: Host) -> None:
+    host.apply(host.config())
+    host.run("ipset", "add", "NFQLB-ban4", PHONE[4], "packets", "7", "bytes", "700", "timeout", "60")
+
+    def prolong(reason: str) -> None:
+        with IPSet() as kernel:
+            sets.put(kernel, "ban", ip_address(PHONE[4]), 600, comment=reason)
+
+    for reason in ("not-sip", "scanner"):
+        host.here(lambda reason=reason: prolong(reason))
+        found = banned(host)[PHONE[4]]
+        assert (found.why, found.packets, found.bytes) == (reason, 7, 700)
+        assert (found.left or 0) > 60
+
+
+def test_one_address_of_a_banned_network_is_not_let_go_by_itself(host: Host) -> None:
+    host.apply(host.config())
+    assert bans(host, "add", "198.51.100.0/24", "2001:db8:7::/48").exit_code == 0
+    for address, network in ((PHONE[4], "198.51.100.0/24"), ("2001:db8:7::1", "2001:db8:7::/48")):
+        result = bans(host, "remove", address)
+        assert result.exit_code == 1
+        assert f"{address} is banned as part of {network}." in result.output
+        assert f"nfqlb bans remove {network}. " in result.output
+    assert banned(host).keys() == {"198.51.100.0/24", "2001:db8:7::/48"}
+    assert bans(host, "add", PHONE[4]).exit_code == 0
+    result = bans(host, "remove", PHONE[4])
+    assert result.exit_code == 1
+    assert f"{PHONE[4]} let go." in result.output
+    assert f"{PHONE[4]} is banned as part of 198.51.100.0/24." in result.output
+    assert banned(host).keys() == {"198.51.100.0/24", "2001:db8:7::/48"}
+    assert bans(host, "remove", "198.51.100.0/24", "2001:db8:7::/48").exit_code == 0
+    assert banned(host) == {}
+
+
+def test_a_network_in_which_some_are_banned_is_not_let_go_as_a_whole(host: Host) -> None:
+    host.apply(host.config())
+    assert bans(host, "add", *(f"203.0.113.{number}" for number in range(1, 8))).exit_code == 0
+    result = bans(host, "remove", "203.0.113.0/24")
+    assert result.exit_code == 1
+    assert "is not banned as a whole, but in it: " in result.output
+    assert " and 2 more. To let go of these: nfqlb bans remove 203.0.113." in result.output
+    assert len(banned(host)) == 7
+
+
+def test_of_what_the_gateway_bans_an_address_stands_for_its_64(host: Host) -> None:
+    host.apply(host.config())
+    host.run("ipset", "add", "NFQLB-ban6", "2001:db8:1::", "comment", "not-sip")
+    assert bans(host, "remove", "2001:db8:1::7:7").output == "2001:db8:1::/64 let go.\n"
+    assert banned(host) == {}
+
+
+def test_who_bans_half_the_internet_is_asked_whether_he_means_it(host: Host) -> None:
+    host.apply(host.config())
+    for wide, share in (
+        ("0.0.0.0/0", "all IPv4 addresses"),
+        ("64.0.0.0/7", "one in 128 of all IPv4 addresses"),
+        ("::/0", "all IPv6 addresses"),
+        ("2000::/15", "one in 32768 of all IPv6 addresses"),
+    ):
+        result = bans(host, "add", "203.0.113.9", wide)
+        assert result.exit_code == 1
+        assert f"{wide} is {share}: none of them could register or call any more" in result.output
+        assert "--force" in result.output
+    assert banned(host) == {}
+    assert bans(host, "add", "64.0.0.0/8", "2001::/16").exit_code == 0
+    assert bans(host, "add", "--force", "0.0.0.0/0", "::/0", "--why", "attack").exit_code == 0
+    found = banned(host)
+    halves = {"0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"}
+    assert found.keys() == halves | {"64.0.0.0/8", "2001::/16"}
+    assert {found[each].why for each in halves} == {"attack"}
+    host.serve(4)
+    count = arrived(host, 4)
+    host.udp(host.phone, PHONE[4]).sendto(REQUEST, (EXTERNAL[4], 5060))
+    assert count() == 0
+    assert bans(host, "remove", "0.0.0.0/0", "::/0").exit_code == 0
+    assert banned(host).keys() == {"64.0.0.0/8", "2001::/16"}
+
+
+def test_a_ban_that_ends_lasts_as_long_as_the_kernel_can_count(host: Host) -> None:
+    host.apply(host.config())
+    assert bans(host, "add", "203.0.113.9", "--for", f"{sets.LONGEST}s").output == "203.0.113.9 banned for 25d.\n"
+    assert bans(host, "add", "203.0.113.10", "--for", "24d").exit_code == 0
+    assert (banned(host)["203.0.113.9"].left or 0) > sets.LONGEST - 600
+    for longer in (f"{sets.LONGEST + 1}s", "25d", "30d", "9999999d"):
+        result = bans(host, "add", "203.0.113.11", "--for", longer)
+        assert result.exit_code == 2
+        assert f"{longer} is too long: a ban that ends lasts 2,147,483 s (24 days) at most" in result.output
+    assert banned(host).keys() == {"203.0.113.9", "203.0.113.10"}
+    of_the_file = [each.le for each in LimitsTable.model_fields["ban_for"].metadata if hasattr(each, "le")]
+    assert max(of_the_file) <= sets.LONGEST
+    with pytest.raises(HostError, match="out of range"):  # it is really the limit of the kernel's command
+        host.here(lambda: sets.ban([ip_network("203.0.113.11")], sets.LONGEST + 1, ""))
 
 
 @pytest.mark.parametrize(

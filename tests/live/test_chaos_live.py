@@ -52,7 +52,7 @@ class Harm(Scenario):
     name = "harm"
 
     def event(self, number: int) -> Happened:  # noqa: ARG002
-        self.arena.nfqlb("rules", "remove", "-c", str(self.arena.config))
+        self.arena.nfqlb("rules", "remove", "--yes", "-c", str(self.arena.config))
         time.sleep(0.2)
         self.arena.nfqlb("rules", "apply", "-c", str(self.arena.config))
         return Happened("no rules for a while")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from livelab import fresh_name
 from nfqlb.lab import lab, namespaces
 
 LAB = [sys.executable, "-m", "nfqlb", "lab"]
+CHAOS = [sys.executable, "-m", "nfqlb.lab.chaos"]
 
 
 def nfqlb_lab(*argv: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -140,3 +142,100 @@ def test_a_missing_program_is_named(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "baresip-core" in done.stderr
     assert "sudo tools/demo" in done.stderr
+
+
+FAILING = [
+    (
+        ["demo"],
+        "iptables",
+        "echo 'no such table, sorry' >&2; exit 3",
+        'At "namespaces, links, addresses, a NAT router": \'iptables -w -t nat ',
+        "failed with status 3: no such table, sorry",
+    ),
+    (
+        ["demo"],
+        "kamailio",
+        "echo 'no memory, sorry' >&2; exit 9",
+        'At "backends: reg1, reg2, proxy1": Kamailio reg1 ended with status 9. ',
+        "Its log ends: no memory, sorry",
+    ),
+    (
+        ["demo"],
+        "iptables-restore",
+        "echo 'not today' >&2; exit 4",
+        'At "the gateway: nfqlb rules apply, nfqlb run": \'nfqlb rules apply ',
+        "iptables-restore failed: not today",
+    ),
+    (
+        ["demo"],
+        "baresip",
+        "echo 'line 7 of my configuration?'; exit 1",
+        'At "alice registers from ',
+        "alice (baresip) does not start. Its log ends: line 7 of my configuration?",
+    ),
+    (
+        ["demo"],
+        "baresip",
+        'exec timeout -s KILL 2 "$REAL" "$@"',
+        'At "',
+        "(baresip) was ended by SIGKILL. Its log ends: ",
+    ),
+    (
+        ["load", "--rate", "10", "--seconds", "2"],
+        "sipp",
+        "echo 'what scenario?'; exit 254",
+        'At "4 phones register from behind the NAT": SIPp (callee0, register, caller) failed with status 254.',
+        "what scenario?",
+    ),
+    (
+        ["up", "--pair"],
+        "keepalived",
+        "echo 'no VRRP, sorry'; exit 2",
+        'At "keepalived on both nodes: nfqlb ha render": ',
+        "no VRRP, sorry",
+    ),
+    (
+        ["worker-kill", "--rate", "100", "--seconds", "2"],
+        "iptables",
+        "echo 'no such table, sorry' >&2; exit 3",
+        'At "namespaces, links, addresses, a NAT router": \'iptables -w -t nat ',
+        "failed with status 3: no such table, sorry",
+    ),
+]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("words", "program", "does", "step", "said"), FAILING, ids=[f"{case[0][0]}-{case[1]}" for case in FAILING]
+)
+def test_a_program_that_fails_is_told_in_a_sentence_with_its_own_words(
+    tmp_path: Path, words: list[str], program: str, does: str, step: str, said: str
+) -> None:
+    name = fresh_name()
+    path = namespaces.search_path()
+    failing = tmp_path / program
+    failing.write_text(f"#!/bin/sh\nREAL={shutil.which(program, path=path)}\n{does}\n")
+    failing.chmod(0o755)
+    command = (
+        [*LAB, *words] if words[0] in ("demo", "load", "up") else [sys.executable, "-m", "nfqlb.lab.chaos", *words]
+    )
+    try:
+        done = subprocess.run(
+            [*command, "--name", name],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            env=os.environ | {"PATH": f"{tmp_path}:{path}"},
+        )
+        error = done.stderr.partition("Error: ")[2]
+        assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+        assert step in error
+        assert said in error
+        assert error.endswith(f"\nThe logs are kept in {lab.failed_dir(name)}.\n")
+        assert list(lab.failed_dir(name).rglob("*"))
+        assert remains(name) == []
+    finally:
+        removed = nfqlb_lab("down", "--name", name)
+    assert removed.stdout == f"There is no lab '{name}'; what a failed one has left is removed.\n"
+    assert not lab.failed_dir(name).exists()

@@ -1,5 +1,10 @@
 """`tools/bench`: its options, its output, its exit status. The work is done by the modules beside it."""
 
+from nfqlb import interrupt
+
+if __name__ == "__main__":
+    interrupt.at_once()  # before the modules are loaded that take their time
+
 import json
 import os
 import sys
@@ -10,7 +15,7 @@ from typing import Any
 
 import click
 
-from nfqlb.cli.common import console, echo_json, json_option
+from nfqlb.cli.common import Group, console, echo_json, json_option
 from nfqlb.lab.bench import traffic
 from nfqlb.lab.bench.load import MIXES
 from nfqlb.lab.bench.systems import SYSTEMS
@@ -21,7 +26,7 @@ PROGRAMS = {"ip": "iproute2", "iptables": "iptables", "taskset": "util-linux", "
 """That a live gateway is measured with → Debian package."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """What a message costs: in time, in instructions, and on a whole processor beside others.
 

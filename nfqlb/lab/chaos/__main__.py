@@ -1,5 +1,10 @@
 """`tools/chaos`: its options, its output, its exit status. The work is done by the modules beside it."""
 
+from nfqlb import interrupt
+
+if __name__ == "__main__":
+    interrupt.at_once()  # before the modules are loaded that take their time
+
 import json
 import os
 import sys
@@ -9,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from nfqlb.cli.common import Group
 from nfqlb.lab.chaos import calls, flood, large, nodes, outages, overload, run, soak
 from nfqlb.lab.chaos.scenarios import SCENARIOS, Scenario
 from nfqlb.lab.command import say, told
@@ -31,7 +37,7 @@ LAB_OPTIONS = (
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Faults under load, and every message accounted for.
 

@@ -113,8 +113,9 @@ class FarmArena(CountedArena):
     def wait_backend(self, node: Node) -> None:
         if node.role == CALLEE:
             return
+        process = self._processes[node.role]
         try:
-            wait_answer(self.plan.namespace(node.role), (node.ip, PORT), node.ip, f"Kamailio {node.role}")
+            wait_answer(self.plan.namespace(node.role), (node.ip, PORT), node.ip, f"Kamailio {node.role}", process)
         except LabError as error:
             raise LabError(f"{error} {tail(self.dir / node.role / 'log')}") from None
 

@@ -1,5 +1,10 @@
 """`tools/fuzz`: its options, its output, its exit status. The work is done by the modules beside it."""
 
+from nfqlb import interrupt
+
+if __name__ == "__main__":
+    interrupt.at_once()  # before the modules are loaded that take their time
+
 import json
 import os
 import signal
