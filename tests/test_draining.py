@@ -271,7 +271,7 @@ def test_plain_lines_where_there_is_no_terminal(gateway: Gateway) -> None:
     gateway.rows = lambda: [row(last_request=1990.0, last_response=1995.0)]
     done = gateway.drain("--wait")
     lines = done.stderr.splitlines()
-    assert lines[0] == "regs/reg1: last request 10s ago, last response 5s ago (waiting for 3m of silence)"
+    assert lines[0] == "regs/reg1: last request 10s ago, last response 5s ago; quiet after 3m"
     assert len(lines) == 1 + int((gateway.now - 2000) // TOLD_EVERY)
     assert "\r" not in done.stderr
 

@@ -127,7 +127,7 @@ def wait(config_path: Path, names: Collection[str], idle: float, limit: float, p
         if waited >= limit:
             return Outcome(f"not quiet after {span(waited)}", waited, found)
         if found is not None:
-            progress.show(f"{found.told(time.time())} (waiting for {span(idle)} of silence)", now)
+            progress.show(f"{found.told(time.time())}; quiet after {span(idle)}", now)
         time.sleep(min(INTERVAL, limit - waited))
 
 

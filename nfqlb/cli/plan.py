@@ -99,16 +99,17 @@ def _found(old: Config, new: Config, setups: tuple[Setup, Setup], pcap: str | No
     if old.gateway.run_dir != new.gateway.run_dir:
         restarts.append("[gateway] run_dir cannot change while the gateway runs; stop it, and start it anew")
     rules, unknown = _rules(old, new, queues)
+    changes = [*differences(old, new), *key_differences(*setups)]
     return {
         "ok": True,
         "refused": list(restarts),
         "warnings": [*map(str, new.warnings), *([unknown] if unknown else []), *_pair(old, new)],
         "states": states,
-        "changes": [*differences(old, new), *key_differences(*setups)],
+        "changes": changes,
         "pools": [each._asdict() for each in moved(*setups, standings)],
         "routes_change": old.routes != new.routes,
         "rules": rules,
-        "how": _how(old, new),
+        "how": _how(old, new) if changes else "not at all: a reload does nothing when nothing has changed",
         "restarts": restarts,
         "pcap": None if pcap is None else _compared(setups, standings, pcap),
     }

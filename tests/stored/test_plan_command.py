@@ -54,7 +54,7 @@ def test_nothing_changes(nfqlb: Nfqlb, place: Path) -> None:
         "\nWhat is other\n  nothing\n"
         "\nKeys that would go to another backend\n  pool registrars, IPv4: 0.0 %\n  pool proxies, IPv4: 0.0 %\n"
         "\nRules and sysctls that would change\n  none\n"
-        "\nHow it would come into force\n  by reload: workers are replaced on their queues\n"
+        "\nHow it would come into force\n  not at all: a reload does nothing when nothing has changed\n"
         "\nMessages in in.pcap that would go elsewhere (0 of 3 requests from outside, 0.0 %)\n  none\n"
     )
 
