@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from types import ModuleType
+from typing import get_args
 
 import click
 import pytest
@@ -16,6 +17,7 @@ import nfqlb
 from nfqlb import cli, fast
 from nfqlb.cli import COMMANDS, main
 from nfqlb.cli.common import Group, UserError, config_option, json_option
+from nfqlb.config import LogFormat, LogLevel
 from nfqlb.lab.bench import __main__ as bench
 from nfqlb.lab.chaos import __main__ as chaos
 
@@ -215,3 +217,9 @@ def test_version_names_every_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("nfqlb.cli.version.version", nothing)
     assert "missing" in CliRunner().invoke(main, ["version"]).output
+
+
+def test_the_options_of_the_log_are_those_of_the_file() -> None:
+    module = importlib.import_module("nfqlb.cli.run")
+    assert get_args(LogLevel) == module.LEVELS
+    assert get_args(LogFormat) == module.FORMATS

@@ -11,19 +11,23 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, get_args
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from nfqlb.cli.common import UserError, config_option
-from nfqlb.config import LogFormat, LogLevel
 
 if TYPE_CHECKING:
+    from nfqlb.config import LogFormat, LogLevel
     from nfqlb.gateway.handover import Predecessor
     from nfqlb.gateway.plan import Plan
     from nfqlb.gateway.plans import Made
 
 T = TypeVar("T")
+
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("text", "json")
+"""As in [log]; said again, as the configuration takes longer to load than the help to print."""
 
 logger = logging.getLogger("nfqlb")
 
@@ -37,12 +41,12 @@ logger = logging.getLogger("nfqlb")
 )
 @click.option(
     "--log-level",
-    type=click.Choice(get_args(LogLevel)),
+    type=click.Choice(LEVELS),
     help="The least of what is logged; as [log] level says, or info, unless given.",
 )
 @click.option(
     "--log-format",
-    type=click.Choice(get_args(LogFormat)),
+    type=click.Choice(FORMATS),
     help="Lines for people, or one JSON object a line; as [log] format says, or text, unless given.",
 )
 def command(config_path: Path, apply_rules: bool, log_level: LogLevel | None, log_format: LogFormat | None) -> None:

@@ -17,15 +17,15 @@ from typing import Any
 
 from nfqlb.balance.states import Place, Standings, State
 from nfqlb.balance.tables import Built, Draft, build
-from nfqlb.gateway import activity, listing, standing
+from nfqlb.gateway import activity, backend_log, listing, standing
 from nfqlb.gateway import orders as order_file
 from nfqlb.gateway.activity import LOOK_INTERVAL, Activity
+from nfqlb.gateway.backend_log import named
 from nfqlb.gateway.board import Board, Header, Traffic
 from nfqlb.gateway.charge import Charge
 from nfqlb.gateway.checkup import Checkup
 from nfqlb.gateway.control import Conversation
 from nfqlb.gateway.job import Refused
-from nfqlb.gateway.log import about
 from nfqlb.gateway.loop import Flow, Loop
 from nfqlb.gateway.orders import WORDS, Order, OrdersError
 from nfqlb.gateway.standing import Roll, whole
@@ -55,9 +55,6 @@ ENABLE = "enable"
 
 REQUESTS = ("backends", *WORDS, ENABLE)
 """By the control socket."""
-
-NAMES = 20
-"""Backends that one line of the log names; JSON has all of them."""
 
 LONGEST = 10 * 365 * 86400.0
 """Seconds that an order may last which has an end."""
@@ -183,8 +180,7 @@ class Care:
 
     def _lapse(self, now: float) -> None:
         if places := self._roll.lapse(now):
-            names = list(map(_named, places))
-            logger.info("backends whose time out of use is over: %s", ", ".join(names), extra=about(backends=names))
+            backend_log.tell_lapsed(places)
             self._keep_orders()
 
     def _save(self, now: float) -> None:
@@ -237,14 +233,8 @@ class Care:
         charge.tables.put(standings, built)
 
     def _watch_pools(self) -> None:
-        """Say it loudly when a pool gets into trouble, and when it is out of it."""
         alarms = self.alarms()
-        for pool, text in alarms.items():
-            if self._alarms.get(pool) != text:
-                logger.critical("alarm: pool %s: %s", pool, text, extra=about(pool=pool, reason=text))
-        for pool in self._alarms:
-            if pool not in alarms:
-                logger.warning("the alarm of pool %s is over", pool, extra=about(pool=pool))
+        backend_log.tell_alarms(self._alarms, alarms)
         self._alarms = alarms
         if self._board is not None:
             self._board.set(Header.ALARMS, len(alarms))
@@ -283,7 +273,7 @@ class Care:
         for place in self._checkup.round.targets[line["target"]].places:
             if self._roll.heard(place, state, error, time.time()):
                 self._stale = True
-                self._tell_state(place, state, error)
+                backend_log.tell_state(place, state, error)
             self._unsaved = True
 
     def _tell_unheard(self, charge: Charge) -> None:
@@ -292,24 +282,7 @@ class Care:
         places = [each for each in charge.places if each[0] and self._roll.records[each].state is State.UNKNOWN]
         fresh = [place for place in places if place not in self._unheard]
         self._unheard = set(places)
-        groups: dict[tuple[str, bool], list[str]] = {}
-        for place in fresh:
-            groups.setdefault((place[0], place in asked), []).append(place[1])
-        for (pool, are_asked), names in groups.items():
-            logger.info(
-                "backends of pool %s are taken to be up %s: %s",
-                pool,
-                "until they have been asked" if are_asked else "and nobody asks them",
-                ", ".join(names[:NAMES]) + (f" and {len(names) - NAMES} more" if len(names) > NAMES else ""),
-                extra=about(pool=pool, backends=names, state=State.UNKNOWN.name.lower()),
-            )
-
-    def _tell_state(self, place: Place, state: State, error: str) -> None:
-        told = about(**_about(place), state=state.name.lower(), reason=error or None)
-        if state is State.DOWN:
-            logger.error("backend %s is down: %s", _named(place), error, extra=told)
-        else:
-            logger.info("backend %s is %s", _named(place), state.name.lower(), extra=told)
+        backend_log.tell_unheard(fresh, asked)
 
     # -- the operator
 
@@ -325,9 +298,7 @@ class Care:
         for place in places:
             order = None if state is None else Order(state, now, None if seconds is None else now + seconds)
             self._roll.say(place, order, now)
-            span = "" if seconds is None or state is None else f" for {seconds:.0f} s"
-            told = about(**_about(place), order=word, seconds=seconds)
-            logger.info("an operator says: %s %s%s", word, _named(place), span, extra=told)
+            backend_log.tell_order(word, place, None if state is None else seconds)
         self._stale = self._unsaved = True
         return places, " ".join(each for each in (self._left_alone(places, now), self._keep_orders()) if each)
 
@@ -371,7 +342,7 @@ class Care:
         except Unknown as error:
             conversation.refuse(str(error))
         else:
-            conversation.end(True, backends=list(map(_named, places)), warning=warning)
+            conversation.end(True, backends=list(map(named, places)), warning=warning)
         return True
 
     # -- what there is to say
@@ -431,10 +402,10 @@ def find(name: str, places: list[Place]) -> list[Place]:
     if len(found) == 1:
         return found
     if not found:
-        near = nearest(name, dict.fromkeys(_named(place) if slash else place[1] for place in places))
+        near = nearest(name, dict.fromkeys(named(place) if slash else place[1] for place in places))
         hint = f" Did you mean {near!r}?" if near else ""
         raise Unknown(f"No backend is called {name!r}.{hint} 'nfqlb backends' lists them.")
-    raise Unknown(f"Several backends are called {name!r}; name one of {', '.join(map(_named, found))}.")
+    raise Unknown(f"Several backends are called {name!r}; name one of {', '.join(map(named, found))}.")
 
 
 def _order_of(request: dict[str, Any]) -> tuple[str, float | None]:
@@ -453,12 +424,3 @@ def _order_of(request: dict[str, Any]) -> tuple[str, float | None]:
 
 def _build(drafts: Iterable[Draft]) -> list[Built]:
     return [build(draft) for draft in drafts]
-
-
-def _named(place: Place) -> str:
-    return f"{place[0]}/{place[1]}"
-
-
-def _about(place: Place) -> dict[str, str]:
-    """The same for the log, as fields."""
-    return {"pool": place[0], "backend": place[1]}

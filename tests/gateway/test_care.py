@@ -14,8 +14,9 @@ from nfqlb.config import load
 from nfqlb.engine import Engine
 from nfqlb.gateway import care as care_module
 from nfqlb.gateway import charge as charge_module
+from nfqlb.gateway.backend_log import NAMES
 from nfqlb.gateway.board import About, Board
-from nfqlb.gateway.care import NAMES, Care
+from nfqlb.gateway.care import Care
 from nfqlb.gateway.charge import Charge
 from nfqlb.gateway.probe import Round
 from nfqlb.net.endpoint import Endpoint
