@@ -6,6 +6,7 @@ from collections import Counter
 
 import dns.flags
 import dns.message
+import dns.opcode
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
@@ -21,7 +22,9 @@ class DnsServer(threading.Thread):
         super().__init__(daemon=True)
         self.records = records
         self.mode = "answer"
-        """Or "silent", or "servfail"."""
+        """Or "silent", or "servfail", or "update": an answer that is none, but a message of another kind [RFC 2136]."""
+        self.beside: list[str] = []
+        """Records, such as `60 TXT hello`, that nobody has asked for and that come with each answer."""
         self.deaf_to: set[str] = set()
         """Names that it does not answer for."""
         self.asked: Counter[tuple[str, str]] = Counter()
@@ -65,6 +68,10 @@ class DnsServer(threading.Thread):
             return None
         answer = dns.message.make_response(query)
         answer.flags |= dns.flags.AA
+        for ttl, row_kind, text in (line.split(maxsplit=2) for line in self.beside):
+            answer.additional.append(dns.rrset.from_text(question.name, int(ttl), "IN", row_kind, text))
+        if self.mode == "update":
+            answer.set_opcode(dns.opcode.UPDATE)
         if self.mode == "servfail":
             answer.set_rcode(dns.rcode.SERVFAIL)
         elif name not in self.records:

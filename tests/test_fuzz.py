@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nfqlb import fast
+from nfqlb.ha.digest import code
 from nfqlb.lab.fuzz import campaign, findings, mutate, process, targets
 from nfqlb.lab.fuzz.__main__ import main
 from nfqlb.lab.fuzz.gauge import LONGEST, Gauge
@@ -269,13 +270,15 @@ def test_without_atheris_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "atheris is not installed" in result.output
 
 
-def test_results_are_told_and_accounted_for(tmp_path: Path) -> None:
+def test_results_are_told_and_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")  # it needs no other program
     result = call("lists", "via", "--runs", "500", "--jobs", "2", "--kind", "blind", "--seed", "4", "--dir", tmp_path)
     assert result.exit_code == 0, result.output
     assert "0 violations (seed 4)" in result.output
     lines = [json.loads(line) for line in (tmp_path / "account.jsonl").read_text().splitlines()]
     assert {line["target"] for line in lines} == {"lists", "via"}
     assert all(line["executions"] >= 500 and not line["violations"] for line in lines)
+    assert {line["code"] for line in lines} == {code()}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

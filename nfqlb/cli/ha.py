@@ -38,7 +38,8 @@ def command() -> None:
 def render(config_path: Path, write: bool) -> None:
     """Print keepalived.conf for this node, or write it.
 
-    A configuration with mistakes leaves what there is as it was.
+    Writing makes the run directory, too, where it is missing: keepalived watches it. A configuration with mistakes
+    leaves what there is as it was.
 
     \b
     Example:
@@ -58,7 +59,7 @@ def render(config_path: Path, write: bool) -> None:
             f"There is no directory {file.parent}. Is keepalived installed? apt-get install keepalived"
         ) from None
     except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror}). Do this as root.") from None
+        raise UserError(f"{error.filename or file} cannot be written ({error.strerror}). Do this as root.") from None
     then = "written; for keepalived to read it: systemctl reload-or-restart keepalived"
     click.echo(f"{file}: {then if changed else 'as it should be'}")
 
@@ -67,7 +68,8 @@ def render(config_path: Path, write: bool) -> None:
 @config_option
 @json_option
 def status(config_path: Path, as_json: bool) -> None:
-    """Role of this node, since when, and the last moves; whether keepalived.conf is what 'nfqlb ha render' prints.
+    """Role of this node, since when, and the last moves; whether keepalived.conf is what 'nfqlb ha render' prints, and
+    whether keepalived sees what the gateway tells it.
 
     Exit status 0: the gateway runs, and thinks itself well.
 
@@ -76,13 +78,13 @@ def status(config_path: Path, as_json: bool) -> None:
       nfqlb ha status
     """
     report = asked(config_path, "ha-status")
-    report["keepalived_conf"] = outdated(config_path)
+    report["keepalived_conf"], report["track_file"] = keepalived_problems(config_path)
     if as_json:
         echo_json(report)
     else:
         show(report)
-        if report["keepalived_conf"]:
-            click.echo(report["keepalived_conf"])
+        for text in filter(None, (report["keepalived_conf"], report["track_file"])):
+            click.echo(text)
     if report["unwell"]:
         raise UserError(f"This node is unwell: {'; '.join(report['unwell'])}.")
 
@@ -107,21 +109,22 @@ def check(config_path: Path, as_json: bool, peer: Path | None, installed: Path |
     """Whether the two nodes can stand in for each other.
 
     Compares keys, listeners, pools, routes, limits, tables and code of both, by digests that tell nothing of a key.
-    Looks whether keepalived runs on both, by what 'nfqlb ha render' prints here, and whether each address is on one
-    node, and only one.
+    Looks whether keepalived runs on both, by what 'nfqlb ha render' prints here, whether it sees here what the gateway
+    tells it, and whether each address is on one node, and only one.
 
     \b
     Example:
       nfqlb ha check
     """
-    from nfqlb.ha import compare, keepalived
+    from nfqlb.ha import compare, keepalived, watch
 
     config = paired(config_path)
     pair = pair_in(config)
     if peer is None and not pair.check_port:
         raise UserError("[ha] has no check_port to ask the peer at: set one on both nodes, or name a file with --peer.")
     own = report_of(config, config_path)
-    found = [text] if (text := keepalived.outdated(config, installed)) else []
+    text = keepalived.outdated(config, installed) or watch.unwatched(config.gateway.run_dir)
+    found = [text] if text else []
     try:
         found += compare.problems(own, compare.read_report(peer) if peer else compare.ask_peer(pair))
     except compare.PeerError as error:
@@ -200,16 +203,21 @@ def pair_in(config: Config) -> Pair:
     return config.ha
 
 
-def outdated(config_path: Path) -> str:
-    """What is wrong with keepalived.conf, by the file as it is now; empty where nothing is."""
+def keepalived_problems(config_path: Path) -> tuple[str, str]:
+    """What is wrong with keepalived.conf, by the file as it is now; and whether keepalived watches what the gateway
+    writes. Empty where nothing is.
+    """
     from nfqlb.config import ConfigError, load
-    from nfqlb.ha import keepalived
+    from nfqlb.ha import keepalived, watch
 
     try:
         config = load(config_path)
     except ConfigError:
-        return f"{config_path} has mistakes, so nobody knows whether keepalived.conf fits: nfqlb check -c {config_path}"
-    return keepalived.outdated(config) if config.ha else ""
+        text = f"{config_path} has mistakes, so nobody knows whether keepalived.conf fits: nfqlb check -c {config_path}"
+        return text, ""
+    if config.ha is None:
+        return "", ""
+    return keepalived.outdated(config), watch.unwatched(config.gateway.run_dir)
 
 
 def asked(config_path: Path, what: str) -> dict[str, Any]:

@@ -196,10 +196,12 @@ class Directory:
     def _work(self, naming: Naming, writing: int) -> None:
         """In the child."""
         from nfqlb.gateway.resolver import Counts, Resolver  # what it imports, no other process needs
+        from nfqlb.names import lookup
 
         os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
         counts = Counts(**self._counts)
         wanted = tuple(naming.answers), naming.dns, naming.versions
         resolver = Resolver(*wanted, self.desk.memory, self.desk.questions, writing, counts)
+        lookup.load_all()
         privileges.drop(keep=None)
         resolver.run()

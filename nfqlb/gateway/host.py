@@ -67,7 +67,7 @@ def addresses(config: Config, network: Network) -> Iterator[Problem]:
 
 def pair(config: Config, network: Network) -> Iterator[Problem]:
     """Whether this host has what a node of a pair needs of its own; the floating addresses may be on the other one."""
-    from nfqlb.ha import keepalived
+    from nfqlb.ha import keepalived, watch
 
     if config.ha is None:
         return
@@ -84,6 +84,8 @@ def pair(config: Config, network: Network) -> Iterator[Problem]:
         yield Problem("ha.address", text, value=shown(own))
     if text := keepalived.outdated(config):
         yield Problem("ha.keepalived_conf", text, "warning")
+    elif text := watch.unwatched(config.gateway.run_dir):
+        yield Problem("ha", text, "warning")
 
 
 def backends(config: Config, network: Network) -> Iterator[Problem]:

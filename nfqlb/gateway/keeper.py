@@ -4,7 +4,8 @@ keepalived moves the addresses; it weighs what stands in the track file, and whe
 two, the roles of the groups, and what makes a node unwell. Does not speak VRRP, nor know keepalived's configuration
 (`ha.keepalived` writes it).
 
-A node that is unwell keeps the addresses when the other is no better: what is told is a weight, never "fault".
+A node that is unwell keeps the addresses when the other is no better: what is told is a weight, never "fault". To be
+well has to be said: of a file that is not there, or that it does not see, keepalived takes 0.
 """
 
 import errno
@@ -33,6 +34,11 @@ STATE_FILE = "ha.json"
 
 DEAD, UNWELL, YIELDING = -150, -100, -50
 """Weights. Whoever yields to one that is unwell or dead stays; whoever is unwell gives way to all but the dead."""
+
+NO_FILE = 0, 0
+
+WELL = -UNWELL
+"""What the track file says of a node that is well; any of the above is added to that. So 0 is for unwell."""
 
 RULES_INTERVAL = 5.0
 """Seconds between two looks whether our rules are in place."""
@@ -81,6 +87,10 @@ class Keeper:
         self._news: socket.socket | None = None
         self._port: socket.socket | None = None
         self._written: int | None = None
+        self._file = NO_FILE
+        """What we wrote that into, as of `_identity`."""
+        self._unwritable = ""
+        """Why we could not; once told."""
         self._reasons: tuple[str, ...] = ()
         self._misplaced = ""
         self._looking = False
@@ -217,7 +227,7 @@ class Keeper:
             "unwell": list(self._reasons),
             "yielding": self._yielding,
             "lifeline": self.lifeline.held,
-            "keepalived": raw_sockets(IPPROTO_VRRP) > 0,
+            "keepalived": bool(raw_sockets(IPPROTO_VRRP)),
             "transitions": list(self._transitions),
             "digests": {**duties.digests, "tables": self._tables()},
         }
@@ -242,17 +252,23 @@ class Keeper:
     # -- what is told to keepalived
 
     def _write(self, weight: int) -> None:
-        if weight == self._written:
+        """Unless it stands there already. Whoever else has written there, or taken the file away, is overruled."""
+        path = self._run_dir / TRACK_FILE
+        if weight == self._written and self._file == _identity(path) != NO_FILE:
             return
+        fresh = path.with_name(f"{TRACK_FILE}.{os.getpid()}")
         try:
-            # In place: keepalived watches the file that it knows, and reads it when it is closed.
-            descriptor = os.open(self._run_dir / TRACK_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            with open(descriptor, "w") as file:
-                file.write(f"{weight}\n")
-                file.truncate()
+            # A new file in the place of the old one, which keepalived sees as well: the old one may be root's.
+            fresh.write_text(f"{WELL + weight}\n")
+            fresh.chmod(0o644)
+            fresh.rename(path)
+            self._file, self._unwritable = _identity(path), ""
         except OSError as error:
-            text = "the pair: keepalived cannot be told how this node is: %s cannot be written (%s)"
-            logger.error(text, self._run_dir / TRACK_FILE, error.strerror)
+            self._file = NO_FILE
+            if self._unwritable != error.strerror:
+                self._unwritable = str(error.strerror)
+                text = "the pair: keepalived cannot be told how this node is: %s cannot be written (%s)"
+                logger.error(text, path, error.strerror)
         self._written = weight
 
     def _look_at_rules(self, duties: Duties, queues: range) -> Flow[None]:
@@ -368,6 +384,15 @@ class Keeper:
         self.lifeline.let_go()
         self._duties = None
         self._written = None
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Of a file as it is: others have another one, and it has another one when it has been written to."""
+    try:
+        found = path.stat()
+    except OSError:
+        return NO_FILE
+    return found.st_ino, found.st_mtime_ns
 
 
 def is_here(address: str) -> bool:

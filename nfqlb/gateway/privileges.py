@@ -3,12 +3,21 @@
 Knows the calls of Linux for that, and looks afterwards whether they did what they say. Whatever has to be opened must
 be open before: a worker keeps what it has, but opens no file that not everybody may read. Why it needs the one
 capability: netfilter asks for it with each verdict.
+
+That goes for modules, too: the program may lie where only root may enter, as below /root. So whatever a process will
+ever import is imported before `drop`, also what a library would load only when it first needs it. What is forgotten
+tells of itself wherever the program lies: `_Latecomers`.
 """
 
 import ctypes
+import logging
 import os
 import resource
+import sys
+from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 
 from nfqlb.gateway.procfs import CAP_NET_ADMIN, PROC, has_capability
 
@@ -29,6 +38,8 @@ CAP_SETPCAP = 8
 
 # linux/capability.h: sets of 64 capabilities, in two halves
 _CAPABILITY_VERSION_3 = 0x20080522
+
+logger = logging.getLogger("nfqlb")
 
 
 class _CapabilityHeader(ctypes.Structure):
@@ -69,6 +80,7 @@ def drop(keep: int | None = CAP_NET_ADMIN) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # no child processes
     _verify(kept, root=root, unbound=may_unbind)
+    _Latecomers.watch()
 
 
 def pin(seat: int, workers: int) -> None:
@@ -78,6 +90,32 @@ def pin(seat: int, workers: int) -> None:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) >= workers:
         os.sched_setaffinity(0, [cores[seat]])
+
+
+class _Latecomers:
+    """Among Python's finders of modules, before the one that looks for files: finds nothing, but says that somebody has
+    looked. Where the file can be read that does no harm, and is a mistake all the same.
+    """
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    @classmethod
+    def watch(cls) -> None:
+        """From now on, once for each process."""
+        finders: list[object] = sys.meta_path  # type: ignore[assignment]  # a finder is whoever has find_spec
+        if not any(isinstance(each, cls) for each in finders):
+            finders.insert(finders.index(PathFinder) if PathFinder in finders else 0, cls())
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
+        del path, target
+        if name not in self._told:
+            self._told.add(name)
+            logger.warning(
+                "module %s is looked for only now that privileges are given up; where only root may enter the "
+                "program's directory, it is not found. Please report this",
+                name,
+            )
 
 
 def _empty_bounding_set(libc: ctypes.CDLL) -> None:

@@ -93,17 +93,40 @@ def processes_with(link: str, proc: Path = PROC) -> tuple[Holder, ...]:
     return tuple(found)
 
 
-def raw_sockets(protocol: int, proc: Path = PROC) -> int:
-    """How many sockets there are for this IP protocol, of either IP version, whoever has them."""
-    found = 0
+def raw_sockets(protocol: int, proc: Path = PROC) -> tuple[str, ...]:
+    """The sockets that there are for this IP protocol, of either IP version, whoever has them; each as `processes_with`
+    wants it.
+    """
+    found = []
     for name in ("raw", "raw6"):
         try:
             rows = (proc / "thread-self/net" / name).read_text("ascii").splitlines()[1:]
         except FileNotFoundError:  # a kernel without IPv6
             continue
-        # The protocol stands where other sockets have their port.
-        found += sum(int(row.split()[1].rpartition(":")[2], 16) == protocol for row in rows)
-    return found
+        for words in map(str.split, rows):
+            # The protocol stands where other sockets have their port.
+            if int(words[1].rpartition(":")[2], 16) == protocol:
+                found.append(f"socket:[{words[9]}]")
+    return tuple(found)
+
+
+Watched = frozenset[tuple[str, str]]
+"""Files and directories: inode and device of each, as the kernel writes them."""
+
+
+def watched(pid: int | str, proc: Path = PROC) -> Watched:
+    """What a process watches by inotify. Raises OSError: it is gone, or we may not look."""
+    found = set()
+    for file in (proc / str(pid) / "fdinfo").iterdir():
+        try:
+            text = file.read_text("ascii")
+        except FileNotFoundError:  # it was closed meanwhile
+            continue
+        for line in text.splitlines():
+            if line.startswith("inotify "):
+                values = dict(word.split(":", 1) for word in line.split()[1:] if ":" in word)
+                found.add((values["ino"], values["sdev"]))
+    return frozenset(found)
 
 
 def process_name(pid: int, proc: Path = PROC) -> str:

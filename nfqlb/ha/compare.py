@@ -59,7 +59,7 @@ def told_by_file(config: Config) -> Report:
         "groups": groups,
         "unwell": ["no gateway runs"],
         "yielding": False,
-        "keepalived": raw_sockets(IPPROTO_VRRP) > 0,
+        "keepalived": bool(raw_sockets(IPPROTO_VRRP)),
         "digests": digests(config, config.setup()),
     }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from nfqlb.config import Config
 from nfqlb.config.pair import Group, Pair
 from nfqlb.gateway import lifeline
-from nfqlb.gateway.keeper import DEAD, TRACK_FILE, UNWELL
+from nfqlb.gateway.keeper import DEAD, TRACK_FILE, WELL
 from nfqlb.net.endpoint import Endpoint
 
 HEAD = """\
@@ -39,12 +39,12 @@ global_defs {{
     vrrp_garp_lower_prio_delay 1
 }}
 
-# What the gateway thinks of itself: 0 when all is well; less when it is not, or when it was asked to yield.
-# nfqlb writes this file; until it does, the node counts as unwell.
+# What the gateway thinks of itself: {well} when all is well, less when it is not or when it was asked to yield.
+# keepalived takes 0, which is unwell, as long as the file is not there; and also when its directory is not the one that
+# was there when keepalived read this ('nfqlb ha check' tells; a reload of keepalived helps).
 track_file nfqlb {{
     file "{track_file}"
     weight 1
-    init_file {unwell}
 }}
 """
 
@@ -52,7 +52,8 @@ INSTANCE = """
 # Listeners: {listeners}
 vrrp_instance nfqlb_{name} {{
     # Who is there first has the addresses. With equal priorities they stay where they are; with other ones they go back
-    # to the higher one. Either way a node that is unwell gives them to one that is well.
+    # to the higher one. Either way a node that is unwell gives them to one that is well. The {well} that make the
+    # {full} of [ha] come from the track file.
     state BACKUP
     interface {interface}
     virtual_router_id {router_id}
@@ -83,9 +84,8 @@ def render(config: Config) -> str:
     """keepalived.conf. `config` has a [ha]."""
     pair = config.ha
     assert pair is not None
-    head = HEAD.format(
-        address=pair.address, config=config.path, track_file=config.gateway.run_dir / TRACK_FILE, unwell=UNWELL
-    )
+    track_file = config.gateway.run_dir / TRACK_FILE
+    head = HEAD.format(address=pair.address, config=config.path, track_file=track_file, well=WELL)
     return head + "".join(instance(config, pair, group) for group in pair.groups)
 
 
@@ -119,10 +119,11 @@ def outdated(config: Config, file: Path | None = None) -> str:
 
 
 def write(config: Config) -> bool:
-    """Put what `render` says where keepalived reads it, whole or not at all; whether that was something new. Raises
-    OSError.
+    """Put what `render` says where keepalived reads it, whole or not at all; whether that was something new. Makes the
+    directory of the track file, which has to be there when keepalived does. Raises OSError.
     """
     assert config.ha is not None
+    config.gateway.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
     file = config.ha.keepalived_conf.resolve()
     text = render(config)
     if file.exists() and file.read_bytes() == text.encode():
@@ -159,7 +160,9 @@ def instance(config: Config, pair: Pair, group: Group) -> str:
         listeners=", ".join(group.listeners),
         interface=pair.interface,
         router_id=group.router_id,
-        priority=group.priority,
+        priority=group.priority - WELL,
+        full=group.priority,
+        well=WELL,
         interval=pair.interval,
         address=pair.address,
         peer=pair.peer,

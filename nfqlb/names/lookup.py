@@ -11,11 +11,14 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import dns.asyncbackend
 import dns.asyncresolver
 import dns.exception
 import dns.name
 import dns.nameserver
+import dns.rdata
 import dns.resolver
+import dns.update
 
 from nfqlb.names.target import SERVICE, Address, Dns, Known, Service, Target, in_order, ranked
 from nfqlb.net.endpoint import SIP_PORT, Endpoint, pack_host
@@ -34,6 +37,13 @@ KINDS = {4: "A", 6: "AAAA"}
 
 SERVICES = 32
 """SRV records of one name whose hosts are looked up."""
+
+
+def load_all() -> None:
+    """Import what dnspython would import only when an answer has need of it: for who may read no files later on."""
+    dns.asyncbackend.set_default_backend("asyncio")
+    # And `dns.update`, above: whoever answers can send any kind of record or message.
+    dns.rdata.load_all_types()  # type: ignore[no-untyped-call]
 
 
 class Found(NamedTuple):

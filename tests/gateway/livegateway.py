@@ -104,3 +104,4 @@ class Gateway:
         assert self.net.queues() == {}
         assert set(self.files()) <= {"sysctls.json", "state"}
         assert traceback or "Traceback" not in self.net.log
+        assert "is looked for only now that privileges are given up" not in self.net.log

@@ -64,14 +64,29 @@ def test_holders_without_the_table_are_unknown(proc: Path) -> None:
 
 
 def test_raw_sockets_are_told_by_their_protocol(proc: Path) -> None:
-    head = "  sl  local_address rem_address   st tx_queue rx_queue\n"
+    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref\n"
+    rest = "07 00000000:00000000 00:00000000 00000000     0        0"
     (proc / "thread-self/net/raw").write_text(
-        f"{head} 153: 00000000:0070 0:0 07\n 153: 0201A8C0:0070 0:0 07\n   1: 00000000:0001 0:0 07\n"
+        f"{head} 153: 0:0070 0:0 {rest} 11 2\n 153: 0201A8C0:0070 0:0 {rest} 12 2\n   1: 0:0001 0:0 {rest} 13 2\n"
     )
-    assert procfs.raw_sockets(procfs.IPPROTO_VRRP, proc) == 2
-    assert (procfs.raw_sockets(1, proc), procfs.raw_sockets(255, proc)) == (1, 0)
-    (proc / "thread-self/net/raw6").write_text(f"{head}   1: {'0' * 32}:0070 {'0' * 32}:0000 07\n")
-    assert procfs.raw_sockets(procfs.IPPROTO_VRRP, proc) == 3
+    both = ("socket:[11]", "socket:[12]")
+    assert procfs.raw_sockets(procfs.IPPROTO_VRRP, proc) == both
+    assert (procfs.raw_sockets(1, proc), procfs.raw_sockets(255, proc)) == (("socket:[13]",), ())
+    (proc / "thread-self/net/raw6").write_text(f"{head}   1: {'0' * 32}:0070 {'0' * 32}:0000 {rest} 14 2\n")
+    assert procfs.raw_sockets(procfs.IPPROTO_VRRP, proc) == (*both, "socket:[14]")
+
+
+def test_what_a_process_watches_is_told_by_inode_and_device(proc: Path) -> None:
+    folder = proc / "42" / "fdinfo"
+    folder.mkdir()
+    (folder / "0").write_text("pos:\t0\nflags:\t02\n")
+    (folder / "5").write_text(
+        "pos:\t0\ninotify wd:1 ino:20c3d3 sdev:fe00000 mask:2c8 ignored_mask:0 fhandle-bytes:8 f_handle:d3c320005\n"
+        "inotify wd:2 ino:7 sdev:1a mask:2c8 ignored_mask:0\n"
+    )
+    assert procfs.watched(42, proc) == {("20c3d3", "fe00000"), ("7", "1a")}
+    with pytest.raises(FileNotFoundError):
+        procfs.watched(4711, proc)
 
 
 def test_a_zombie_is_not_alive() -> None:

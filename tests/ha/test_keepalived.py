@@ -67,16 +67,21 @@ priority = 249
 """
 
 
+def listeners(folder: Path) -> str:
+    """Of a gateway whose run directory is there."""
+    return LISTENERS.replace("/run/nfqlb-test", f"{folder}/run")
+
+
 def rendered(tmp_path: Path, text: str) -> str:
     path = tmp_path / "nfqlb.toml"
-    path.write_text(LISTENERS + text)
+    path.write_text(listeners(tmp_path) + text)
     return keepalived.render(load(path))
 
 
 def config_in(folder: Path, text: str = HA) -> Config:
     """Its keepalived.conf is beside it."""
     path = folder / "nfqlb.toml"
-    path.write_text(LISTENERS + text.replace("[ha]", '[ha]\nkeepalived_conf = "keepalived.conf"'))
+    path.write_text(listeners(folder) + text.replace("[ha]", '[ha]\nkeepalived_conf = "keepalived.conf"'))
     return load(path)
 
 
@@ -99,16 +104,18 @@ def test_one_instance_moves_all_addresses_of_both_sides_and_ip_versions(tmp_path
     ]
     assert block(text, "unicast_peer") == ["192.168.1.3"]
     assert block(text, "track_interface") == ["eth7", f"{lifeline.NAME} weight -150"]
-    assert 'file "/run/nfqlb-test/ha"' in text
+    assert f'file "{tmp_path}/run/ha"' in text
 
 
 def test_each_group_has_an_instance_of_its_own(tmp_path: Path) -> None:
     text = rendered(tmp_path, HA + GROUPS)
     left, right = text.split("vrrp_instance")[1:]
     assert "nfqlb_left" in left
-    assert ("virtual_router_id 61" in left, "priority 254" in left) == (True, True)
+    assert ("virtual_router_id 61" in left, "    priority 154\n" in left) == (True, True), (
+        "100 less: the file adds them"
+    )
     assert "2001:db8" not in left
-    assert ("virtual_router_id 62" in right, "priority 249" in right) == (True, True)
+    assert ("virtual_router_id 62" in right, "priority 149" in right) == (True, True)
     assert "203.0.113.5" not in right
     assert "2001:db8:5::5/64" in right
 
@@ -142,7 +149,7 @@ def tried(path: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("text", [HA, HA + GROUPS, HA6], ids=["v4", "groups", "v6"])
 def test_keepalived_reads_it_without_a_complaint(text: str, tmp_path: Path) -> None:
     path = tmp_path / "keepalived.conf"
-    path.write_text(rendered(tmp_path, text))
+    assert keepalived.write(config_in(tmp_path, text))
     done = tried(path)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     path.write_text(path.read_text().replace("advert_int", "advert_it"))
@@ -227,10 +234,22 @@ def test_render_writes_the_file_whole_or_not_at_all(tmp_path: Path) -> None:
     config.path.write_text(config.path.read_text().replace("eth7", "no such interface"))
     assert render()[0] == 1
     assert file.read_text() == before
-    config_in(tmp_path, HA).path.write_text(LISTENERS + HA + 'keepalived_conf = "missing/keepalived.conf"\n')
+    config_in(tmp_path, HA).path.write_text(listeners(tmp_path) + HA + 'keepalived_conf = "missing/keepalived.conf"\n')
     status, told = render()
     assert (status, "apt-get install keepalived" in told) == (1, True)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["keepalived.conf", "nfqlb.toml"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["keepalived.conf", "nfqlb.toml", "run"]
+
+
+def test_render_makes_the_directory_that_keepalived_watches(tmp_path: Path) -> None:
+    """From version 2.3 on keepalived ignores a track file whose directory is not there."""
+    config = config_in(tmp_path)
+    for _ in range(2):
+        CliRunner().invoke(main, ["ha", "render", "--write", "-c", str(config.path)], catch_exceptions=False)
+        assert (tmp_path / "run").stat().st_mode & 0o777 == 0o755
+        (tmp_path / "run").rmdir()
+    (tmp_path / "run").write_text("")
+    done = CliRunner().invoke(main, ["ha", "render", "--write", "-c", str(config.path)])
+    assert (done.exit_code, f"{tmp_path}/run cannot be written" in done.output) == (1, True), done.output
 
 
 def test_plan_tells_that_keepalived_has_to_follow(tmp_path: Path) -> None:

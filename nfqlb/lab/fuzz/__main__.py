@@ -8,7 +8,6 @@ if __name__ == "__main__":
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import NoReturn
 
 import click
 
+from nfqlb.ha.digest import code
 from nfqlb.lab.fuzz.campaign import Plan, Result, run
 from nfqlb.lab.fuzz.process import has_atheris
 
@@ -160,15 +160,11 @@ class Progress:
 
 
 def account(folder: Path, results: Sequence[Result]) -> None:
-    """A line of JSON for each process that ran, in `account.jsonl`."""
+    """A line of JSON for each process that ran, in `account.jsonl`. Lines with the same `code` are of the same code."""
     folder.mkdir(parents=True, exist_ok=True)
-    head = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
     with (folder / "account.jsonl").open("a") as file:
         for each in results:
-            line = {"ended": int(time.time()), "commit": head.stdout.strip() or None, **each.as_dict()}
+            line = {"ended": int(time.time()), "code": code(), **each.as_dict()}
             file.write(json.dumps(line) + "\n")
 
 
