@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nfqlb.balance.recent import ENTRIES
+from nfqlb.cli import screen
 from nfqlb.cli import stats as command_module
 from nfqlb.cli.stats import Speed, command
 from nfqlb.gateway import stats
@@ -256,14 +257,14 @@ def test_watch_shows_rates_until_interrupted(  # type: ignore[no-untyped-def]
 ) -> None:
     slept: list[float] = []
 
-    def sleep(seconds: float) -> None:
+    def pause(seconds: float) -> None:
         slept.append(seconds)
         gateway.count(0, Reason.REQUEST_ENTERING, 1000)
         if len(slept) == 3:
             raise KeyboardInterrupt
 
     clock = iter(range(100))
-    monkeypatch.setattr(command_module.time, "sleep", sleep)
+    monkeypatch.setattr(screen, "pause", pause)
     monkeypatch.setattr(command_module.time, "monotonic", lambda: next(clock) / 1.0)
     result = invoke("--watch", "2.5", *(["--json"] if as_json else []))
     assert slept == [2.5] * 3
@@ -274,4 +275,4 @@ def test_watch_shows_rates_until_interrupted(  # type: ignore[no-untyped-def]
         assert [line["totals"]["forwards"] for line in lines] == [0, 1000, 2000]
         assert lines[1]["per_second"]["forwards"] > 0
     else:
-        assert "Packets per second; in all, 2000 packets" in result.output
+        assert "packets per second; in all, 2000 packets" in result.output
