@@ -9,12 +9,9 @@ Does not know terminals, nor what a table is about.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import NamedTuple
-
-from rich.cells import cell_len
 
 GAP = 2
 """Blanks between two columns."""
@@ -29,8 +26,17 @@ WORDS = re.compile(r"(?<=: )(?:nfqlb|systemctl|apt-get|sysctl|modprobe|ip) .*|\S
 """Parts of a sentence. The command at its end is one, for people copy it: `Start it with: nfqlb run`."""
 HEADER = re.compile(r"[^\s;,]*[;,]+\s*|[^\s;,]+\s*")
 """Parts of a SIP header line that are not broken: it may go on in the next line behind a blank, `;` or `,`."""
-_NAME = re.compile(r"[^/@]+/?|[/@][^/@]*")
-"""Parts of `POOL/NAME@ADDRESS`."""
+_INNER = re.compile(r"@?[^@/;,]+[/;,]*|[@/;,]+")
+"""Parts of a word that is wider than the terminal: of `POOL/NAME@ADDRESS` these three, of a SIP URI its parameters."""
+
+
+def cells_of(text: str) -> int:
+    """Columns of a terminal that a printable text takes: two for each of `東京`."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 class Line(NamedTuple):
@@ -78,6 +84,10 @@ class Laid(NamedTuple):
     left_out: list[str]
     """Titles."""
 
+    def lines(self, rows: int | None = None) -> list[Line]:
+        """All of it, or so many rows."""
+        return [*self.head, *(line for row in self.rows[:rows] for line in row)]
+
 
 @dataclass
 class Table:
@@ -100,14 +110,14 @@ class Table:
             for title, *cells in zip(shape.titles, *(row.cells for row in self.rows), strict=True)
             if any(cells)
         }
-        widths = {title: max(map(cell_len, (title, *cells))) for title, cells in columns.items()}
+        widths = {title: max(map(cells_of, (title, *cells))) for title, cells in columns.items()}
+        longest = max((cells_of(word) for cell in columns.get(shape.prose, ()) for word in cell.split()), default=0)
         if room is not None and shape.prose in columns:
-            longest = max((cell_len(word) for cell in columns[shape.prose] for word in cell.split()), default=0)
             widths[shape.prose] = max(longest, min(widths[shape.prose], PROSE))
         decks, left_out = arranged(shape, widths, room)
         if room is not None and decks[-1][-1] == shape.prose:
             used = sum(widths[title] + GAP for title in decks[-1][:-1]) + INDENT * (len(decks) > 1)
-            widths[shape.prose] = max(widths[shape.prose], room - used)
+            widths[shape.prose] = max(longest, room - used)
         titles = dict(zip(shape.titles, shape.titles, strict=True))
         return Laid(
             [Line(text, "bold") for text in row_lines(shape, decks, widths, titles, room)],
@@ -165,37 +175,22 @@ def row_lines(
     shape: Shape, decks: list[list[str]], widths: Mapping[str, int], cells: Mapping[str, str], room: int | None
 ) -> Iterator[str]:
     """The lines of one row, `cells` by their titles. A line in which nothing would stand is left out."""
-    for number, deck in enumerate(decks):
+    for number, (*before, last) in enumerate(decks):
         indent = INDENT * (number > 0)
-        columns = [_lines_in(title, cells[title], widths[title], deck, shape, room, indent) for title in deck]
-        for parts in zip_longest(*columns, fillvalue=""):
-            text = (" " * GAP).join(
-                padded(part, widths[title], left=_is_text(shape, title))
-                for title, part in zip(deck, parts, strict=True)
-            )
+        parts = [cells[last]]
+        if room is not None and (last == shape.prose or not before):
+            parts = wrapped(cells[last], widths[last] if last == shape.prose else room - indent)
+        front = "".join(padded(shape, title, cells[title], widths[title]) + " " * GAP for title in before)
+        for part in parts:
+            text = front + padded(shape, last, part, widths[last])
             if text.strip():
                 yield f"{'':{indent}}{text}".rstrip()
+            front = " " * cells_of(front)
 
 
-def _lines_in(
-    title: str, cell: str, width: int, deck: list[str], shape: Shape, room: int | None, indent: int
-) -> list[str]:
-    """One cell; that of prose, or one that is alone in its line and too wide for it, may take several lines."""
-    if room is None:
-        return [cell]
-    if title == shape.prose:
-        return wrapped(cell, width)
-    if len(deck) == 1 and cell_len(cell) > room - indent:
-        return wrapped(cell, room - indent, breaks=_NAME)
-    return [cell]
-
-
-def _is_text(shape: Shape, title: str) -> bool:
-    return title in (shape.titles[0], shape.prose) or title in shape.left
-
-
-def padded(text: str, width: int, *, left: bool) -> str:
-    blanks = " " * (width - cell_len(text))
+def padded(shape: Shape, title: str, text: str, width: int) -> str:
+    blanks = " " * (width - cells_of(text))
+    left = title in shape.left or title in (shape.titles[0], shape.prose)
     return text + blanks if left else blanks + text
 
 
@@ -203,35 +198,46 @@ def wrapped(
     text: str, room: int | None, *, indent: int = 0, hang: int | None = None, breaks: re.Pattern[str] = WORDS
 ) -> list[str]:
     """`text` in lines of at most `room` columns, broken between what `breaks` finds, `hang` (or else `indent`) blanks
-    before all but the first. A part that is wider than that stands over the edge."""
+    before all but the first. What is still wider stands over the edge."""
     bare = text.lstrip(" ")
     indent, text = indent + len(text) - len(bare), bare
-    if room is None or indent + cell_len(text) <= room:
+    if room is None or indent + cells_of(text) <= room:
         return [f"{'':{indent}}{text}"]
+    hang = indent if hang is None else hang
     lines: list[list[str]] = [[" " * indent]]
     used = indent
-    for part in breaks.findall(text):
-        if len(lines[-1]) > 1 and used + cell_len(part.rstrip()) > room:
-            used = indent if hang is None else hang
+    for part in (each for word in breaks.findall(text) for each in _inner(word, room - hang)):
+        if len(lines[-1]) > 1 and used + cells_of(part.rstrip()) > room:
+            used = hang
             lines.append([" " * used])
         lines[-1].append(part)
-        used += cell_len(part)
+        used += cells_of(part)
     return ["".join(line).rstrip() for line in lines]
+
+
+def _inner(word: str, room: int) -> list[str]:
+    """The word, or where it is too wide, its parts: but for a path, the address of a web page, and a command."""
+    bare = word.rstrip()
+    if cells_of(bare) <= room or bare.startswith("/") or "://" in bare or " " in bare:
+        return [word]
+    *parts, last = _INNER.findall(bare)
+    return [*parts, last + word[len(bare) :]]
 
 
 def lay(page: Page, room: int | None) -> list[Line]:
     """All of the page; at its end, which columns are left out."""
     parts = [_laid(part, room) for part in page]
-    lines = [line for head, rows, _ in parts for line in (*head, *(line for row in rows for line in row))]
+    lines = [line for laid in parts for line in laid.lines()]
     while lines and not lines[0].text:  # the blank line before a table
         del lines[0]
+    tables = [(part, laid) for part, laid in zip(page, parts, strict=True) if isinstance(part, Table)]
     missing = [
-        f"{', '.join(laid.left_out)} of {part.shape.name}"
-        for part, laid in zip(page, parts, strict=True)
-        if isinstance(part, Table) and laid.left_out
+        ", ".join(laid.left_out) + (f" of {part.shape.name}" if len(tables) > 1 else "")
+        for part, laid in tables
+        if laid.left_out
     ]
     if missing:
-        text = f"Left out for want of room: {'; '.join(missing)}. --wide shows all."
+        text = f"Left out: {'; '.join(missing)}. --wide shows all columns."
         lines += [Line(""), *(Line(each, "dim") for each in wrapped(text, room, hang=INDENT))]
     return lines
 
@@ -240,8 +246,9 @@ def fit(page: Page, room: int, height: int) -> list[Line]:
     """As much of the page as `height` lines hold, from the top; of each table its first rows, as many of one as of
     another while there is room. The last line then tells how many rows are missing."""
     parts = [_laid(part, room) for part in page]
-    if sum(map(_height, parts)) <= height:
-        return [line for head, rows, _ in parts for line in (*head, *(line for row in rows for line in row))]
+    whole = [line for laid in parts for line in laid.lines()]
+    if len(whole) <= height:
+        return whole
     left = height - 1
     shown: dict[int, int] = {}
     for number, (head, rows, _) in enumerate(parts):
@@ -259,16 +266,13 @@ def fit(page: Page, room: int, height: int) -> list[Line]:
                 shown[number] += 1
                 left -= len(rows[count])
                 taken = True
-    lines = []
-    for number, count in shown.items():
-        lines += [*parts[number].head, *(line for row in parts[number].rows[:count] for line in row)]
+    lines = [line for number, count in shown.items() for line in parts[number].lines(count)]
     missing = [
-        f"{len(part.rows) - shown.get(number, 0)} {part.shape.name}"
+        f"{count} more {part.shape.name if count > 1 else part.shape.name.removesuffix('s')}"
         for number, part in enumerate(page)
-        if isinstance(part, Table) and len(part.rows) > shown.get(number, 0)
+        if isinstance(part, Table) and (count := len(part.rows) - shown.get(number, 0))
     ]
-    told = f"… {', '.join(missing)} more than fit here" if missing else "… more than fits here"
-    lines = lines[: height - 1]
+    told = f"… {', '.join(missing) or 'and more'}"
     lines += [Line("")] * (height - 1 - len(lines))
     return [*lines, Line(_cut(told, room), "dim")]
 
@@ -281,13 +285,5 @@ def _laid(part: Line | Table, room: int | None) -> Laid:
     return laid._replace(head=[Line(""), *laid.head]) if laid.rows else laid
 
 
-def _height(laid: Laid) -> int:
-    return len(laid.head) + sum(map(len, laid.rows))
-
-
 def _cut(text: str, room: int) -> str:
-    return text if cell_len(text) <= room else f"{text[: room - 1]}…"
-
-
-def texts(lines: Iterable[Line]) -> list[str]:
-    return [line.text for line in lines]
+    return text if cells_of(text) <= room else f"{text[: room - 1]}…"

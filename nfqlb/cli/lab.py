@@ -164,7 +164,7 @@ def make(options: dict[str, Any], *, probes: bool = True) -> Lab:
 
 def say(text: str) -> None:
     """Progress, on stderr: stdout is for results."""
-    click.echo(f"· {text}", err=True)
+    screen.tell(f"· {text}", hang=2, err=True)
 
 
 @contextmanager

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
-from rich.cells import cell_len
 
 from nfqlb.changes import header_changes, printable
-from nfqlb.layout import HEADER, Line, Page, Shape, Table, arranged, row_lines, wrapped
+from nfqlb.layout import HEADER, Line, Page, Shape, Table, arranged, cells_of, row_lines, wrapped
 from nfqlb.replay import describe
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ FRAMES = Shape(
     drop=(("CALL-ID",), ("TIME",), ("TO",), ("SIDE",), ("FROM",), ("OUT",), ("BACKEND",)),
     left=("SIDE", "MESSAGE", "VERDICT", "REASON", "BACKEND", "FROM", "TO", "SENT TO", "CALL-ID"),
 )
-_SUMMARY = Shape("reasons", ("VERDICT", "REASON", "FRAMES", "WHAT IT MEANS"), left=("REASON",), prose="WHAT IT MEANS")
+SUMMARY = Shape("reasons", ("VERDICT", "REASON", "FRAMES", "WHAT IT MEANS"), left=("REASON",), prose="WHAT IT MEANS")
 _MAX_METHOD = 32
 _MAX_CALL_ID = 80
 """What strangers write is cut where it is longer."""
@@ -79,7 +78,7 @@ class Rows:
     def _hold(self, cells: dict[str, str]) -> bool:
         """Make room for the cells; whether the columns are still the same."""
         widths = self._widths
-        wider = {title: width for title in widths if (width := cell_len(cells[title])) > widths[title]}
+        wider = {title: width for title in widths if (width := cells_of(cells[title])) > widths[title]}
         if self._decks and not wider:
             return True
         widths |= wider
@@ -130,7 +129,7 @@ def summary(replay: Replay, never_whole: int, output: str | None) -> Page:
         page.append(Line(f"{_plural(never_whole, 'packet')} never became whole from the fragments in the capture."))
     if output is not None and replay.writer is not None:
         page.append(Line(f"{_plural(replay.writer.frames, 'packet')} written to {output}."))
-    table = Table(_SUMMARY)
+    table = Table(SUMMARY)
     reasons = sorted(counts.items(), key=lambda item: (list(totals).index(item[0][0]), -item[1]))
     for (verdict, reason), count in reasons:
         table.add(verdict, reason, str(count), describe(reason))

@@ -167,6 +167,7 @@ def draw(
         text.append(f"{gateway:^7}", style="not dim bold")
         text.append(f"{right:{ARROW}} ", style="not dim cyan")
         text.append(backend, style="not dim")
+        text.rstrip()
         return text
 
     def label(message: Message) -> str:
