@@ -68,8 +68,6 @@ def test_the_first_frame_comes_at_once_and_a_reader_that_goes_ends_it(
     place: Path, words: list[str], form: list[str]
 ) -> None:
     """`| head -3`: nothing waits for the second frame, which would be an hour later."""
-    if form == ["--wide"] and words == ["stats"]:
-        form = []
     with start(place, words, "--watch", SELDOM, *form, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -82,6 +80,16 @@ def test_the_first_frame_comes_at_once_and_a_reader_that_goes_ends_it(
     else:
         assert all(lines)
         assert b"\x1b" not in b"".join(lines)
+
+
+@pytest.mark.parametrize("words", WATCHES, ids=" ".join)
+def test_a_reader_that_has_gone_ends_a_single_look_as_it_ends_others(place: Path, words: list[str]) -> None:
+    with start(place, words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait(SECONDS) == PIPE_CLOSED
+        assert process.stderr.read() == b""
 
 
 @pytest.mark.parametrize("words", WATCHES, ids=" ".join)
