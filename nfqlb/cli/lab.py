@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from nfqlb.cli import screen
 from nfqlb.cli.common import Group, UserError, console, echo_json, json_option
 from nfqlb.lab.command import say, told
 
@@ -115,12 +116,12 @@ def demo(no_headers: bool, **options: Any) -> None:
         if isinstance(lab, PairLab):
             from nfqlb.lab import pairdemo
 
-            story = pairdemo.play(lab, say)
+            story = pairdemo.play(lab, say, screen.room())
             show_demo(story.shown, headers=not no_headers)
             for line in story.timeline:
-                click.echo(line)
+                screen.tell(line, hang=12)
             return
-        shown = module.play(lab, say)
+        shown = module.play(lab, say, screen.room())
         show_demo(shown, headers=not no_headers)
     say("Everything worked; the lab is removed.")
 
@@ -176,9 +177,9 @@ def show_lab(lab: Lab) -> None:
         ),
         *((node.role, f"Kamailio: {node.ip}") for node in plan.backends),
     ]
-    click.echo(f"Lab {plan.name!r} is up. Its files are in {lab.dir}. Namespaces:")
+    screen.tell(f"Lab {plan.name!r} is up. Its files are in {lab.dir}. Namespaces:", hang=2)
     for role, what in where:
-        click.echo(f"  {plan.namespace(role):<24} {what}")
+        screen.tell(f"{plan.namespace(role):<24} {what}", indent=2, hang=27)
     click.echo("Look into the gateway, and remove the lab:")
     click.echo(f"  sudo ip netns exec {plan.namespace('gw')} {sys.executable} -m nfqlb stats -c {lab.config}")
     click.echo(f"  sudo {sys.executable} -m nfqlb lab down --name {plan.name}")
@@ -187,8 +188,8 @@ def show_lab(lab: Lab) -> None:
 def show_demo(shown: Shown, *, headers: bool) -> None:
     from nfqlb.lab.ladder import draw
 
-    screen = console()
-    for line in draw(shown.passages, shown.inside.keys(), shown.names, headers=headers):
-        screen.print(line, soft_wrap=True)
+    ladder, room = console(), screen.room()
+    for line in draw(shown.passages, shown.inside.keys(), shown.names, headers=headers, room=room):
+        ladder.print(line, soft_wrap=True)
     click.echo()
     click.echo(shown.stats)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from nfqlb.cli import screen
 from nfqlb.cli.common import UserError, config_option, echo_json, json_option
 
 
@@ -45,7 +46,7 @@ def command(config_path: Path, force: bool, as_json: bool) -> None:
             what = "the workers are replaced" if force else "everything goes on as it was"
             click.echo(f"nothing has changed: {what}")
         for line in answer["changes"]:
-            click.echo(line)
+            screen.tell(line, hang=2)
     if not answer["ok"]:
         if as_json:
             raise SystemExit(1)

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-import click
-
+from nfqlb.cli import screen
 from nfqlb.cli.common import UserError
 from nfqlb.lab import LabError
 
@@ -23,7 +22,7 @@ def say(text: str) -> None:
     """Progress, on stderr: stdout is for results."""
     global _said
     _said = text
-    click.echo(f"· {text}", err=True)
+    screen.tell(f"· {text}", hang=2, err=True)
 
 
 def in_words(error: Exception) -> str:

@@ -230,10 +230,10 @@ class Lab:
         except LabError as error:
             raise LabError(f"{error} {tail(self.dir / 'gateway.log')}") from None
 
-    def nfqlb(self, *argv: str) -> str:
-        """Run an nfqlb command in the gateway's namespace; its output. LabError when it fails."""
+    def nfqlb(self, *argv: str, room: int | None = None) -> str:
+        """Run an nfqlb command in the gateway's namespace; its output, for `room` columns. LabError when it fails."""
         try:
-            return namespaces.run(self.plan.namespace("gw"), [*nfqlb_command(), *argv], timeout=30)
+            return namespaces.run(self.plan.namespace("gw"), [*nfqlb_command(room), *argv], timeout=30)
         except namespaces.Failed as error:
             raise LabError(f"'nfqlb {' '.join(argv)}' {error.how}: {error.said}") from None
 
@@ -301,5 +301,6 @@ def tail(log: Path, limit: int = LIMIT) -> str:
     return f"Its log ends: {text}" if text else "Its log is empty."
 
 
-def nfqlb_command() -> list[str]:
-    return [sys.executable, "-m", "nfqlb"]
+def nfqlb_command(room: int | None = None) -> list[str]:
+    """`room`: columns of the terminal that will show its output."""
+    return [*(["env", f"COLUMNS={room}"] if room else []), sys.executable, "-m", "nfqlb"]
