@@ -209,6 +209,9 @@ def test_a_reader_who_has_stopped_holds_nobody_up_and_what_was_lost_is_told(gone
         os.close(writing)
         assert process.stdout is not None
         assert process.stdin is not None
+        if not select.select([process.stdout], [], [], 30)[0]:
+            process.kill()
+            pytest.fail("it waits for the reader")
         assert process.stdout.readline() == b"through\n"
         text = b""
         while select.select([reading], [], [], 0)[0]:

@@ -4,11 +4,12 @@ import json
 import os
 import re
 import signal
+import subprocess
 
 import pytest
 from livegateway import Gateway
 from livenet import PHONE, Net, until
-from test_run_live import CONFIG, Host
+from test_run_live import CONFIG, Host, request
 
 pytestmark = pytest.mark.root
 
@@ -32,6 +33,14 @@ def be_banned(gateway: Gateway) -> None:
     phone = gateway.net.phone_socket(4)
     for _ in range(150):
         phone.send(JUNK)
+    phone.close()
+
+
+def let_a_worker_complain(gateway: Gateway) -> None:
+    """A large request has no way to its IPv6 backend."""
+    subprocess.run(["ip", "-n", gateway.net.gateway, "-6", "route", "del", "2001:db8:2::/64", "dev", "in"], check=True)
+    phone = gateway.net.phone_socket(6)
+    phone.send(request(phone, "large", "MESSAGE", bytes(3000)))
     phone.close()
 
 
@@ -69,12 +78,17 @@ def test_a_reload_takes_the_log_over_in_all_processes(host: Host) -> None:
     assert "log.level: info → warning" in told
     assert "log.format: text → json" in told
     assert until(lambda: gateway.status()["guard"] not in (0, guard), 10)
+    let_a_worker_complain(gateway)
+    assert until(lambda: "is not sent" in host.net.log, 10), host.net.log
     os.kill(gateway.workers()[0], signal.SIGKILL)
+    assert until(lambda: "died" in host.net.log, 10), host.net.log
     be_banned(gateway)
     assert until(lambda: f"{PHONE[4]} banned" in host.net.log, 10), host.net.log
-    assert until(lambda: "died" in host.net.log, 10)
     after = objects(host.net.log[before:].splitlines())
-    assert {each["process"] for each in after} == {"nfqlb", "nfqlb-guard"}
+    (unsent,) = (each for each in after if "is not sent" in str(each["message"]))
+    assert re.fullmatch(r"nfqlb-\d", str(unsent["process"]))
+    assert unsent["reason"] == "send-failed"
+    assert {each["process"] for each in after} == {"nfqlb", "nfqlb-guard", unsent["process"]}
     assert {each["level"] for each in after} == {"warning", "error"}  # the reload itself is less
     gateway.stop()
 

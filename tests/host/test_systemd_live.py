@@ -175,11 +175,12 @@ def test_in_the_journal_events_have_their_priority_and_process(systemd: Systemd,
     follow_the_page(systemd)
     systemd.ask("kill", "-KILL", victim := min(workers(systemd), key=int))
     assert until(lambda: any("died" in entry["MESSAGE"] for entry in journal(systemd)), 10), journal(systemd)
-    entries = {entry["MESSAGE"]: entry for entry in journal(systemd)}
-    (ready,) = (text for text in entries if text.startswith("nfqlb is ready"))  # once, though stdout leads there, too
-    (died,) = (text for text in entries if text.startswith(f"worker 0 (pid {victim}) died"))
-    assert (entries[ready]["PRIORITY"], entries[died]["PRIORITY"]) == ("6", "3")
-    assert entries[died]["_PID"] == main_pid(systemd)
+    entries = journal(systemd)
+    # Once, though stdout leads there, too.
+    (ready,) = (entry for entry in entries if entry["MESSAGE"].startswith("nfqlb is ready"))
+    (died,) = (entry for entry in entries if entry["MESSAGE"].startswith(f"worker 0 (pid {victim}) died"))
+    assert (ready["PRIORITY"], died["PRIORITY"]) == ("6", "3")
+    assert died["_PID"] == main_pid(systemd)
     systemd.ask("systemctl", "disable", "--now", "nfqlb", "nfqlb-rules")
 
 
