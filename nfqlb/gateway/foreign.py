@@ -108,7 +108,8 @@ def hurdles(chains: list[dict[str, Any]], own: list[Endpoint]) -> Iterator[str]:
         if table == "firewalld":
             yield (
                 "firewalld rejects what no policy of its own accepts, whatever iptables accepted; give it a policy "
-                f"from ANY to ANY that accepts UDP from {hosts}, source port {ports}"
+                f"from ANY to ANY that accepts UDP from {hosts}, source port {ports}, and put the interfaces into a "
+                "zone: docs/install.md, section 5, has the commands"
             )
         elif chain.get("policy") == "drop" and (family, table) not in OWN_TABLES:
             yield (

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.root
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "install.md").read_text()
 CAPTURE = ROOT / "pcaps" / "two-armed" / "register.pcap"
-NOT_HERE = ("apt-get", "python3", "/opt/nfqlb/bin/pip", "ln", "tcpdump")
+NOT_HERE = ("apt-get", "python3", "/opt/nfqlb/bin/pip", "build/bin/pip", "ln", "tcpdump", "firewall-cmd")
 SERVICE = re.search(r"^## \d+\. As a service\n.*?(?=^## )", PAGE, re.MULTILINE | re.DOTALL)
 """For that it needs a systemd, which tests/host/test_systemd_live.py has."""
 UNTIL_CTRL_C = (["run", "--apply-rules"], ["stats", "--watch"])
@@ -59,7 +59,8 @@ class Host:
     def argv(self, words: list[str]) -> list[str]:
         """The command with what makes it ours: interpreter, configuration, a capture that exists."""
         words = [str(CAPTURE) if word == "/tmp/sip.pcap" else word for word in words]
-        extra = [str(self.secret)] if words[:2] == ["secret", "new"] else ["-c", str(self.config)]
+        alone: dict[str, list[str]] = {"secret": [str(self.secret)], "version": []}
+        extra = alone.get(words[0], ["-c", str(self.config)])
         return [sys.executable, "-m", "nfqlb", *words, *extra]
 
     def start(self, words: list[str]) -> "subprocess.Popen[bytes]":
