@@ -48,7 +48,7 @@ class Crowd:
         names = {self.name(kind, number) for kind in ("pool", "backend", "listener", "group") for number in numbers}
         hosts = {self.host(number, network) for number in numbers for network in ("4444", "eeee", "1111", "9999")}
         ports = {f"[{host}]:{port}" for host in hosts for port in (5060, 50601)}
-        return names | hosts | ports | {f"[{host}]" for host in hosts} | {f"{host}/{64}" for host in hosts}
+        return names | hosts | ports | {f"[{host}]" for host in hosts} | {f"{host}/64" for host in hosts}
 
     def row(self, number: int, state: str = "up", **changes: Any) -> dict[str, Any]:
         """As the control socket tells of a backend."""

@@ -23,7 +23,7 @@ from test_cli import found
 import nfqlb
 from nfqlb import cli, layout
 from nfqlb.cli import backends as listing
-from nfqlb.cli import bans, check, ha, lab, main, outcomes, rules, stats
+from nfqlb.cli import bans, check, ha, lab, main, outcomes, rules, screen, stats
 from nfqlb.config import Problem, load
 from nfqlb.gateway import sets
 from nfqlb.gateway.board import BACKENDS, REASONS, Cell
@@ -43,8 +43,8 @@ CROWDS = {"long names": Crowd(64), "usual names": Crowd(16)}
 @pytest.fixture(params=SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def terminal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     columns, lines = request.param
+    monkeypatch.setattr(screen, "room", lambda *_: columns)
     monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("LINES", str(lines))
     return columns, lines
 
 
@@ -179,6 +179,8 @@ def test_wide_shows_all_columns_and_all_errors(
     assert text.splitlines()[0].split() == list(listing.BACKENDS.titles)
     assert text.count("no answer to OPTIONS") == 200
     assert all(f"{pool}/{name}  " in text for pool, name, _ in crowd.backends[8:])
+    monkeypatch.setattr(screen, "room", lambda *_: None)
+    assert run("backends") != text, "watch(1) says how wide it is"
     monkeypatch.delenv("COLUMNS")  # into a pipe, the same columns
     assert run("backends").splitlines()[0] == text.splitlines()[0]
     assert terminal
@@ -368,7 +370,7 @@ def test_replay(crowd: Crowd, terminal: tuple[int, int], laid: set[Shape], optio
 def test_titles_come_again_where_columns_go(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are printed as they come, so the first ones may have columns that there is no room for later."""
     room = 254 + crowd.length
-    monkeypatch.setenv("COLUMNS", str(room))
+    monkeypatch.setattr(screen, "room", lambda *_: room)
     lines = run("replay", "-c", "nfqlb.toml", "in.pcap").splitlines()
     titles = [line.split() for line in lines if line.startswith("FRAME")]
     assert len(titles) > 1
@@ -392,11 +394,7 @@ def test_explain(crowd: Crowd, terminal: tuple[int, int]) -> None:
 
 def test_the_ladder(crowd: Crowd, terminal: tuple[int, int], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also with ends that nobody has named."""
-    with open(place / "in.pcap", "rb") as file:
-        packets = file.read()
-    assert packets
-    result = run("replay", "-c", "nfqlb.toml", "in.pcap", "-o", "out.pcap")
-    assert result
+    run("replay", "-c", "nfqlb.toml", "in.pcap", "-o", "out.pcap")
     seen = passages(messages(frames(place)))
     assert any(passage.came and passage.left for passage in seen)
     inside = {endpoint(address): name for _, name, address in crowd.backends[:1]}

@@ -13,9 +13,9 @@ import click
 
 from nfqlb.capture.packets import FRAGMENT
 from nfqlb.changes import printable
+from nfqlb.cli import screen
 from nfqlb.cli.common import UserError, config_option, echo_json, json_option
 from nfqlb.cli.outcomes import marked
-from nfqlb.cli.screen import room
 from nfqlb.cli.stored import capture_argument, has_colour, load_setup, packets_in, prepare_output
 from nfqlb.layout import wrapped
 
@@ -56,7 +56,7 @@ def command(capture: str, config_path: Path, frame: int | None, every: bool, as_
             if as_json:
                 echo_json(_as_dict(explanation))
             else:
-                click.echo("\n" * bool(number) + _text(explanation, colour, room()))
+                click.echo("\n" * bool(number) + _text(explanation, colour, screen.room()))
 
 
 def _explanations(replay: Replay, reader: PacketReader, wanted: int | None, every: bool) -> Iterator[Explanation]:

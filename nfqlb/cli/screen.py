@@ -31,24 +31,28 @@ C = TypeVar("C", bound=click.Command)
 
 
 def room(stream: IO[str] | None = None) -> int | None:
-    """Columns of the terminal behind `stream` (stdout), or what COLUMNS says. None in a pipe or a file: lines may be as
-    long as they like, as what cuts columns there is grep or awk."""
-    wanted = os.environ.get("COLUMNS", "")
-    if wanted.isascii() and wanted.isdigit() and int(wanted):
-        return int(wanted)
+    """Columns of the terminal behind `stream` (stdout). None in a pipe or a file: lines may be as long as they like, as
+    what cuts columns there is grep or awk."""
     stream = stream or sys.stdout
-    return size(stream)[0] if stream.isatty() else None
+    if not stream.isatty():
+        return None
+    return wished() or os.get_terminal_size(stream.fileno()).columns or 80  # 0: it does not know
 
 
-def size(stream: IO[str]) -> tuple[int, int]:
-    """Columns and lines of a terminal; 80 and 24 of one that does not know."""
-    found = os.get_terminal_size(stream.fileno())
-    return found.columns or 80, found.lines or 24
+def wished() -> int | None:
+    """What COLUMNS says. `watch nfqlb stats` puts the width of its terminal there; but a Python program that has loaded
+    readline leaves an 80 there for its children, so in a pipe it counts for pages only, not for sentences."""
+    wanted = os.environ.get("COLUMNS", "")
+    return (int(wanted) or None) if wanted.isascii() and wanted.isdigit() else None
 
 
 def show(page: Page, *, wide: bool = False) -> None:
     """Print it; `wide`: all columns, however long the lines."""
-    _print(lay(page, None if wide else room()))
+    _print(lay(page, _width(wide)))
+
+
+def _width(wide: bool) -> int | None:
+    return None if wide else room() or wished()
 
 
 def tell(text: str, *, indent: int = 0, hang: int | None = None, err: bool = False, fg: str | None = None) -> None:
@@ -115,7 +119,7 @@ def watch(make: Callable[[], Page], interval: float, *, wide: bool = False) -> N
             )
         _on_screen(make, interval)
     while True:
-        _print([*lay(make(), None if wide else room()), Line("")])
+        _print([*lay(make(), _width(wide)), Line("")])
         pause(interval)
 
 
