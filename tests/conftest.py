@@ -18,6 +18,10 @@ settings.register_profile(
 )
 settings.load_profile("gate")
 
+# readline puts them there, and with it the processes of pytest-xdist; a test that is about room says how much there is.
+for each in ("COLUMNS", "LINES"):
+    os.environ.pop(each, None)
+
 LEFT_OUT = pytest.StashKey[int]()
 
 

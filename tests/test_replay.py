@@ -21,7 +21,7 @@ from nfqlb.capture.frame import Frame
 from nfqlb.capture.packets import SKIPPED, Packet, PacketReader
 from nfqlb.capture.source import Source
 from nfqlb.capture.writer import PcapWriter
-from nfqlb.cli.table import Table
+from nfqlb.cli.outcomes import Rows
 from nfqlb.engine import Engine
 from nfqlb.explain import explain
 from nfqlb.net import datagram
@@ -240,6 +240,6 @@ def test_any_packet_has_an_outcome_and_an_explanation(
     assert outcome.row.verdict in ("forward", "reply", "drop", "ignore")
     assert bool(outcome.after) == (outcome.row.verdict in ("forward", "reply"))
     assert (explanation.rules != ()) or outcome.row.reason in ("not-ours", "bad-datagram")
-    table = Table(colour=True, room=120, diff=True, out_frames=True).lines(outcome)
+    table = Rows(colour=True, room=120, diff=True, out_frames=True).lines(outcome)
     assert all(line.replace("\x1b[", "").isprintable() for line in table.split("\n"))
     json.dumps(outcome.row._asdict(), ensure_ascii=False).encode()

@@ -5,17 +5,28 @@ from __future__ import annotations
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
 import click
 
-from nfqlb.cli.common import UserError, config_option, console, echo_json, json_option
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from nfqlb.cli import screen
+from nfqlb.cli.common import UserError, config_option, echo_json, json_option
+from nfqlb.layout import Line, Page, Shape, Table
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-COLOURS = {"up": "green", "unknown": None, "down": "red", "draining": "yellow", "disabled": "yellow"}
+COLOURS = {"up": "green", "unknown": "", "down": "red", "draining": "yellow", "disabled": "yellow"}
+ORDER = ("down", "disabled", "draining", "unknown", "up")
+"""Of states: the first ones want to be looked at."""
+
+BACKENDS = Shape(
+    "backends",
+    ("Backend", "Address", "State", "Since", "Share", "Req/s", "1xx", "2xx", "3xx", "4xx", "5xx", "6xx", "Probe"),
+    drop=(("3xx", "6xx"), ("1xx",), ("2xx",), ("4xx",), ("5xx",), ("Since",), ("Probe",), ("Req/s",), ("Share",)),
+    left=("Address", "State", "Since"),
+)
+
+RECENT = 300.0
+"""Seconds for which the last error of a backend that is up is still told."""
 
 
 def duration(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
@@ -28,11 +39,13 @@ def duration(_ctx: click.Context, _param: click.Parameter, text: str | None) -> 
     return float(int(number) * unit)
 
 
+@screen.wide_option(BACKENDS)
 @click.group(invoke_without_command=True)
 @config_option
 @json_option
+@screen.watch_option
 @click.pass_context
-def command(ctx: click.Context, config_path: Path, as_json: bool) -> None:
+def command(ctx: click.Context, config_path: Path, as_json: bool, interval: float | None, wide: bool) -> None:
     """State, load and health of the backends; take one out, or bring it back.
 
     Without a word it is 'list'. What an operator says of a backend holds whatever its health is, and is kept over
@@ -44,9 +57,10 @@ def command(ctx: click.Context, config_path: Path, as_json: bool) -> None:
     """
     ctx.obj = config_path
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_, config_path=config_path, as_json=as_json)
-    elif as_json:
-        raise click.UsageError(f"--json goes behind {ctx.invoked_subcommand}.")
+        ctx.invoke(list_, config_path=config_path, as_json=as_json, interval=interval, wide=wide)
+    for given, option in ((as_json, "--json"), (interval, "--watch"), (wide, "--wide")):
+        if given and ctx.invoked_subcommand is not None:
+            raise click.UsageError(f"{option} goes behind {ctx.invoked_subcommand}.")
 
 
 def own_config(function: Any) -> Any:
@@ -63,21 +77,28 @@ def own_config(function: Any) -> Any:
     )(function)
 
 
+@screen.wide_option(BACKENDS)
 @command.command("list")
 @own_config
 @json_option
-def list_(config_path: Path, as_json: bool) -> None:
+@screen.watch_option
+def list_(config_path: Path, as_json: bool, interval: float | None, wide: bool) -> None:
     """Where each backend stands.
 
-    'Share' is the part of the pool's new requests that goes there. 'Probe' is the round trip of the last answer to a
-    probe. Responses are counted by class since the gateway started, over reloads and upgrades. Backends without a pool
-    were removed by a reload, and finish what they have begun. Where the configuration has a name for an address, each
-    address that DNS knows for it is a backend, NAME@ADDRESS; drain, disable and enable take NAME for all of them.
+    'Share' is the part of the pool's new requests that goes there, 'Req/s' how many come in a second. 'Probe' is the
+    round trip of the last answer to a probe. Responses are counted by class since the gateway started, over reloads and
+    upgrades. The last error stands below a backend that is not up, and for 5 minutes below one that is. Backends
+    without a pool were removed by a reload, and finish what they have begun. Where the configuration has a name for an
+    address, each address that DNS knows for it is a backend, NAME@ADDRESS; drain, disable and enable take NAME for all
+    of them.
 
     With --json one object: ok, alarms (pool → text) and backends[], each with pool, name, address, state, since,
     until, health, warming (the part of its weight that it has got back), share (0..1), requests_per_second (null right
     after a change), counts, probe (round_trip in seconds, status, at; null before the first answer), error, error_at
-    and leaving. Times are seconds since 1970; of a backend whose name has no address, since and error_at are null.
+    and leaving. Times are seconds since 1970; of a backend whose name has no address, since and error_at are null. With
+    --watch one object a line.
+
+    With --watch on a terminal the list is cut to its height, with those that are not up first.
 
     Exit status: 0 when every pool is well, 1 when one is in alarm or no gateway runs.
 
@@ -85,6 +106,17 @@ def list_(config_path: Path, as_json: bool) -> None:
     Example:
       nfqlb backends list --json | jq .alarms
     """
+    if interval is not None:
+        watch(config_path, as_json, interval, wide)
+    answer = listed(config_path, as_json)
+    if not as_json:
+        screen.show(shown(answer, time.time(), every_error=wide), wide=wide)
+    if answer["alarms"]:
+        raise SystemExit(1)
+
+
+def listed(config_path: Path, as_json: bool) -> dict[str, Any]:
+    """The gateway's answer, printed if wanted as JSON. Raises UserError."""
     from nfqlb.cli.steering import ask, errors_in
 
     answer = ask(config_path, {"do": "backends"}, quiet=as_json, timeout=10)
@@ -92,26 +124,30 @@ def list_(config_path: Path, as_json: bool) -> None:
         echo_json(answer)
     if not answer["ok"]:
         raise UserError(errors_in(answer))
-    if not as_json:
-        console().print(shown(answer, time.time()))
-    if answer["alarms"]:
-        raise SystemExit(1)
+    return answer
 
 
-def shown(answer: dict[str, Any], now: float) -> RenderableType:
-    from rich.console import Group
-    from rich.text import Text
+def watch(config_path: Path, as_json: bool, interval: float, wide: bool) -> NoReturn:
+    while as_json:
+        listed(config_path, as_json)
+        screen.pause(interval)
 
-    from nfqlb.cli.stats import grid
+    def page() -> Page:
+        now = time.time()
+        told = shown(listed(config_path, as_json), now, worst_first=True, every_error=wide)
+        return [Line(datetime.fromtimestamp(now).strftime("%H:%M:%S")), *told]
 
-    titles = ("Address", "State", "Since", "Share", "Requests/s", "1xx", "2xx", "3xx", "4xx", "5xx", "6xx", "Probe")
-    table = grid("Backend", *titles, "Last error", last_left=True)
-    for index in (1, 2, 3):
-        table.columns[index].justify = "left"
-    for row in answer["backends"]:
-        table.add_row(*cells(row, now), style=COLOURS.get(row["state"]))
-    alarms = [Text(f"ALARM in pool {pool}: {text}", style="bold red") for pool, text in answer["alarms"].items()]
-    return Group(*alarms, table)
+    screen.watch(page, interval, wide=wide)
+
+
+def shown(answer: dict[str, Any], now: float, *, worst_first: bool = False, every_error: bool = False) -> Page:
+    table = Table(BACKENDS)
+    rows = answer["backends"]
+    for row in sorted(rows, key=lambda row: ORDER.index(row["state"])) if worst_first else rows:
+        note = error(row, now) if every_error or matters(row, now) else ""
+        table.add(*cells(row, now), style=COLOURS.get(row["state"], ""), note=note)
+    alarms = [Line(f"ALARM in pool {pool}: {text}", "bold red") for pool, text in answer["alarms"].items()]
+    return [*alarms, table]
 
 
 def cells(row: dict[str, Any], now: float) -> list[str]:
@@ -124,9 +160,6 @@ def cells(row: dict[str, Any], now: float) -> list[str]:
         state += " (down)"
     if row["warming"] < 1 and row["state"] in ("up", "unknown"):
         state += f" (at {row['warming']:.0%})"
-    error = row["error"] or ""
-    if row["error_at"] is not None:
-        error += f" ({span(now - row['error_at'])} ago)"
     return [
         row["name"] if row["leaving"] else f"{row['pool']}/{row['name']}",
         row["address"],
@@ -136,8 +169,19 @@ def cells(row: dict[str, Any], now: float) -> list[str]:
         number(row["requests_per_second"]),
         *(number(row["counts"][f"responses_{each}xx"]) for each in range(1, 7)),
         "-" if row["probe"] is None else f"{row['probe']['round_trip'] * 1000:.1f} ms",
-        error,
     ]
+
+
+def error(row: dict[str, Any], now: float) -> str:
+    """The last one, and when."""
+    told = row["error"] or ""
+    return told if row["error_at"] is None else f"{told} ({span(now - row['error_at'])} ago)"
+
+
+def matters(row: dict[str, Any], now: float) -> bool:
+    """Whether people have to know of its last error."""
+    well = row["state"] == row["health"] == "up"
+    return not well or (row["error_at"] is not None and now - row["error_at"] < RECENT)
 
 
 def moment(at: float, now: float) -> str:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nfqlb.cli import screen
 from nfqlb.cli.backends import duration, span
-from nfqlb.cli.common import UserError, console, echo_json, json_option
+from nfqlb.cli.common import UserError, echo_json, json_option
+from nfqlb.layout import Shape, Table
 
 if TYPE_CHECKING:
     from nfqlb.gateway.sets import Entry
@@ -24,11 +26,20 @@ BY = {"deny": "operator", "ban": "gateway"}
 FLOOD = "too many requests a second"
 """What the kernel bans for; it cannot write that down itself."""
 
+BANS = Shape(
+    "bans",
+    ("Source", "By", "For", "Packets stopped", "Why"),
+    drop=(("By",), ("Packets stopped",)),
+    left=("By", "For"),
+    prose="Why",
+)
 
+
+@screen.wide_option(BANS)
 @click.group(invoke_without_command=True)
 @json_option
 @click.pass_context
-def command(ctx: click.Context, as_json: bool) -> None:
+def command(ctx: click.Context, as_json: bool, wide: bool) -> None:
     """Who is banned; ban a source, or let it go.
 
     Without a word it is 'list'. A banned source reaches no listener from outside; the kernel drops what it sends. Whom
@@ -40,14 +51,15 @@ def command(ctx: click.Context, as_json: bool) -> None:
       nfqlb bans add 203.0.113.77 --for 2h
     """
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_, as_json=as_json)
-    elif as_json:
-        raise click.UsageError(f"--json goes behind {ctx.invoked_subcommand}.")
+        ctx.invoke(list_, as_json=as_json, wide=wide)
+    elif as_json or wide:
+        raise click.UsageError(f"{'--json' if as_json else '--wide'} goes behind {ctx.invoked_subcommand}.")
 
 
+@screen.wide_option(BANS)
 @command.command("list")
 @json_option
-def list_(as_json: bool) -> None:
+def list_(as_json: bool, wide: bool) -> None:
     """Who is banned, by whom, for how long and why, and how many packets that has stopped.
 
     With --json a list of objects: source, by (operator or gateway), seconds (that are left; null: for ever), packets,
@@ -64,16 +76,14 @@ def list_(as_json: bool) -> None:
     if as_json:
         echo_json([plain(entry) for entry in found])
         return
-    from nfqlb.cli.stats import grid
-
     if not found:
         click.echo("Nobody is banned.")
         return
-    table = grid("Source", "By", "For", "Packets stopped", "Why", last_left=True)
+    table = Table(BANS)
     for entry in sorted(found, key=lambda entry: -entry.packets):
         left = "ever" if entry.left is None else span(entry.left)
-        table.add_row(entry.source, BY[entry.kind], left, str(entry.packets), reason(entry))
-    console().print(table)
+        table.add(entry.source, BY[entry.kind], left, str(entry.packets), reason(entry))
+    screen.show([table], wide=wide)
 
 
 @command.command()
@@ -87,7 +97,7 @@ def add(seconds: float | None, why: str, sources: tuple[str, ...]) -> None:
 
     \b
     Example:
-      nfqlb bans add 203.0.113.0/24 2001:db8:7::/48 --for 1d --why "scans every night"
+      nfqlb bans add 203.0.113.0/24 2001:db8:7::/48 --for 1d --why "scans"
     """
     from nfqlb.gateway import sets
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nfqlb.cli.common import config_option, console, echo_json, json_option
+from nfqlb.cli import screen
+from nfqlb.cli.common import config_option, echo_json, json_option
+from nfqlb.layout import Line, Shape, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,7 +115,7 @@ def report(path: Path, problems: list[Problem]) -> None:
         if found:
             click.echo(f"{path}: {len(found)} {title}{'s' if len(found) > 1 else ''}", err=True)
         for problem in found:
-            click.secho(f"  {problem}", err=True, fg=colour)
+            screen.tell(str(problem), indent=2, hang=4, err=True, fg=colour)
 
 
 def summary(config: Config) -> dict[str, Any]:
@@ -225,50 +227,56 @@ def backends_of(config: Config, pool: Pool) -> list[Backend | Named]:
     return [*pool.backends, *(each for each in config.names if each.pool == pool.name)]
 
 
+LISTENERS = Shape(
+    "listeners",
+    ("listener", "outside", "seen as", "inside", "names"),
+    prose="names",
+    left=("outside", "seen as", "inside"),
+)
+POOLS = Shape(
+    "pools",
+    ("pool", "backend", "address", "weight", "priority", "hash on"),
+    left=("backend", "address"),
+    prose="hash on",
+)
+ROUTES = Shape("routes", ("route", "pool", "requests"), left=("pool",), prose="requests")
+GROUPS = Shape(
+    "groups",
+    ("group", "interfaces", "router_id", "priority", "listeners"),
+    left=("interfaces",),
+    prose="listeners",
+)
+
+
 def show(config: Config) -> None:
     """What the configuration amounts to, on stdout."""
-    from rich.table import Table
-
     from nfqlb.balance.rules import conditions
 
-    def table(*columns: str) -> Table:
-        made = Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="bold")
-        for column in made.columns:
-            column.overflow = "fold"
-        return made
-
-    listeners = table("listener", "outside", "seen as", "inside", "names")
+    listeners, pools, routes, groups = map(Table, (LISTENERS, POOLS, ROUTES, GROUPS))
     for listener in config.listeners:
         inside = "the same (one-armed)" if listener.one_armed else str(listener.internal)
-        listeners.add_row(
+        listeners.add(
             *(listener.name, str(listener.external), str(listener.advertise or ""), inside),
             " ".join(listener.aliases),
         )
-    pools = table("pool", "backend", "address", "weight", "priority", "hash on")
     for pool in config.pools:
         for index, backend in enumerate(backends_of(config, pool)):
-            pools.add_row(
+            pools.add(
                 *("" if index else pool.name, backend.name, str(backend.address)),
                 *(str(backend.weight), str(backend.priority), "" if index else ", ".join(pool.hash_on)),
             )
-    routes = table("route", "requests", "pool")
     for index, rule in enumerate(config.routes):
-        routes.add_row(str(index), ", ".join(conditions(rule)) or "all", rule.pool)
-    queues = config.workers.queues
-    span = f"queue {queues[0]}" if len(queues) == 1 else f"queues {queues[0]} to {queues[-1]}"
-    out = console()
-    out.print(f"{config.path} is fine.\n", soft_wrap=True)
-    for each in (listeners, pools, routes):
-        out.print(each)
-        out.print()
+        routes.add(str(index), rule.pool, ", ".join(conditions(rule)) or "all")
+    page: list[Line | Table] = [Line(f"{config.path} is fine."), listeners, pools, routes]
     if config.ha is not None:
         pair = config.ha
-        groups = table("group", "listeners", "interfaces", "router_id", "priority")
         for group in pair.groups:
-            groups.add_row(
-                *(group.name, ", ".join(group.listeners), ", ".join(pair.interfaces)),
-                *(str(group.router_id), str(group.priority)),
+            groups.add(
+                *(group.name, ", ".join(pair.interfaces), str(group.router_id)),
+                *(str(group.priority), ", ".join(group.listeners)),
             )
-        out.print(groups)
-        out.print(f"\nPair: this node {pair.address}, the other {pair.peer}.")
-    out.print(f"Path: {config.path_policy}. Workers: {config.workers.count}, {span}.", soft_wrap=True)
+        page += [groups, Line(""), Line(f"Pair: this node {pair.address}, the other {pair.peer}.")]
+    queues = config.workers.queues
+    span = f"queue {queues[0]}" if len(queues) == 1 else f"queues {queues[0]} to {queues[-1]}"
+    page += [Line(""), Line(f"Path: {config.path_policy}. Workers: {config.workers.count}, {span}.")]
+    screen.show(page)

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from nfqlb.config import Config
 
 DEFAULT_CONFIG = Path("/etc/nfqlb/nfqlb.toml")
-
-PIPE_WIDTH = 200
-"""Columns where no terminal says how many there are."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,13 +74,14 @@ def echo_json(value: object) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console: colours on a terminal only, and no guessing of markup or highlights in our texts.
-
-    Into a file or a pipe, lines may be long: what cuts columns to read there is grep or awk.
-    """
+    """A rich console: colours on a terminal only, and no guessing of markup or highlights in our texts."""
     from rich.console import Console
 
-    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-    if not made.is_terminal and "COLUMNS" not in os.environ:
-        made.width = PIPE_WIDTH
-    return made
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:
+            """Rich would end us with exit status 1."""
+            raise BrokenPipeError
+
+    plain = bool(os.environ.get("NO_COLOR"))  # https://no-color.org; rich would still print bold
+    system: Literal["auto"] | None = None if plain else "auto"
+    return Ours(stderr=stderr, color_system=system, highlight=False, markup=False, emoji=False)

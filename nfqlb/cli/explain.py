@@ -13,9 +13,11 @@ import click
 
 from nfqlb.capture.packets import FRAGMENT
 from nfqlb.changes import printable
+from nfqlb.cli import screen
 from nfqlb.cli.common import UserError, config_option, echo_json, json_option
+from nfqlb.cli.outcomes import marked
 from nfqlb.cli.stored import capture_argument, has_colour, load_setup, packets_in, prepare_output
-from nfqlb.cli.table import marked
+from nfqlb.layout import wrapped
 
 if TYPE_CHECKING:
     from nfqlb.capture.packets import PacketReader
@@ -54,7 +56,7 @@ def command(capture: str, config_path: Path, frame: int | None, every: bool, as_
             if as_json:
                 echo_json(_as_dict(explanation))
             else:
-                click.echo("\n" * bool(number) + _text(explanation, colour))
+                click.echo("\n" * bool(number) + _text(explanation, colour, screen.room()))
 
 
 def _explanations(replay: Replay, reader: PacketReader, wanted: int | None, every: bool) -> Iterator[Explanation]:
@@ -100,7 +102,8 @@ def _as_dict(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _text(explanation: Explanation, colour: bool) -> str:
+def _text(explanation: Explanation, colour: bool, room: int | None) -> str:
+    """`room`: columns of the terminal. Sentences are wrapped there between words, header lines between parameters."""
     row = explanation.row
     heading = " ".join(
         [
@@ -109,23 +112,28 @@ def _text(explanation: Explanation, colour: bool) -> str:
             *([f"Call-ID {printable(row.call_id)}"] if row.call_id else []),
         ]
     )
-    text = [click.style(heading, bold=True) if colour else heading, printable(explanation.sentence)]
+    text = [click.style(line, bold=True) if colour else line for line in wrapped(heading, room, hang=2)]
+    text += wrapped(printable(explanation.sentence), room)
     if explanation.rules:
         text += ["", "Rules that decided, in order"]
     for rule, title, told in explanation.rules:
-        text += [f"  {rule:3}  {title}", f"       {printable(told)}"]
+        text += wrapped(f"{rule:3}  {title}", room, indent=2, hang=7)
+        text += wrapped(printable(told), room, indent=7)
     if explanation.changes:
         before, after = explanation.body
-        text += ["", f"Before: {row.src} → {row.dst}", *_message(explanation, "-", colour), _body(before)]
+        text += ["", *wrapped(f"Before: {row.src} → {row.dst}", room, hang=2)]
+        text += [*_message(explanation, "-", colour, room), _body(before)]
         if row.out_dst:
-            text += ["", f"After: {row.out_src} → {row.out_dst}", *_message(explanation, "+", colour)]
-            text.append(_body(after or 0))
+            text += ["", *wrapped(f"After: {row.out_src} → {row.out_dst}", room, hang=2)]
+            text += [*_message(explanation, "+", colour, room), _body(after or 0)]
     return "\n".join(text)
 
 
-def _message(explanation: Explanation, side: str, colour: bool) -> list[str]:
+def _message(explanation: Explanation, side: str, colour: bool, room: int | None) -> Iterator[str]:
     """The header lines of one of the two messages, those marked that the other does not have."""
-    return [marked(mark, line, colour) for mark, line in explanation.changes if mark in (" ", side)]
+    for mark, line in explanation.changes:
+        if mark in (" ", side):
+            yield from marked(mark, line, colour, room)
 
 
 def _body(size: int) -> str:

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nfqlb.cli import screen
 from nfqlb.cli.common import UserError, config_option, echo_json, json_option, load_config
 from nfqlb.cli.steering import ask, errors_in
+from nfqlb.layout import Line, Page, Shape, Table
 
 if TYPE_CHECKING:
     from nfqlb.config import Config
     from nfqlb.config.pair import Pair
+
+GROUPS = Shape("groups", ("Group", "Role", "Since", "Addresses"), left=("Role", "Since"), prose="Addresses")
+MOVES = Shape("moves", ("Last moves", "Group", "Role"), left=("Group", "Role"))
 
 
 @click.group()
@@ -82,7 +87,7 @@ def status(config_path: Path, as_json: bool) -> None:
     else:
         show(report)
         if report["keepalived_conf"]:
-            click.echo(report["keepalived_conf"])
+            screen.tell(report["keepalived_conf"], hang=2)
     if report["unwell"]:
         raise UserError(f"This node is unwell: {'; '.join(report['unwell'])}.")
 
@@ -132,7 +137,7 @@ def check(config_path: Path, as_json: bool, peer: Path | None, installed: Path |
         click.echo(f"{pair.address} and {pair.peer} can stand in for each other.")
     else:
         for text in found:
-            click.echo(text)
+            screen.tell(text, hang=2)
     if found:
         raise click.exceptions.Exit(1)
 
@@ -242,18 +247,23 @@ def report_of(config: Config, config_path: Path) -> dict[str, Any]:
 
 
 def show(report: dict[str, Any]) -> None:
+    screen.show(shown(report))
+
+
+def shown(report: dict[str, Any]) -> Page:
+    groups, moves = Table(GROUPS), Table(MOVES)
     for group in report["groups"]:
-        since = moment(group["since"])
-        click.echo(f"{group['role']:<8} {group['name']}: {', '.join(group['addresses'])}, since {since}")
-    click.echo(f"this node {report['address']}, the other {report['peer']}; weight {report['weight']}")
-    if report["yielding"]:
-        click.echo("this node yields; to end that: nfqlb ha resume")
-    if report.get("keepalived") is False:  # a gateway of an earlier version does not say
-        click.echo("keepalived does not run here, so nothing moves the addresses: systemctl restart keepalived")
-    if not report["lifeline"]:
-        click.echo("no lifeline: if all processes of this gateway are killed, nobody takes over")
+        groups.add(group["name"], group["role"], moment(group["since"]), ", ".join(group["addresses"]))
     for each in report["transitions"][-5:]:
-        click.echo(f"  {moment(each['at'])}  {each['group']} {each['role']}")
+        moves.add(moment(each["at"]), each["group"], each["role"])
+    told = [f"this node {report['address']}, the other {report['peer']}; weight {report['weight']}"]
+    if report["yielding"]:
+        told.append("this node yields; to end that: nfqlb ha resume")
+    if report.get("keepalived") is False:  # a gateway of an earlier version does not say
+        told.append("keepalived does not run here, so nothing moves the addresses: systemctl restart keepalived")
+    if not report["lifeline"]:
+        told.append("no lifeline: if all processes of this gateway are killed, nobody takes over")
+    return [groups, Line(""), *map(Line, told), moves]
 
 
 def moment(seconds: float) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from nfqlb.cli import screen
 from nfqlb.cli.common import UserError, console, echo_json, json_option
 
 if TYPE_CHECKING:
@@ -111,12 +112,12 @@ def demo(no_headers: bool, **options: Any) -> None:
         if isinstance(lab, PairLab):
             from nfqlb.lab import pairdemo
 
-            story = pairdemo.play(lab, say)
+            story = pairdemo.play(lab, say, screen.room())
             show_demo(story.shown, headers=not no_headers)
             for line in story.timeline:
-                click.echo(line)
+                screen.tell(line, hang=12)
             return
-        shown = module.play(lab, say)
+        shown = module.play(lab, say, screen.room())
         show_demo(shown, headers=not no_headers)
     say("Everything worked; the lab is removed.")
 
@@ -163,7 +164,7 @@ def make(options: dict[str, Any], *, probes: bool = True) -> Lab:
 
 def say(text: str) -> None:
     """Progress, on stderr: stdout is for results."""
-    click.echo(f"· {text}", err=True)
+    screen.tell(f"· {text}", hang=2, err=True)
 
 
 @contextmanager
@@ -192,9 +193,9 @@ def show_lab(lab: Lab) -> None:
         ),
         *((node.role, f"Kamailio: {node.ip}") for node in plan.backends),
     ]
-    click.echo(f"Lab {plan.name!r} is up. Its files are in {lab.dir}. Namespaces:")
+    screen.tell(f"Lab {plan.name!r} is up. Its files are in {lab.dir}. Namespaces:", hang=2)
     for role, what in where:
-        click.echo(f"  {plan.namespace(role):<24} {what}")
+        screen.tell(f"{plan.namespace(role):<24} {what}", indent=2, hang=27)
     click.echo("Look into the gateway, and remove the lab:")
     click.echo(f"  sudo ip netns exec {plan.namespace('gw')} {sys.executable} -m nfqlb stats -c {lab.config}")
     click.echo(f"  sudo {sys.executable} -m nfqlb lab down --name {plan.name}")
@@ -203,8 +204,8 @@ def show_lab(lab: Lab) -> None:
 def show_demo(shown: Shown, *, headers: bool) -> None:
     from nfqlb.lab.ladder import draw
 
-    screen = console()
-    for line in draw(shown.passages, shown.inside.keys(), shown.names, headers=headers):
-        screen.print(line, soft_wrap=True)
+    ladder, room = console(), screen.room()
+    for line in draw(shown.passages, shown.inside.keys(), shown.names, headers=headers, room=room):
+        ladder.print(line, soft_wrap=True)
     click.echo()
     click.echo(shown.stats)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nfqlb.cli import screen
 from nfqlb.cli.common import UserError, config_option, echo_json, json_option, load_settled
 
 if TYPE_CHECKING:
@@ -219,11 +220,12 @@ def _show(old: Config, new: Config, found: dict[str, Any], pcap: str | None, lim
     prepare_output()
 
     def section(title: str, lines: list[str], nothing: str) -> None:
-        click.echo(f"\n{title}")
+        click.echo()
+        screen.tell(title, hang=2)
         for line in lines or [nothing]:
-            click.echo(f"  {line}")
+            screen.tell(line, indent=2, hang=6)
 
-    click.echo(f"{new.path}, compared with {old.path}; {found['states']}.")
+    screen.tell(f"{new.path}, compared with {old.path}; {found['states']}.", hang=2)
     section("What is other", found["changes"], "nothing")
     pools = [
         f"pool {each['pool']}, IPv{each['version']}: {'at most ' * each['at_most']}{_percent(each['share'])}"
@@ -240,12 +242,12 @@ def _show(old: Config, new: Config, found: dict[str, Any], pcap: str | None, lim
         counted = f"{told['moved']} of {told['requests']} requests from outside, {_percent(told['share'])}"
         section(f"Messages in {pcap} that would go elsewhere ({counted})", lines, "none")
     for text in found["warnings"]:
-        click.secho(f"Warning: {text}", err=True, fg="yellow")
+        screen.tell(f"Warning: {text}", hang=2, err=True, fg="yellow")
     if limit is not None and found["routes_change"] and pcap is None:
         text = "route rules change, and what they move between pools does not show here; --pcap FILE tells"
-        click.secho(f"Warning: {text}", err=True, fg="yellow")
+        screen.tell(f"Warning: {text}", hang=2, err=True, fg="yellow")
     for text in [*found["refused"], *found["exceeded"]]:
-        click.secho(f"Error: {text}.", err=True, fg="red")
+        screen.tell(f"Error: {text}.", hang=2, err=True, fg="red")
 
 
 def _line(before: dict[str, Any], after: dict[str, Any]) -> str:

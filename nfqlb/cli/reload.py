@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from nfqlb.cli import screen
 from nfqlb.cli.common import UserError, config_option, echo_json, json_option
 
 
@@ -39,7 +40,7 @@ def command(config_path: Path, as_json: bool) -> None:
         if all(line.startswith("warning: ") for line in answer["changes"]):
             click.echo("nothing has changed")
         for line in answer["changes"]:
-            click.echo(line)
+            screen.tell(line, hang=2)
     if not answer["ok"]:
         if as_json:
             raise SystemExit(1)

@@ -1,7 +1,7 @@
 """`nfqlb replay`: stored packets through the engine, without root and without a network.
 
 Knows options, progress and files. What becomes of a packet is `nfqlb.replay`'s business, and how it is shown to a
-person `nfqlb.cli.table`'s.
+person `nfqlb.cli.outcomes`'s.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 import click
 
+from nfqlb.cli import screen
 from nfqlb.cli.common import UserError, config_option, console, echo_json, json_option
+from nfqlb.cli.outcomes import FRAMES
 from nfqlb.cli.stored import capture_argument, has_colour, load_setup, packets_in, prepare_output
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ PROGRESS_FROM = 10_000_000
 """Bytes: a smaller file is read before a progress bar could be looked at."""
 
 
+@screen.wide_option(FRAMES)
 @click.command()
 @capture_argument
 @config_option
@@ -34,7 +36,9 @@ PROGRESS_FROM = 10_000_000
 @click.option("--diff", is_flag=True, help="Show the header lines removed and added in each message that leaves.")
 @click.option("--no-ignored", is_flag=True, help="Leave out packets that are not for the gateway.")
 @json_option
-def command(capture: str, config_path: Path, output: str | None, diff: bool, no_ignored: bool, as_json: bool) -> None:
+def command(
+    capture: str, config_path: Path, output: str | None, diff: bool, no_ignored: bool, as_json: bool, wide: bool
+) -> None:
     """Stored packets through the engine; needs no root.
 
     IN.pcap is a pcap or pcapng file, also gzip'ed, or - for standard input. Fragments are put together first:
@@ -42,7 +46,7 @@ def command(capture: str, config_path: Path, output: str | None, diff: bool, no_
     MTU; live, the kernel would fragment it. UDP checksums in the capture are not looked at: one taken on a
     sending host has unfinished ones.
 
-    TIME counts seconds from the first frame. On a terminal rows are cut to its width; less -S shows them whole.
+    TIME counts seconds from the first frame.
 
     With --json one object a line for each frame: frame, time, side, listener, method, status, call_id,
     verdict (forward, reply, drop, ignore), reason, backend, src, dst, out_src, out_dst, out_frame.
@@ -59,15 +63,15 @@ def command(capture: str, config_path: Path, output: str | None, diff: bool, no_
 
     # Not before: they bring the whole engine.
     from nfqlb.capture.errors import CaptureError
-    from nfqlb.cli.table import Table, summary
+    from nfqlb.cli.outcomes import Rows, summary
     from nfqlb.replay import Replay
 
     with ExitStack() as stack:
         reader = stack.enter_context(packets_in(capture))
         writer = None if output is None else stack.enter_context(_writer(output, capture, reader))
         replay = Replay(setup, writer)
-        room = get_terminal_size().columns if sys.stdout.isatty() else 0
-        table = None if as_json else Table(colour=has_colour(), room=room, diff=diff, out_frames=writer is not None)
+        room = None if wide else screen.room()
+        table = None if as_json else Rows(colour=has_colour(), room=room, diff=diff, out_frames=writer is not None)
         packets = stack.enter_context(_progress(reader))
         fault: CaptureError | None = None
         try:
@@ -82,7 +86,8 @@ def command(capture: str, config_path: Path, output: str | None, diff: bool, no_
         except CaptureError as error:
             fault = error  # what could be read has been replayed, and is summed up
         if table is not None:
-            click.echo(summary(replay, reader.reassembler.never_whole, output))
+            click.echo()
+            screen.show(summary(replay, reader.reassembler.never_whole, output))
         if fault is not None:
             raise fault
 

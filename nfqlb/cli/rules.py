@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nfqlb.cli import screen
 from nfqlb.cli.common import UserError, config_option, echo_json, json_option, load_settled
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def diff(config_path: Path, as_json: bool) -> None:
     if as_json:
         echo_json([difference._asdict() for difference in found])
     for difference in () if as_json else found:
-        click.echo(str(difference))
+        screen.tell(str(difference), hang=4)
     if not found and not as_json:
         click.echo("Rules and sysctls are in place.")
     raise SystemExit(1 if found else 0)
@@ -141,12 +142,12 @@ def report(changes: list[Difference], as_json: bool, nothing: str, done: str) ->
         echo_json([change._asdict() for change in changes])
         return
     for change in changes:
-        click.echo(str(change))
+        screen.tell(str(change), hang=4)
     click.echo(f"{len(changes)} {done}." if changes else nothing)
 
 
 def warn(text: str) -> None:
-    click.secho(f"Warning: {text}", err=True, fg="yellow")
+    screen.tell(f"Warning: {text}", hang=2, err=True, fg="yellow")
 
 
 @contextmanager

@@ -7,37 +7,48 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from nfqlb.cli.common import UserError, config_option, console, echo_json, json_option, load_config
+from nfqlb.cli import screen
+from nfqlb.cli.common import UserError, config_option, echo_json, json_option, load_config
+from nfqlb.layout import Line, Page, Shape, Table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
-
     from nfqlb.config import Config
-    from nfqlb.gateway.stats import Counts, Report
+    from nfqlb.gateway.stats import Counts, QueueRow, Report
 
 MANY_WORKERS = 8
 """More workers than that, and the table of reasons shows their sum only."""
 
+QUEUES = Shape(
+    "queues",
+    ("Queue", "Worker", "Waiting", "Full", "Age ms", "Dropped: queue full", "Dropped: buffer full"),
+    drop=(("Age ms",), ("Full",)),
+)
+WORKERS = Shape(
+    "workers",
+    ("Worker", "PID", "State", "Died", "Packets", "Forwards", "Replies", "Drops", "Ignored", "µs"),
+    drop=(("Ignored",), ("PID",), ("µs",), ("Replies",), ("Forwards",), ("Died",)),
+)
+EACH = tuple(f"Worker {index}" for index in range(MANY_WORKERS))
+REASONS = Shape("reasons", ("Reason", *EACH, "All", "What it means"), drop=(EACH,), prose="What it means")
+BACKENDS = Shape(
+    "backends",
+    ("Backend", "Requests to it", "Requests from it", "Responses to it", "Responses from it"),
+    drop=(("Requests from it",), ("Responses to it",), ("Responses from it",)),
+)
 
+
+@screen.wide_option(QUEUES, WORKERS, REASONS, BACKENDS)
 @click.command()
 @config_option
 @json_option
-@click.option(
-    "--watch",
-    "interval",
-    type=click.FloatRange(min=0.1, max=3600),
-    is_flag=False,
-    flag_value=1.0,
-    metavar="[SECONDS]",
-    help="Again every SECONDS (1 unless given), as packets per second. Ctrl-C ends it.",
-)
-def command(config_path: Path, as_json: bool, interval: float | None) -> None:
+@screen.watch_option
+def command(config_path: Path, as_json: bool, interval: float | None, wide: bool) -> None:
     """Queues, workers, backends and reasons, from the running gateway.
 
     Reads what the workers count; asks and disturbs nobody. Only root sees the kernel's queues.
@@ -49,6 +60,8 @@ def command(config_path: Path, as_json: bool, interval: float | None) -> None:
     anew.
     `reasons` has every reason, also those with 0; the tables leave these out. With --watch one object a line, and
     `per_second` with the keys of `totals` (null in the first).
+
+    With --watch the tables have packets per second. On a terminal they are cut to its height, what is not well first.
 
     Exit status: 0 when all workers are up, 1 when none runs or something is wrong with one.
 
@@ -62,12 +75,17 @@ def command(config_path: Path, as_json: bool, interval: float | None) -> None:
         if as_json:
             echo_json(report.as_dict())
         else:
-            console().print(shown(report))
+            screen.show(shown(report), wide=wide)
         raise SystemExit(0 if report.healthy else 1)
+    speed = Speed()
     if as_json:
-        watch_json(config, interval)
-    else:
-        watch(config, interval)
+        watch_json(config, interval, speed)
+
+    def page() -> Page:
+        report = current(config)
+        return watched(report, speed.of(report))
+
+    screen.watch(page, interval, wide=wide)
 
 
 def current(config: Config) -> Report:
@@ -88,25 +106,12 @@ def current(config: Config) -> Report:
     return replace(report, limits=replace(report.limits, banned=banned, stopped=stopped))
 
 
-def watch_json(config: Config, interval: float) -> None:
-    speed = Speed()
+def watch_json(config: Config, interval: float, speed: Speed) -> NoReturn:
     while True:
         report = current(config)
         per_second = speed.of(report)
         echo_json({**report.as_dict(), "per_second": None if per_second is None else asdict(per_second[-1])})
-        time.sleep(interval)
-
-
-def watch(config: Config, interval: float) -> None:
-    from rich.live import Live
-
-    speed = Speed()
-    screen = console()
-    with Live(console=screen, auto_refresh=False, vertical_overflow="visible") as live:
-        while True:
-            report = current(config)
-            live.update(shown(report, speed.of(report)), refresh=True)
-            time.sleep(interval)
+        screen.pause(interval)
 
 
 class Speed:
@@ -131,32 +136,56 @@ def all_counts(report: Report) -> list[Counts]:
     return [*(worker.counts for worker in report.workers), report.totals]
 
 
-def shown(report: Report, per_second: list[Counts] | None = None) -> RenderableType:
-    """The tables; with `per_second`, counters as packets per second."""
-    from rich.console import Group
-    from rich.text import Text
+def shown(report: Report) -> Page:
+    """All there is to say of it."""
+    counts = all_counts(report)
+    return [
+        *headlines(report),
+        queues(report),
+        workers(report, counts),
+        reasons(counts),
+        backends(counts[-1]),
+        Line(""),
+        *endlines(report, counts[-1]),
+        Line(f"Totals: {tell(report.totals)}", "bold"),
+    ]
 
+
+def watched(report: Report, per_second: list[Counts] | None) -> Page:
+    """The same as packets per second (in the first page: in all), what is not well first, and without explanations."""
     counts = per_second or all_counts(report)
+    told = "packets per second; in all" if per_second else "in all"
+    now = datetime.now().strftime("%H:%M:%S")
+    return [
+        *headlines(report),
+        Line(f"{now}: {told}, {tell(report.totals)}"),
+        workers(report, counts, worst_first=True),
+        queues(report, worst_first=True),
+        reasons(counts, explained=False),
+        backends(counts[-1]),
+        Line(""),
+        *endlines(report, counts[-1]),
+    ]
+
+
+def headlines(report: Report) -> list[Line]:
+    """What it is, and what is wrong with it."""
     title = f"{report.gateway}: {report.state} since {report.started[:19]}Z, supervisor pid {report.pid}"
-    parts: list[RenderableType] = [Text(title, style="bold" if report.healthy else "bold red")]
+    lines = [Line(title, "bold" if report.healthy else "bold red")]
     if report.state == "orphaned":
-        parts.append(
-            Text("The supervisor is gone: nobody replaces a worker that dies. Start it again; it takes over from them.")
-        )
+        text = "The supervisor is gone: nobody replaces a worker that dies. Start it again; it takes over from them."
+        lines.append(Line(text))
     if report.alarms:
         pools = "1 pool" if report.alarms == 1 else f"{report.alarms} pools"
-        parts.append(Text(f"ALARM in {pools}: 'nfqlb backends' tells more.", style="bold red"))
+        lines.append(Line(f"ALARM in {pools}: 'nfqlb backends' tells more.", "bold red"))
     if shedding := [str(row.worker) for row in report.queues if row.shedding]:
         text = f"OVERLOAD of worker {', '.join(shedding)}: new requests are shed, so that calls go on."
-        parts.append(Text(text, style="bold red"))
-    if per_second:
-        parts.append(Text(f"Packets per second; in all, {tell(report.totals)}"))
-    parts += [queues(report), workers(report, counts), reasons(counts), backends(counts[-1])]
-    parts.append(Text(remembered(report, counts[-1])))
-    parts.append(Text(limits(report)))
-    if not per_second:
-        parts.append(Text(f"Totals: {tell(report.totals)}", style="bold"))
-    return Group(*parts)
+        lines.append(Line(text, "bold red"))
+    return lines
+
+
+def endlines(report: Report, counts: Counts) -> list[Line]:
+    return [Line(remembered(report, counts)), Line(limits(report))]
 
 
 def tell(counts: Counts) -> str:
@@ -183,29 +212,36 @@ def limits(report: Report) -> str:
     return told
 
 
-def queues(report: Report) -> Table:
-    table = grid("Queue", "Worker", "Waiting", "Full", "Age, ms", "Dropped: queue full", "Dropped: buffer full")
-    for row in report.queues:
-        dropped = (row.dropped, row.user_dropped)
-        table.add_row(
+def queues(report: Report, *, worst_first: bool = False) -> Table:
+    table = Table(QUEUES)
+    for row in sorted(report.queues, key=lambda row: worst_first and not troubled(row)):
+        table.add(
             *(str(row.queue), str(row.worker), number(row.waiting)),
-            *(f"{row.fill:.0%}", number(1000 * row.age), *map(number, dropped)),
-            style="red" if any(dropped) or row.shedding else None,
+            *(f"{row.fill:.0%}", number(1000 * row.age), *map(number, (row.dropped, row.user_dropped))),
+            style="red" if troubled(row) else "",
         )
     return table
 
 
-def workers(report: Report, counts: list[Counts]) -> Table:
-    titles = ("Packets", "Forwards", "Replies", "Drops", "Ignored", "µs")
-    table = grid("Worker", "PID", "State", "Died", *titles)
-    for row, own in zip(report.workers, counts, strict=False):
-        table.add_row(
-            *(str(row.worker), str(row.pid), row.state, str(row.restarts)),
-            *numbers(own),
-            style=None if row.state == "up" else "red",
-        )
+def troubled(row: QueueRow) -> bool:
+    return bool(row.dropped or row.user_dropped or row.shedding)
+
+
+def workers(report: Report, counts: list[Counts], *, worst_first: bool = False) -> Table:
+    table = Table(WORKERS)
+    *each, total = counts
     restarts = sum(row.restarts for row in report.workers)
-    table.add_row("all", "", "", str(restarts), *numbers(counts[-1]), style="bold")
+    rows = [
+        (
+            (str(row.worker), str(row.pid), row.state, str(row.restarts), *numbers(own)),
+            "" if row.state == "up" else "red",
+        )
+        for row, own in zip(report.workers, each, strict=True)
+    ]
+    in_all = ("all", "", "", str(restarts), *numbers(total)), "bold"
+    rows = [in_all, *sorted(rows, key=lambda row: row[1], reverse=True)] if worst_first else [*rows, in_all]
+    for cells, style in rows:
+        table.add(*cells, style=style)
     return table
 
 
@@ -215,36 +251,26 @@ def numbers(counts: Counts) -> list[str]:
     return [*map(number, values), each]
 
 
-def reasons(counts: list[Counts]) -> Table:
+def reasons(counts: list[Counts], *, explained: bool = True) -> Table:
     from nfqlb.proxy.verdict import Reason
 
     *each, total = counts
     each = each if 1 < len(each) <= MANY_WORKERS else []
-    table = grid("Reason", *(f"Worker {index}" for index in range(len(each))), "All", "What it means", last_left=True)
+    table = Table(REASONS)
     for reason in Reason:
         if total.reasons[reason.slug]:
-            values = [number(own.reasons[reason.slug]) for own in (*each, total)]
-            table.add_row(reason.slug, *values, f"{reason.action.name.lower()}: {reason.doc}")
+            values = [number(own.reasons[reason.slug]) for own in each]
+            values += [""] * (MANY_WORKERS - len(each))
+            meaning = f"{reason.action.name.lower()}: {reason.doc}" if explained else ""
+            table.add(reason.slug, *values, number(total.reasons[reason.slug]), meaning)
     return table
 
 
 def backends(total: Counts) -> Table:
-    table = grid("Backend", "Requests to it", "Requests from it", "Responses to it", "Responses from it")
+    table = Table(BACKENDS)
     for name, traffic in total.backends.items():
         shown = ("requests_to", "requests_from", "responses_to", "responses_from")
-        table.add_row(name, *(number(traffic[each]) for each in shown))
-    return table
-
-
-def grid(*titles: str, last_left: bool = False) -> Table:
-    """A table whose first column is text, the others numbers (but for the last, with `last_left`)."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for index, title in enumerate(titles):
-        left = index == 0 or (last_left and index == len(titles) - 1)
-        table.add_column(title, justify="left" if left else "right", overflow="fold")
+        table.add(name, *(number(traffic[each]) for each in shown))
     return table
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from nfqlb.cli import screen
 from nfqlb.cli.common import UserError, config_option, echo_json, json_option
 
 
@@ -48,6 +49,6 @@ def command(config_path: Path, as_json: bool) -> None:
             **({"ALARM": "; ".join(f"pool {pool}: {text}" for pool, text in alarms.items())} if alarms else {}),
         }
         for name, value in rows.items():
-            click.echo(f"{name + ':':15}{value}")
+            screen.tell(f"{name + ':':15}{value}", hang=15)
     if not all(each["pid"] and each["ready"] for each in answer["workers"]):
         raise SystemExit(1)

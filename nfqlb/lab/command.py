@@ -9,15 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-import click
-
+from nfqlb.cli import screen
 from nfqlb.cli.common import UserError
 from nfqlb.lab import LabError
 
 
 def say(text: str) -> None:
     """Progress, on stderr: stdout is for results."""
-    click.echo(f"· {text}", err=True)
+    screen.tell(f"· {text}", hang=2, err=True)
 
 
 @contextmanager

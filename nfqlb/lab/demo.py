@@ -34,8 +34,8 @@ class Shown:
     """What `nfqlb stats` printed."""
 
 
-def play(lab: Lab, say: Callable[[str], None]) -> Shown:
-    """Play the demonstration in a lab that is up. LabError when anything of it does not work."""
+def play(lab: Lab, say: Callable[[str], None], room: int | None = None) -> Shown:
+    """Play the demonstration in a lab that is up, for `room` columns. LabError when anything of it does not work."""
     plan = lab.plan
     home, public = plan.home[0], plan.phones[0]
     with lab.tap() as tap:
@@ -60,7 +60,7 @@ def play(lab: Lab, say: Callable[[str], None]) -> Shown:
         Endpoint.parse(f"{plan.nat.host}:5060"): "alice",
         Endpoint.parse(f"{public.host}:5060"): "bob",
     }
-    return Shown(seen, backends, backends | phones, lab.nfqlb("stats", "-c", str(lab.config)))
+    return Shown(seen, backends, backends | phones, lab.nfqlb("stats", "-c", str(lab.config), room=room))
 
 
 def call(caller: Baresip, callee: Baresip, ender: Baresip) -> None:

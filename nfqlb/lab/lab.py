@@ -212,10 +212,10 @@ class Lab:
         except LabError as error:
             raise LabError(f"{error} {tail(self.dir / 'gateway.log')}") from None
 
-    def nfqlb(self, *argv: str) -> str:
-        """Run an nfqlb command in the gateway's namespace; its output. LabError when it fails."""
+    def nfqlb(self, *argv: str, room: int | None = None) -> str:
+        """Run an nfqlb command in the gateway's namespace; its output, for `room` columns. LabError when it fails."""
         try:
-            return namespaces.run(self.plan.namespace("gw"), [*nfqlb_command(), *argv], timeout=30)
+            return namespaces.run(self.plan.namespace("gw"), [*nfqlb_command(room), *argv], timeout=30)
         except subprocess.CalledProcessError as error:
             words = " ".join((error.stderr or error.stdout).split())
             raise LabError(f"'nfqlb {' '.join(argv)}' failed with status {error.returncode}: {words}") from None
@@ -271,5 +271,6 @@ def tail(log: Path, limit: int = 800) -> str:
     return "Its log ends: " + " ".join(text[-limit:].split()) if text.strip() else "Its log is empty."
 
 
-def nfqlb_command() -> list[str]:
-    return [sys.executable, "-m", "nfqlb"]
+def nfqlb_command(room: int | None = None) -> list[str]:
+    """`room`: columns of the terminal that will show its output."""
+    return [*(["env", f"COLUMNS={room}"] if room else []), sys.executable, "-m", "nfqlb"]

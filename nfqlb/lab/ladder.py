@@ -4,6 +4,7 @@ Made of frames seen on both links, not of anything the gateway says of itself. K
 CSeq and method or status on the way through, and so which packet that left is which that came.
 """
 
+import itertools
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,6 +13,7 @@ from nfqlb.capture import ip
 from nfqlb.capture.reassembly import Reassembler
 from nfqlb.changes import header_changes, header_lines
 from nfqlb.lab.wire import Seen
+from nfqlb.layout import HEADER, wrapped
 from nfqlb.net.datagram import DatagramError, parse
 from nfqlb.net.endpoint import Endpoint
 
@@ -148,10 +150,12 @@ def draw(
     names: Mapping[Endpoint, str],
     *,
     headers: bool = True,
+    room: int | None = None,
 ) -> list["Text"]:
     """Lines for a terminal: seconds, outside, gateway, inside; below each passage what was rewritten in it.
 
-    `inside` are the backends, `names` what people call an end.
+    `inside` are the backends, `names` what people call an end. Where `room` columns are too few for both addresses, the
+    ends have names only, also those that nobody has named, and the first lines tell whose they are.
     """
     from rich.text import Text
 
@@ -163,10 +167,11 @@ def draw(
         text.append(f"{gateway:^7}", style="not dim bold")
         text.append(f"{right:{ARROW}} ", style="not dim cyan")
         text.append(backend, style="not dim")
+        text.rstrip()
         return text
 
     def label(message: Message) -> str:
-        return f"{message.other} {names.get(message.other, '')}".rstrip()
+        return labels[message.other]
 
     def half(message: Message, title: str) -> Text:
         """A row for one message on one side."""
@@ -180,10 +185,17 @@ def draw(
         return f"{(message.time_ns - start) / 1e9:.3f}"
 
     found = list(found)
-    outer_ends = [m for passage in found for m in (passage.came, passage.left) if m and m.other not in inside]
-    column = max((len(label(message)) for message in outer_ends), default=0)
+    ends = dict.fromkeys(m.other for passage in found for m in (passage.came, passage.left) if m)
+    labels = {end: f"{end} {names.get(end, '')}".rstrip() for end in ends}
     start = found[0].first.time_ns if found else 0
-    lines = [row("s", "outside", "", "gateway", "", "inside")]
+    lines = []
+    if room is not None and _width(labels, inside) > room:
+        strangers = (f"#{number}" for number in itertools.count(1))
+        labels = {end: names.get(end) or next(strangers) for end in ends}
+        longest = max(map(len, labels.values()))
+        lines = [Text(f"{'':8}{name:{longest}} {end}", no_wrap=True) for end, name in labels.items()]
+    column = max((len(name) for end, name in labels.items() if end not in inside), default=0)
+    lines.append(row("s", "outside", "", "gateway", "", "inside"))
     for passage in found:
         came, left = passage.came, passage.left
         if came and left and (came.other in inside) != (left.other in inside):
@@ -196,10 +208,18 @@ def draw(
             lines += [half(message, passage.title) for message in (came, left) if message]
         if headers:
             lines += [
-                Text(f"{'':10}{change.mark} {change.text}", style="red" if change.mark == "-" else "green")
+                Text(line, style="red" if change.mark == "-" else "green")
                 for change in passage.changes()
+                for line in wrapped(f"{change.mark} {change.text}", room, indent=10, hang=14, breaks=HEADER)
             ]
     return lines
+
+
+def _width(labels: Mapping[Endpoint, str], inside: Collection[Endpoint]) -> int:
+    """Columns of a row with the longest of the labels."""
+    outer = max((len(name) for end, name in labels.items() if end not in inside), default=0)
+    inner = max((len(name) for end, name in labels.items() if end in inside), default=0)
+    return 8 + outer + 1 + ARROW + 7 + ARROW + 1 + inner
 
 
 def _arrow(title: str, *, right: bool) -> str:

@@ -45,18 +45,18 @@ class Half:
     def log(self) -> Path:
         return self.lab.dir / f"{self.role}.log"
 
-    def nfqlb(self, *argv: str) -> str:
-        """Run an nfqlb command there with its configuration; its output. LabError when it fails."""
-        done = self.command(*argv)
+    def nfqlb(self, *argv: str, room: int | None = None) -> str:
+        """Run an nfqlb command there with its configuration; its output, for `room` columns. LabError when it fails."""
+        done = self.command(*argv, room=room)
         if done.returncode:
             words = " ".join((done.stderr or done.stdout).split())
             raise LabError(f"'nfqlb {' '.join(argv)}' on {self.role} failed with status {done.returncode}: {words}")
         return done.stdout
 
-    def command(self, *argv: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *argv: str, room: int | None = None) -> subprocess.CompletedProcess[str]:
         """The same, however it ends."""
         return subprocess.run(
-            ["ip", "netns", "exec", self.namespace, *nfqlb_command(), *argv, "-c", str(self.config)],
+            ["ip", "netns", "exec", self.namespace, *nfqlb_command(room), *argv, "-c", str(self.config)],
             capture_output=True,
             text=True,
             timeout=30,

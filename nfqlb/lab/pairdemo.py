@@ -25,8 +25,8 @@ class Story:
     failover_ms: float
 
 
-def play(lab: PairLab, say: Callable[[str], None]) -> Story:
-    """Play it in a lab that is up. LabError when anything of it does not work."""
+def play(lab: PairLab, say: Callable[[str], None], room: int | None = None) -> Story:
+    """Play it in a lab that is up, for `room` columns. LabError when anything of it does not work."""
     plan = lab.plan
     home, public = plan.home[0], plan.phones[0]
     watcher = plan.phones[1]
@@ -94,5 +94,5 @@ def play(lab: PairLab, say: Callable[[str], None]) -> Story:
     begun = times[0][0]
     timeline = [f"{at - begun:8.3f} s  {what}" for at, what in times]
     timeline.append(f"The address was silent for {gap:.0f} ms.")
-    stats = lab.active.nfqlb("stats")
+    stats = lab.active.nfqlb("stats", room=room)
     return Story(Shown(passages(seen), backends, backends | phones, stats), timeline, gap)

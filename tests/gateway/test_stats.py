@@ -8,46 +8,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from boardcase import Gateway
 from click.testing import CliRunner, Result
 
 from nfqlb.balance.recent import ENTRIES
+from nfqlb.cli import screen
 from nfqlb.cli import stats as command_module
 from nfqlb.cli.stats import Speed, command
 from nfqlb.gateway import stats
-from nfqlb.gateway.board import BACKENDS, REASONS, About, Board, Cell, Header, NotRunning, State, Traffic
-from nfqlb.gateway.stats import gather, rates
+from nfqlb.gateway.board import BACKENDS, REASONS, Cell, Header, NotRunning, Traffic
+from nfqlb.gateway.stats import rates
 from nfqlb.proxy.verdict import Reason
 
 DEAD_PID = 2**22 + 1  # beyond the kernel's highest
-KERNEL = " 5060  1   7 2 65531    12     3     4711  1\n"
-
-
-class Gateway:
-    """A board with two workers, as if this process were all of the gateway, and a /proc to go with it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.run_dir = folder / "run"
-        self.run_dir.mkdir()
-        self.proc = folder / "proc"
-        for name in (str(os.getpid()), "thread-self/net/netfilter"):
-            (self.proc / name).mkdir(parents=True)
-        (self.proc / str(os.getpid()) / "stat").write_text(Path("/proc/self/stat").read_text())
-        (self.proc / "thread-self/net/netfilter/nfnetlink_queue").write_text(KERNEL)
-        self.board = Board(self.run_dir / "board", About("lb", (5060, 5061), ("reg1", "reg2")))
-        self.board.publish()
-        self.board.set(Header.STATE, State.RUNNING)
-        self.board.set(Header.PID, os.getpid())
-        self.board.set(Header.STARTED, 1_700_000_000_123_000_000)
-        self.slots = [self.board.slot(0), self.board.slot(1)]
-        for slot in self.slots:
-            slot[Cell.PID] = os.getpid()
-            slot[Cell.HEARTBEAT] = time.monotonic_ns()
-
-    def count(self, worker: int, reason: Reason, times: int = 1) -> None:
-        self.slots[worker][REASONS + reason] += times
-
-    def report(self) -> stats.Report:
-        return gather(self.run_dir, self.proc)
 
 
 @pytest.fixture
@@ -256,14 +229,14 @@ def test_watch_shows_rates_until_interrupted(  # type: ignore[no-untyped-def]
 ) -> None:
     slept: list[float] = []
 
-    def sleep(seconds: float) -> None:
+    def pause(seconds: float) -> None:
         slept.append(seconds)
         gateway.count(0, Reason.REQUEST_ENTERING, 1000)
         if len(slept) == 3:
             raise KeyboardInterrupt
 
     clock = iter(range(100))
-    monkeypatch.setattr(command_module.time, "sleep", sleep)
+    monkeypatch.setattr(screen, "pause", pause)
     monkeypatch.setattr(command_module.time, "monotonic", lambda: next(clock) / 1.0)
     result = invoke("--watch", "2.5", *(["--json"] if as_json else []))
     assert slept == [2.5] * 3
@@ -274,4 +247,4 @@ def test_watch_shows_rates_until_interrupted(  # type: ignore[no-untyped-def]
         assert [line["totals"]["forwards"] for line in lines] == [0, 1000, 2000]
         assert lines[1]["per_second"]["forwards"] > 0
     else:
-        assert "Packets per second; in all, 2000 packets" in result.output
+        assert "packets per second; in all, 2000 packets" in result.output

@@ -156,7 +156,7 @@ def test_check_sums_the_pair_up(tmp_path: Path) -> None:
     secret.chmod(0o600)
     config.path.write_text(config.path.read_text().replace("[gateway]", '[gateway]\nsecret_file = "secret"'))
     told = CliRunner().invoke(main, ["check", "-c", str(config.path)]).output
-    assert re.search(r"^left +a, a2 +eth1, eth7 +61 +254 *$", told, re.MULTILINE), told
+    assert re.search(r"^left +eth1, eth7 +61 +254 +a, a2$", told, re.MULTILINE), told
     assert "Pair: this node 192.168.1.2, the other 192.168.1.3." in told
     found = json.loads(CliRunner().invoke(main, ["check", "--json", "-c", str(config.path)]).output)["config"]["ha"]
     assert (found["peer"], found["keepalived_conf"]) == ("192.168.1.3", str(tmp_path / "keepalived.conf"))

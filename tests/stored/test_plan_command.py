@@ -1,18 +1,17 @@
 """`nfqlb plan`: what is told of a change, and when it is refused."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from selectors import DefaultSelector
 from typing import Any
 
 import pytest
 from click.testing import Result
+from controlend import answering
 from stored_case import CONFIG, Nfqlb
 
-from nfqlb.gateway.control import Control, Conversation
+from nfqlb.gateway.control import Conversation
 
 SECOND = '{ name = "proxy1", address = "192.168.1.21:5060" }, { name = "proxy2", address = "192.168.1.22:5060" }'
 
@@ -129,7 +128,6 @@ def test_what_is_no_percentage(nfqlb: Nfqlb, place: Path, limit: str) -> None:
 @contextmanager
 def gateway(run_dir: Path, backends: list[dict[str, Any]]) -> Iterator[None]:
     """A control socket as a gateway has it, that answers `status` and `backends`."""
-    selector, ended = DefaultSelector(), threading.Event()
 
     def handle(request: dict[str, Any], conversation: Conversation) -> None:
         if request["config"] != str(run_dir.parent / "nfqlb.toml"):
@@ -139,23 +137,8 @@ def gateway(run_dir: Path, backends: list[dict[str, Any]]) -> Iterator[None]:
         else:
             conversation.end(True, backends=backends)
 
-    control = Control(run_dir, selector, handle)
-    control.publish()
-
-    def serve() -> None:
-        while not ended.is_set():
-            for key, _ in selector.select(0.05):
-                key.data()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
+    with answering(run_dir, handle):
         yield
-    finally:
-        ended.set()
-        thread.join()
-        control.close(remove=True)
-        selector.close()
 
 
 def test_backends_count_in_the_states_that_the_gateway_knows(nfqlb: Nfqlb, place: Path, run_dir: Path) -> None:

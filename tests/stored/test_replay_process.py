@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +73,7 @@ def test_a_live_pipe_shows_each_packet_as_it_comes_and_ctrl_c_ends_it(place: Pat
 def on_a_terminal(*arguments: str, stdout: bool, environment: dict[str, str]) -> tuple[bytes, bytes]:
     """Run the command with stderr, and stdout if wanted, on a terminal of 100 columns: (what it shows, stdout)."""
     parent, child_end = pty.openpty()
+    termios.tcsetwinsize(child_end, (24, 100))
     os.set_blocking(parent, True)
     shown = bytearray()
 
@@ -92,7 +94,7 @@ def on_a_terminal(*arguments: str, stdout: bool, environment: dict[str, str]) ->
             stdin=subprocess.DEVNULL,
             stdout=child_end if stdout else subprocess.PIPE,
             stderr=child_end,
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "100", **environment},
+            env={**os.environ, "TERM": "xterm", **environment},
         )
         os.close(child_end)
         reader.start()
@@ -104,17 +106,18 @@ def on_a_terminal(*arguments: str, stdout: bool, environment: dict[str, str]) ->
     return bytes(shown), output
 
 
-def test_colours_and_cut_rows_on_a_terminal_only(place: Path) -> None:
+def test_colours_and_narrow_rows_on_a_terminal_only(place: Path) -> None:
     arguments = ("replay", "-c", "nfqlb.toml", "--diff", "in.pcap")
     shown, _ = on_a_terminal(*arguments, stdout=True, environment={})
     assert b"\x1b[32m" in shown
     assert b"\x1b[31m      - Max-Forwards: 70" in shown
     shown, _ = on_a_terminal(*arguments, stdout=True, environment={"NO_COLOR": "1"})
     assert b"\x1b" not in shown
-    assert "…".encode() in shown
-    rows = [line for line in shown.decode().splitlines() if "outside" in line]
-    assert rows
-    assert all(len(line) <= 100 for line in rows)
+    lines = shown.decode().splitlines()
+    assert lines[0].split() == ["FRAME", "SIDE", "MESSAGE", "VERDICT", "REASON", "BACKEND", "FROM", "SENT", "TO"]
+    assert max(map(len, lines)) <= 100
+    shown, _ = on_a_terminal(*arguments, "--wide", stdout=True, environment={})
+    assert b"reg-1@10.1.1.9" in shown
     _, output = on_a_terminal(*arguments, stdout=False, environment={})
     assert b"\x1b" not in output
     assert b"reg-1@10.1.1.9" in output

@@ -10,12 +10,14 @@ from typing import Any
 
 import click
 
-from nfqlb.cli.common import console, echo_json, json_option
+from nfqlb.cli import screen
+from nfqlb.cli.common import echo_json, json_option
 from nfqlb.lab.bench import traffic
 from nfqlb.lab.bench.load import MIXES
 from nfqlb.lab.bench.systems import SYSTEMS
 from nfqlb.lab.command import say, told
 from nfqlb.lab.lab import check_host
+from nfqlb.layout import Shape, Table
 
 PROGRAMS = {"ip": "iproute2", "iptables": "iptables", "taskset": "util-linux", "ss": "iproute2"}
 """That a live gateway is measured with → Debian package."""
@@ -255,15 +257,10 @@ def own_name() -> str:
 
 def table(titles: tuple[str, ...], rows: list[tuple[str, ...]], left: int = 1) -> None:
     """Print it: the first `left` columns left, the others right."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    made = Table(box=SIMPLE_HEAD)
-    for number, title in enumerate(titles):
-        made.add_column(title, justify="left" if number < left else "right")
+    made = Table(Shape("figures", titles, left=titles[:left]))
     for row in rows:
-        made.add_row(*row)
-    console().print(made)
+        made.add(*row)
+    screen.show([made])
 
 
 if __name__ == "__main__":
