@@ -17,7 +17,8 @@ import pytest
 from pcap_files import EPOCH, Stored, write_pcap
 from stored_case import Nfqlb, packets
 
-from nfqlb.cli import INTERRUPTED, PIPE_CLOSED
+from nfqlb.cli import PIPE_CLOSED
+from nfqlb.interrupt import INTERRUPTED
 
 
 def process(*arguments: str, **options: object) -> "subprocess.Popen[bytes]":
