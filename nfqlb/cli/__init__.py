@@ -18,6 +18,7 @@ from nfqlb import __version__
 COMMANDS = {
     "run": "The gateway, in the foreground (systemd starts it).",
     "check": "Check the configuration; with --live also this host.",
+    "config": "An example of the configuration, its JSON Schema, and what a file amounts to.",
     "plan": "What a changed configuration would do, before it does it.",
     "reload": "Put a changed configuration in force, without losing a packet.",
     "upgrade": "Put newly installed code in force, without losing a packet.",
@@ -103,7 +104,9 @@ class LazyGroup(click.Group):
 def main() -> None:
     """A SIP load balancer in the packet path of a Linux gateway.
 
-    Every command has its own --help. Exit status: 0 fine, 1 something is wrong, 2 wrong usage.
+    Every command has its own --help, and a manual page: nfqlb-check(1), nfqlb-backends-drain(1).
+
+    Exit status: 0 fine, 1 something is wrong, 2 wrong usage.
 
     \b
     Example:
