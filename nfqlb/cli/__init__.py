@@ -5,15 +5,20 @@ not know what any command does: `nfqlb NAME` is `command` in nfqlb/cli/NAME.py, 
 imported here, because `nfqlb --help` has to answer at once.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nfqlb import __version__
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "run": "The gateway, in the foreground (systemd starts it).",
@@ -33,6 +38,7 @@ COMMANDS = {
     "lab": "The whole thing in network namespaces on one machine.",
     "install-units": "Write the systemd units, for this host and this configuration.",
     "secret": "Make the file of keys that signs what we write into headers.",
+    "completion": "Print the script by which a shell completes commands, options and names.",
     "version": "Versions of nfqlb, Python and the libraries it runs on.",
 }
 """Name → the line that `nfqlb --help` shows: the first line of the command's own help (a test compares)."""
@@ -47,6 +53,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What keeps a file from taking the output that was sent there (`nfqlb rules show > FILE`)."""
 
 
+COMPLETE = "_NFQLB_COMPLETE"
+"""In the environment of a shell that asks what could come next: its name. See nfqlb/cli/completing.py."""
+
+
 class LazyGroup(click.Group):
     """A group whose commands are modules of this package."""
 
@@ -59,6 +69,12 @@ class LazyGroup(click.Group):
         command = import_module(f"{__name__}.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]  # not Group's, which imports them all
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -88,6 +104,11 @@ class LazyGroup(click.Group):
         return result
 
     def main(self, *args: Any, **extra: Any) -> Any:
+        if os.environ.get(COMPLETE):
+            from nfqlb.cli.completing import answer
+
+            answer(self)
+            sys.exit()
         try:
             return super().main(*args, **extra)
         except OSError as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nfqlb.cli import completing
 from nfqlb.cli.common import UserError, config_option, console, echo_json, json_option
 
 if TYPE_CHECKING:
@@ -155,8 +156,16 @@ def span(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f}s"
 
 
-NAME = click.argument("name", metavar="NAME")
-FOR = click.option("--for", "seconds", callback=duration, metavar="TIME", help="Until so much later: 90s, 10m, 2h, 1d.")
+NAME = click.argument("name", metavar="NAME", shell_complete=completing.backends)
+NAME_OUT = click.argument("name", metavar="NAME", shell_complete=completing.taken_out)
+FOR = click.option(
+    "--for",
+    "seconds",
+    callback=duration,
+    metavar="TIME",
+    shell_complete=completing.durations,
+    help="Until so much later: 90s, 10m, 2h, 1d.",
+)
 
 
 @command.command()
@@ -198,7 +207,7 @@ def disable(config_path: Path, as_json: bool, seconds: float | None, name: str) 
 @command.command()
 @own_config
 @json_option
-@NAME
+@NAME_OUT
 def enable(config_path: Path, as_json: bool, name: str) -> None:
     """Take back 'drain' or 'disable': its health alone decides again.
 

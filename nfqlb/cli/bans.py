@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nfqlb.cli import completing
 from nfqlb.cli.backends import duration, span
 from nfqlb.cli.common import UserError, console, echo_json, json_option
 
@@ -77,7 +78,14 @@ def list_(as_json: bool) -> None:
 
 
 @command.command()
-@click.option("--for", "seconds", callback=duration, metavar="TIME", help="90s, 10m, 2h, 1d; for ever unless given.")
+@click.option(
+    "--for",
+    "seconds",
+    callback=duration,
+    metavar="TIME",
+    shell_complete=completing.durations,
+    help="90s, 10m, 2h, 1d; for ever unless given.",
+)
 @click.option("--why", default="", metavar="TEXT", help="For those who look at the list later.")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 def add(seconds: float | None, why: str, sources: tuple[str, ...]) -> None:
@@ -107,7 +115,7 @@ def add(seconds: float | None, why: str, sources: tuple[str, ...]) -> None:
 
 @command.command()
 @click.option("--all", "everybody", is_flag=True, help="Everybody who is banned.")
-@click.argument("sources", metavar="SOURCE...", nargs=-1)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, shell_complete=completing.banned)
 def remove(everybody: bool, sources: tuple[str, ...]) -> None:
     """Let sources go: each ban that stops such an address, or that is such a network.
 

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from nfqlb import RUN_DIR
 from nfqlb.balance.health import Check
 from nfqlb.balance.rules import ALL
-from nfqlb.config import RUN_DIR, RulesBackend
+from nfqlb.config import RulesBackend
 from nfqlb.config.ha_tables import HaGroupTable, HaTable
 from nfqlb.config.kinds import (
     BackendAddress,
