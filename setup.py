@@ -1,15 +1,21 @@
-"""What pyproject.toml cannot say: the fast path, and the loop of a queue, are compiled where Cython and a compiler are
-there, else left out.
+"""What pyproject.toml cannot say: what is compiled, and what is written by the code itself.
 
-Without it nfqlb does the same, only slower; `nfqlb version` says which one runs.
+The fast path, and the loop of a queue, are compiled where Cython and a compiler are there, else left out. Without them
+nfqlb does the same, only slower; `nfqlb version` says which one runs.
+
+The manual pages, the completions and the schema of the configuration are made by `nfqlb.share`, and installed as data.
 """
 
 import hashlib
+import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import rmtree
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 FAST = Path("nfqlb", "fast")
 GATEWAY = Path("nfqlb", "gateway")
@@ -53,4 +59,25 @@ class BuildWherePossible(build_ext):
             print(f"nfqlb: the fast path was not compiled ({error}), so the pure one will run.", file=sys.stderr)
 
 
-setup(ext_modules=extensions, cmdclass={"build_ext": BuildWherePossible})
+class BuildShare(build_py):
+    """The Python files, and beside them what the code writes for `share`: more data files for pyproject.toml's."""
+
+    NEEDED = ("click", "pydantic")
+    """By what is run for that. They are required to build, but not everybody builds as pip does."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:  # installs no data files
+            return
+        if missing := [name for name in self.NEEDED if find_spec(name) is None]:
+            print(f"nfqlb: without {' and '.join(missing)} there is no manual to install.", file=sys.stderr)
+            return
+        made = Path(self.get_finalized_command("build").build_base, "share")
+        rmtree(made, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "nfqlb.share", made.absolute()], cwd=Path(__file__).parent, check=True)
+        for path in sorted(made.rglob("*")):
+            if path.is_file():
+                self.distribution.data_files.append((str("share" / path.relative_to(made).parent), [str(path)]))
+
+
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildWherePossible, "build_py": BuildShare})

@@ -56,9 +56,7 @@ def blocks(page: Path) -> list[Block]:
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 SESSIONS = [block for block in BLOCKS if block.info.split()[:1] == ["console"]]
 RUNNABLE = [block for block in SESSIONS if block.info.split()[1:] == ["run"]]
-CONFIGURATIONS = [
-    block for block in BLOCKS if block.info in ("toml", "toml warned") and "[[listener]]" in block.text
-]
+CONFIGURATIONS = [block for block in BLOCKS if block.info in ("toml", "toml warned") and "[[listener]]" in block.text]
 
 
 @pytest.mark.parametrize("block", SESSIONS, ids=str)

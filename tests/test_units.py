@@ -190,7 +190,7 @@ def test_the_command(tmp_path: Path) -> None:
 def test_the_configuration_tells_the_rest(tmp_path: Path) -> None:
     config = tmp_path / "lb.toml"
     example = (DOCS / "nfqlb.example.toml").read_text()
-    config.write_text(example.replace('# run_dir = "/run/nfqlb"', 'run_dir = "/run/second"'))
+    config.write_text(example.replace('#run_dir = "/run/nfqlb"', 'run_dir = "/run/second"'))
     assert call("-c", str(config), "--root", str(tmp_path / "root")).exit_code == 0
     text = (tmp_path / "root" / PLACES["nfqlb.service"]).read_text()
     assert settings(text, "RuntimeDirectory") == ["second"]
@@ -203,7 +203,7 @@ def test_the_configuration_tells_the_rest(tmp_path: Path) -> None:
 def test_a_pair_may_open_the_device_of_its_lifeline_and_no_other(tmp_path: Path) -> None:
     config = tmp_path / "lb.toml"
     example = (DOCS / "nfqlb.example.toml").read_text()
-    for text, wanted in ((example, ([], ["yes"])), (re.sub(r"(?m)^# (?=\[ha\]|address|peer|interface =)", "", example),
+    for text, wanted in ((example, ([], ["yes"])), (re.sub(r"(?m)^#(?=\[ha\]|address|peer|interface =)", "", example),
                                                    (["/dev/net/tun rw"], []))):  # fmt: skip
         config.write_text(text)
         assert call("-c", str(config), "--root", str(tmp_path / "root")).exit_code == 0

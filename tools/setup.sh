@@ -24,6 +24,8 @@ LAB_PACKAGES=(
     tshark tcpdump                              # readers of what went over the wire
     systemd                                     # starts the gateway as a service, and checks its units
     shellcheck                                  # for these scripts
+    man-db mandoc                               # readers of the manual
+    zsh fish                                    # shells that complete, beside bash
 )
 
 # To run tools/bench: it counts instructions, and compiles its generator of load.

@@ -5,20 +5,26 @@ not know what any command does: `nfqlb NAME` is `command` in nfqlb/cli/NAME.py, 
 imported here, because `nfqlb --help` has to answer at once.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nfqlb import __version__, interrupt
 from nfqlb.cli.common import Group
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 COMMANDS = {
     "run": "The gateway, in the foreground (systemd starts it).",
     "check": "Check the configuration; with --live also this host.",
+    "config": "An example of the configuration, its JSON Schema, and what a file amounts to.",
     "plan": "What a changed configuration would do, before it does it.",
     "reload": "Put a changed configuration in force, without losing a packet.",
     "upgrade": "Put newly installed code in force, without losing a packet.",
@@ -33,6 +39,7 @@ COMMANDS = {
     "lab": "The whole thing in network namespaces on one machine.",
     "install-units": "Write the systemd units, for this host and this configuration.",
     "secret": "Make the file of keys that signs what we write into headers.",
+    "completion": "Print the script by which a shell completes commands, options and names.",
     "version": "Versions of nfqlb, Python and the libraries it runs on.",
 }
 """Name → the line that `nfqlb --help` shows: the first line of the command's own help (a test compares)."""
@@ -42,6 +49,10 @@ PIPE_CLOSED = 128 + 13
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What keeps a file from taking the output that was sent there (`nfqlb rules show > FILE`)."""
+
+
+COMPLETE = "_NFQLB_COMPLETE"
+"""In the environment of a shell that asks what could come next: its name. See nfqlb/cli/completing.py."""
 
 
 class LazyGroup(Group):
@@ -57,6 +68,12 @@ class LazyGroup(Group):
         interrupt.as_exception()
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]  # not Group's, which imports them all
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -77,6 +94,11 @@ class LazyGroup(Group):
         return result
 
     def main(self, *args: Any, **extra: Any) -> Any:
+        if os.environ.get(COMPLETE):
+            from nfqlb.cli.completing import answer
+
+            answer(self)
+            sys.exit()
         try:
             return super().main(*args, **extra)
         except OSError as error:
@@ -93,7 +115,9 @@ class LazyGroup(Group):
 def main() -> None:
     """A SIP load balancer in the packet path of a Linux gateway.
 
-    Every command has its own --help. Exit status: 0 fine, 1 something is wrong, 2 wrong usage.
+    Every command has its own --help, and a manual page: nfqlb-check(1), nfqlb-backends-drain(1).
+
+    Exit status: 0 fine, 1 something is wrong, 2 wrong usage.
 
     \b
     Example:

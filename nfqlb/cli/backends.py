@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from nfqlb.cli import screen
+from nfqlb.cli import completing, screen
 from nfqlb.cli.common import DEFAULT_CONFIG, Group, UserError, config_option, echo_json, json_option
 from nfqlb.layout import Line, Page, Shape, Table
 
@@ -215,8 +215,16 @@ def last(what: str, at: float | None, now: float) -> str:
     return f"no {what} yet" if at is None else f"last {what} {span(now - at)} ago"
 
 
-NAME = click.argument("name", metavar="NAME")
-FOR = click.option("--for", "seconds", callback=duration, metavar="TIME", help="Until so much later: 90s, 10m, 2h, 1d.")
+NAME = click.argument("name", metavar="NAME", shell_complete=completing.backends)
+NAME_OUT = click.argument("name", metavar="NAME", shell_complete=completing.taken_out)
+FOR = click.option(
+    "--for",
+    "seconds",
+    callback=duration,
+    metavar="TIME",
+    shell_complete=completing.durations,
+    help="Until so much later: 90s, 10m, 2h, 1d.",
+)
 
 
 class Waiting(click.Command):
@@ -332,7 +340,7 @@ def disable(config_path: Path, as_json: bool, seconds: float | None, name: str) 
 @command.command()
 @own_config
 @json_option
-@NAME
+@NAME_OUT
 def enable(config_path: Path, as_json: bool, name: str) -> None:
     """Take back 'drain' or 'disable': its health alone decides again.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nfqlb.cli import screen
+from nfqlb.cli import completing, screen
 from nfqlb.cli.backends import UNITS, duration, span
 from nfqlb.cli.common import Group, UserError, echo_json, json_option
 from nfqlb.layout import Shape, Table
@@ -110,7 +110,12 @@ def list_(as_json: bool, wide: bool) -> None:
 
 @command.command()
 @click.option(
-    "--for", "seconds", callback=ban_time, metavar="TIME", help="90s, 10m, 2h, 24d at most; for ever unless given."
+    "--for",
+    "seconds",
+    callback=ban_time,
+    metavar="TIME",
+    shell_complete=completing.durations,
+    help="90s, 10m, 2h, 24d at most; for ever unless given.",
 )
 @click.option("--why", metavar="TEXT", help="For those who look at the list later.")
 @click.option("--force", is_flag=True, help="Also a network wider than /8, or /16 of IPv6.")
@@ -144,7 +149,7 @@ def add(seconds: float | None, why: str | None, force: bool, sources: tuple[str,
 
 @command.command()
 @click.option("--all", "everybody", is_flag=True, help="Everybody who is banned.")
-@click.argument("sources", metavar="SOURCE...", nargs=-1)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, shell_complete=completing.banned)
 def remove(everybody: bool, sources: tuple[str, ...]) -> None:
     """Let sources go, as 'nfqlb bans list' names them.
 

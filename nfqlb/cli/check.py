@@ -40,6 +40,7 @@ def command(config_path: Path, live: bool, as_json: bool) -> None:
     warning. It may be said beside a gateway that runs.
 
     Prints what the configuration amounts to, or all its mistakes at once. Changes nothing.
+
     Exit status: 0 when nothing is wrong (warnings are not), 1 otherwise.
 
     \b

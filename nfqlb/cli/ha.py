@@ -76,7 +76,7 @@ def status(config_path: Path, as_json: bool) -> None:
     """Role of this node, since when, and the last moves; whether keepalived.conf is what 'nfqlb ha render' prints, and
     whether keepalived sees what the gateway tells it.
 
-    Exit status 0: the gateway runs, and thinks itself well.
+    Exit status: 0 when the gateway runs and thinks itself well, 1 otherwise.
 
     \b
     Example:
@@ -116,6 +116,8 @@ def check(config_path: Path, as_json: bool, peer: Path | None, installed: Path |
     Compares keys, listeners, pools, routes, limits, tables and code of both, by digests that tell nothing of a key.
     Looks whether keepalived runs on both, by what 'nfqlb ha render' prints here, whether it sees here what the gateway
     tells it, and whether each address is on one node, and only one.
+
+    Exit status: 0 when they can, 1 when something is wrong, or the other node cannot be asked.
 
     \b
     Example:

@@ -31,7 +31,11 @@ Next, as root:
 @click.command()
 @config_option
 @click.option(
-    "--root", type=click.Path(path_type=Path), default=HOST, metavar="DIR", help="Write below DIR instead of /."
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=HOST,
+    metavar="DIR",
+    help="Write below DIR instead of /.",
 )
 @click.option(
     "--as-root", is_flag=True, help="Run the supervisor as root, not as user nfqlb (iptables-legacy needs it)."

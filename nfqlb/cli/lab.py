@@ -38,7 +38,9 @@ def command() -> None:
 
 
 def name_option(function: F) -> F:
-    return click.option("--name", default="lab", show_default=True, help="Which lab: several can be up.")(function)
+    return click.option(
+        "--name", default="lab", show_default=True, metavar="NAME", help="Which lab: several can be up."
+    )(function)
 
 
 def lab_options(function: F) -> F:
@@ -48,7 +50,14 @@ def lab_options(function: F) -> F:
             click.option("-6", "--ipv6", is_flag=True, help="IPv6 instead of IPv4."),
             click.option("--one-armed", is_flag=True, help="A gateway with one address instead of two."),
             click.option("--pair", is_flag=True, help="Two gateways, whose addresses move (keepalived)."),
-            click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Of the gateway."),
+            click.option(
+                "--workers",
+                default=2,
+                show_default=True,
+                type=click.IntRange(1, 64),
+                metavar="COUNT",
+                help="Of the gateway.",
+            ),
             click.option("--forward-drop", is_flag=True, help="FORWARD policy DROP on the gateway, as Docker or ufw."),
             click.option("--masquerade", is_flag=True, help="A MASQUERADE on the gateway, for everything else."),
         )
@@ -101,9 +110,11 @@ def demo(no_headers: bool, **options: Any) -> None:
 
     Builds a lab, registers a phone behind NAT and one with a public address, calls in both directions, hangs up from
     each side, prints the ladder of messages with what was rewritten in each, and the statistics. Removes the lab at the
-    end, whatever happens. Exit status 0: all of it worked.
+    end, whatever happens.
 
     With --pair the active one of two gateways is cut off in the middle of a call, which goes on through the other.
+
+    Exit status: 0 when all of it worked, 1 otherwise.
 
     \b
     Example:
@@ -128,13 +139,17 @@ def demo(no_headers: bool, **options: Any) -> None:
 
 @command.command()
 @lab_options
-@click.option("--rate", default=200, show_default=True, type=click.IntRange(1, 10_000), help="Calls per second.")
-@click.option("--seconds", default=30, show_default=True, type=click.IntRange(1, 3600), help="How long.")
+@click.option(
+    "--rate", default=200, show_default=True, type=click.IntRange(1, 10_000), metavar="RATE", help="Calls per second."
+)
+@click.option(
+    "--seconds", default=30, show_default=True, type=click.IntRange(1, 3600), metavar="SECONDS", help="How long."
+)
 @json_option
 def load(rate: int, seconds: int, as_json: bool, **options: Any) -> None:
     """Call at a steady rate through the gateway and count what failed.
 
-    Exit status 0: no call failed and no queue dropped a packet.
+    Exit status: 0 when no call failed and no queue dropped a packet, 1 otherwise.
 
     \b
     Example:

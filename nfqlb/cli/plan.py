@@ -14,6 +14,7 @@ import click
 
 from nfqlb.cli import screen
 from nfqlb.cli.common import UserError, config_option, echo_json, json_option, load_settled
+from nfqlb.cli.completing import files
 
 if TYPE_CHECKING:
     from nfqlb.balance.states import Standings
@@ -41,7 +42,12 @@ def _part(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
 @click.command()
 @click.argument("new_path", metavar="NEW.toml", type=click.Path(path_type=Path))
 @config_option
-@click.option("--pcap", metavar="FILE", help="Also send this capture through both, and list what would go elsewhere.")
+@click.option(
+    "--pcap",
+    metavar="FILE",
+    shell_complete=files,
+    help="Also send this capture through both, and list what would go elsewhere.",
+)
 @click.option("--fail-if-moves", "limit", callback=_part, metavar="PERCENT", help="Exit 1 when more than that moves.")
 @json_option
 def command(new_path: Path, config_path: Path, pcap: str | None, limit: float | None, as_json: bool) -> None:

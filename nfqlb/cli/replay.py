@@ -17,6 +17,7 @@ import click
 
 from nfqlb.cli import screen
 from nfqlb.cli.common import UserError, config_option, console, echo_json, json_option
+from nfqlb.cli.completing import files
 from nfqlb.cli.outcomes import FRAMES
 from nfqlb.cli.stored import capture_argument, has_colour, load_setup, packets_in, prepare_output
 
@@ -32,7 +33,13 @@ PROGRESS_FROM = 10_000_000
 @click.command()
 @capture_argument
 @config_option
-@click.option("-o", "--output", metavar="OUT.pcap", help="Write the packets that leave to this file (raw IP).")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT.pcap",
+    shell_complete=files,
+    help="Write the packets that leave to this file (raw IP).",
+)
 @click.option("--diff", is_flag=True, help="Show the header lines removed and added in each message that leaves.")
 @click.option("--no-ignored", is_flag=True, help="Leave out packets that are not for the gateway.")
 @json_option

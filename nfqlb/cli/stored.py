@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nfqlb.cli.common import UserError, load_settled
+from nfqlb.cli.completing import files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def capture_argument(function: F) -> F:
     """Give a command the argument IN.pcap; it receives `capture: str`, "-" for standard input."""
-    return click.argument("capture", metavar="IN.pcap")(function)
+    return click.argument("capture", metavar="IN.pcap", shell_complete=files)(function)
 
 
 def load_setup(config_path: Path) -> Setup:

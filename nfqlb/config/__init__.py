@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from nfqlb import RUN_DIR
 from nfqlb.balance.health import Check
 from nfqlb.config.limits import Limits
 from nfqlb.config.named import Dns, Named, dismissed, expanded
@@ -36,9 +37,6 @@ __all__ = [
     "load",
     "run_dir_in",
 ]
-
-RUN_DIR = "/run/nfqlb"
-"""[gateway] run_dir where the file does not tell."""
 
 FILE_MAX = 4 << 20
 """Bytes; a configuration is far smaller, and the wrong file may be far larger."""

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 FINAL = range(200, 700)
 
-_ITEM = re.compile(r"(not )?([2-6])(xx|[0-9]{2})")
+CODES = re.compile(r"(not )?([2-6])(xx|[0-9]{2})")
+"""One item of such a set, as text."""
 
 
 def read_codes(items: Iterable[str]) -> frozenset[int]:
@@ -16,7 +17,7 @@ def read_codes(items: Iterable[str]) -> frozenset[int]:
     taken: set[int] = set()
     without: set[int] = set()
     for item in items:
-        found = _ITEM.fullmatch(item)
+        found = CODES.fullmatch(item)
         if found is None:
             raise ValueError(item)
         negated, hundred, rest = found.groups()

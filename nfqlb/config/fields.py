@@ -1,14 +1,13 @@
-"""The kinds of value the file may hold: sockets, networks, hosts, names, sizes.
+"""How each kind of value in the file is read: sockets, networks, hosts, names, sizes.
 
 Each kind turns the file's text into the value that the gateway works with, or raises `Expected` with a
-sentence that says what is expected. Whether values fit together is not known here.
+sentence that says what is expected. `kinds` has the types that tables are made of. Whether values fit together is not
+known here.
 """
 
 import re
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Annotated, get_args
-
-from pydantic import PlainValidator
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import get_args
 
 from nfqlb.balance.pattern import Pattern, PatternError
 from nfqlb.config.codes import read_codes
@@ -252,6 +251,11 @@ def read_hash_on(value: object) -> tuple[HashOn, ...]:
     return tuple(found)
 
 
+def written_hash_on(keys: tuple[HashOn, ...]) -> str | list[str]:
+    """The shortest that `read_hash_on` reads as these."""
+    return list(keys) if len(keys) > 1 else keys[0]
+
+
 def read_piece(value: object) -> str:
     """A piece of a header's text."""
     text = text_of(value, "expected text, in quotes")
@@ -300,6 +304,14 @@ def read_size(value: object) -> int:
     return int(number) * UNITS[unit]
 
 
+def written_size(size: int) -> int | str:
+    """The shortest that `read_size` reads as this."""
+    for unit, number in reversed(UNITS.items()):
+        if size and size % number == 0:
+            return f"{size // number} {unit}"
+    return size
+
+
 def read_path(value: object) -> str:
     text = text_of(value, "expected a file name, in quotes")
     if not text or "\0" in text:
@@ -320,26 +332,3 @@ def read_directory(value: object) -> str:
     if not text.startswith("/"):
         raise Expected("expected an absolute directory such as /run/nfqlb")
     return text
-
-
-Socket = Annotated[Endpoint, PlainValidator(read_socket)]
-BackendAddress = Annotated[Endpoint | Target, PlainValidator(read_backend)]
-Server = Annotated[Endpoint, PlainValidator(read_server)]
-NetworkField = Annotated[IPv4Network | IPv6Network, PlainValidator(read_network)]
-Address = Annotated[IPv4Address | IPv6Address, PlainValidator(read_address)]
-Host = Annotated[str, PlainValidator(read_host)]
-Domain = Annotated[str, PlainValidator(read_domain)]
-Name = Annotated[str, PlainValidator(read_name)]
-Method = Annotated[str, PlainValidator(read_method)]
-ProbeMethod = Annotated[str, PlainValidator(read_probe_method)]
-ProbeUri = Annotated[str, PlainValidator(read_probe_uri)]
-Codes = Annotated[frozenset[int], PlainValidator(read_accepted)]
-Piece = Annotated[str, PlainValidator(read_piece)]
-UserPrefix = Annotated[str, PlainValidator(read_user_prefix)]
-Header = Annotated[str, PlainValidator(read_header)]
-Regex = Annotated[str, PlainValidator(read_pattern)]
-Keys = Annotated[tuple[HashOn, ...], PlainValidator(read_hash_on)]
-Size = Annotated[int, PlainValidator(read_size)]
-FilePath = Annotated[str, PlainValidator(read_path)]
-Interface = Annotated[str, PlainValidator(read_interface)]
-Directory = Annotated[str, PlainValidator(read_directory)]

@@ -15,16 +15,17 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from nfqlb.config.fields import Expected
+from nfqlb.config.ha_tables import HaGroupTable, HaTable
 from nfqlb.config.problems import Problem, listed, shown
+from nfqlb.config.table import Table
 from nfqlb.config.tables import (
     REPEATED,
     SINGLE,
+    WITHIN,
     BackendTable,
     DnsTable,
     EgressTable,
     GatewayTable,
-    HaGroupTable,
-    HaTable,
     HealthTable,
     LimitsTable,
     ListenerTable,
@@ -33,7 +34,6 @@ from nfqlb.config.tables import (
     PoolTable,
     RouteTable,
     RulesTable,
-    Table,
     WorkersTable,
 )
 from nfqlb.spelling import nearest
@@ -89,12 +89,12 @@ class Draft:
 
 def read_draft(raw: dict[str, Any], problems: list[Problem]) -> Draft:
     """Read the parsed file; every mistake is added to `problems`."""
-    known = (*SINGLE, *REPEATED, "pool.backend", "pool.health", "ha.group")
+    known = (*SINGLE, *REPEATED, *WITHIN)
     misspelt = unknown_keys(raw, known, "", "the file", problems)
     repeated: dict[str, dict[str, Any]] = {}
     for key in REPEATED:
         repeated[key] = pieces(raw, key, key, problems)
-        if key not in raw and key not in misspelt:
+        if raw.get(key, []) == [] and key not in misspelt:
             problems.append(Problem(key, f"expected at least one [[{key}]]"))
     backends: dict[str, dict[str, BackendTable | None]] = {}
     backend_names: dict[str, str] = {}

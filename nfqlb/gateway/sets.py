@@ -6,6 +6,8 @@ templates (nfqlb/iptables/sets.*); which rules use them is for `rules`.
 Sets outlive rules, workers and supervisors: after a reload or an upgrade the same sources are banned.
 """
 
+from __future__ import annotations
+
 import re
 import shlex
 import shutil
@@ -13,12 +15,14 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from nfqlb.config import Config
 from nfqlb.gateway.errors import HostError
 from nfqlb.gateway.iptables import FAMILIES, PATH, TIMEOUT, Family
-from nfqlb.proxy.setup import Network
+
+if TYPE_CHECKING:
+    from nfqlb.config import Config
+    from nfqlb.proxy.setup import Network
 
 Kind = Literal["allow", "deny", "ban", "junk", "flood", "shed"]
 KINDS: tuple[Kind, ...] = ("allow", "deny", "ban", "junk", "flood", "shed")

@@ -25,7 +25,18 @@ pytestmark = pytest.mark.root
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "install.md").read_text()
 CAPTURE = ROOT / "pcaps" / "two-armed" / "register.pcap"
-NOT_HERE = ("apt-get", "python3", "/opt/nfqlb/bin/pip", "build/bin/pip", "ln", "tcpdump", "firewall-cmd")
+NOT_HERE = ("apt-get", "python3", "/opt/nfqlb/bin/pip", "build/bin/pip", "ln", "mkdir", "man", "tcpdump")
+NOT_HERE += ("firewall-cmd",)
+    "apt-get",
+    "python3",
+    "/opt/nfqlb/bin/pip",
+    "build/bin/pip",
+    "ln",
+    "mkdir",
+    "man",
+    "tcpdump",
+    "firewall-cmd",
+)
 SERVICE = re.search(r"^## \d+\. As a service\n.*?(?=^## )", PAGE, re.MULTILINE | re.DOTALL)
 """For that it needs a systemd, which tests/host/test_systemd_live.py has."""
 UNTIL_CTRL_C = (["run", "--apply-rules"], ["stats", "--watch"])

@@ -85,7 +85,7 @@ class ConfigTarget(Target):
             text = example.read_bytes()
             stored.append(text)
             # What is a comment there is a setting here.
-            lines = b"\n".join(line.removeprefix(b"# ") for line in text.splitlines())
+            lines = b"\n".join(line.removeprefix(b"#") for line in text.splitlines())
         return [*stored, lines, _SMALL]
 
     def mutate(self, data: bytes, others: Sequence[bytes], chance: Random) -> bytes:
