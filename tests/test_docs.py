@@ -3,7 +3,8 @@
 A block that opens with ```console is a session: lines that begin with `$ ` or (for root) `# ` are commands, the others
 output. Every call of nfqlb in it must parse. A block that opens with ```console run is run, too, from the root of the
 checkout, and each line of output below a command must be found in what it prints, in that order, `…` standing for
-anything. A configuration in ```toml with a listener is right without a warning, one in ```toml warned has one on purpose.
+anything. A configuration in ```toml with a listener is right without a warning; one in ```toml warned has a warning on
+purpose.
 """
 
 import os
