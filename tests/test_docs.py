@@ -3,7 +3,8 @@
 A block that opens with ```console is a session: lines that begin with `$ ` or (for root) `# ` are commands, the others
 output. Every call of nfqlb in it must parse. A block that opens with ```console run is run, too, from the root of the
 checkout, and each line of output below a command must be found in what it prints, in that order, `…` standing for
-anything. A configuration in ```toml with a listener is right without a warning, one in ```toml warned has one on purpose.
+anything. A configuration in ```toml with a listener is right and without a warning; one in ```toml warned has some, on
+purpose.
 """
 
 import os
@@ -56,9 +57,7 @@ def blocks(page: Path) -> list[Block]:
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 SESSIONS = [block for block in BLOCKS if block.info.split()[:1] == ["console"]]
 RUNNABLE = [block for block in SESSIONS if block.info.split()[1:] == ["run"]]
-CONFIGURATIONS = [
-    block for block in BLOCKS if block.info in ("toml", "toml warned") and "[[listener]]" in block.text
-]
+CONFIGURATIONS = [block for block in BLOCKS if block.info in ("toml", "toml warned") and "[[listener]]" in block.text]
 
 
 @pytest.mark.parametrize("block", SESSIONS, ids=str)

@@ -60,13 +60,12 @@ def lab() -> Iterator[Stock]:
 
 def test_phones_behind_nat_call_and_are_called_through_debians_own_kamailio(lab: Stock) -> None:
     home, public = lab.plan.home[0], lab.plan.phones[0]
-    with lab.tap() as tap:
-        with lab.softphone("alice", home) as alice, lab.softphone("dave", public) as dave:
-            for phone in (alice, dave):
-                phone.registered()
-            for caller, callee, ender in both_ways(alice, dave):
-                call(caller, callee, ender)
-            seen = passages(messages(tap.settled()))
+    with lab.tap() as tap, lab.softphone("alice", home) as alice, lab.softphone("dave", public) as dave:
+        for phone in (alice, dave):
+            phone.registered()
+        for caller, callee, ender in both_ways(alice, dave):
+            call(caller, callee, ender)
+        seen = passages(messages(tap.settled()))
     assert {passage.title.split()[0] for passage in seen if passage.title[:1].isdigit()} <= {"100", "180", "200"}
     # The REGISTER of each and the calls to each met, and not all at one registrar.
     met = [registrars_of(lab.plan, seen, user) for user in ("alice", "dave")]
