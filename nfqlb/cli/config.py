@@ -11,10 +11,10 @@ from pathlib import Path
 
 import click
 
-from nfqlb.cli.common import UserError, config_option, echo_json, json_option
+from nfqlb.cli.common import Group, UserError, config_option, echo_json, json_option
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """An example of the configuration, its JSON Schema, and what a file amounts to.
 
