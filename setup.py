@@ -74,7 +74,9 @@ class BuildShare(build_py):
             return
         made = Path(self.get_finalized_command("build").build_base, "share")
         rmtree(made, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "nfqlb.share", made.absolute()], cwd=Path(__file__).parent, check=True)
+        subprocess.run(
+            [sys.executable, "-B", "-m", "nfqlb.share", made.absolute()], cwd=Path(__file__).parent, check=True
+        )
         for path in sorted(made.rglob("*")):
             if path.is_file():
                 self.distribution.data_files.append((str("share" / path.relative_to(made).parent), [str(path)]))

@@ -18,6 +18,7 @@ from terminal import Terminal
 from test_cli import found
 
 from nfqlb.cli import COMMANDS, COMPLETE, completion, main
+from nfqlb.cli import SHELLS as SHELLS_THAT_ASK
 from nfqlb.cli.completing import BREAKS, LINE, split
 
 ROOT = Path(__file__).parent.parent
@@ -296,6 +297,7 @@ finally:
 
 @pytest.mark.parametrize("shell", completion.PLACES)
 def test_the_command_prints_the_script(shell: str) -> None:
+    assert shell in SHELLS_THAT_ASK
     result = CliRunner().invoke(main, ["completion", shell])
     assert (result.exit_code, result.output) == (0, SCRIPTS[shell].read_text())
 
@@ -326,7 +328,7 @@ BEGIN = {
     ),
     "zsh": (
         ["zsh", "-f", "-i"],
-        "bindkey -e; autoload -U compinit && compinit -D; source <(nfqlb completion zsh); PS1='rea''dy> '",
+        "bindkey -e; autoload -U compinit && compinit -u -D; source <(nfqlb completion zsh); PS1='rea''dy> '",
     ),
 }
 """How each begins without anybody's own settings, and is made ready."""
@@ -360,6 +362,9 @@ def completed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Comple
 
 def completed_by_fish(line: str, env: dict[str, str]) -> str:
     """It tells what it would offer. On a terminal it would lose keys that are typed before it has found that."""
+    first, tab, rest = line.partition("\t")
+    if tab:
+        line = f"{first.rpartition(' ')[0]} {completed_by_fish(first, env)}{rest}"
     script = "nfqlb completion fish | source; complete --do-complete $argv[1]"
     done = subprocess.run(
         ["fish", "--no-config", "-c", script, line], env=env, capture_output=True, text=True, timeout=60, check=True
@@ -391,6 +396,7 @@ def test_a_shell_completes(completed: Completed, config: Path, gateway: list[dic
         (f"{drain} far@[2001:db8::2]:5", "far@[2001:db8::2]:5070"),
         (f"{drain} far@\\[2001:db8::2\\]:5", "far@[2001:db8::2]:5070"),
         (f"{drain} regi", "registrars/"),
+        (f"{drain} regi\treg1", "registrars/reg1"),  # behind a pool it goes on
         (f"{drain} farm/far@1", "farm/far@192.168.1.11"),
         (f"{drain} x", "x"),
         ("nfqlb chek --liv", "--liv"),

@@ -54,6 +54,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 COMPLETE = "_NFQLB_COMPLETE"
 """In the environment of a shell that asks what could come next: its name. See nfqlb/cli/completing.py."""
 
+SHELLS = ("bash", "zsh", "fish")
+
 
 class LazyGroup(Group):
     """A group whose commands are modules of this package."""
@@ -94,7 +96,7 @@ class LazyGroup(Group):
         return result
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        if os.environ.get(COMPLETE):
+        if os.environ.get(COMPLETE) in SHELLS:
             from nfqlb.cli.completing import answer
 
             answer(self)

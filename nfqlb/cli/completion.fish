@@ -4,8 +4,8 @@
 # or "directories", which fish knows better.
 
 function __nfqlb_complete
-    set -l words (commandline --current-process --tokenize --cut-at-cursor)
-    set -l typed (commandline --current-token --cut-at-cursor)
+    set -l words (commandline -opc)
+    set -l typed (commandline -ct)
     # As the command would get it; or, with a quotation mark that waits for its like, without that.
     set -l word (string unescape -- "$typed"; or string replace --regex -- '^["\']' '' "$typed")
     set -l program (string replace --regex '^~(?=/)' $HOME -- $words[1])
