@@ -22,8 +22,9 @@ from crowd import Crowd
 from rich.cells import cell_len
 from sipcase import KEY
 
-from nfqlb.cli import INTERRUPTED, PIPE_CLOSED
+from nfqlb.cli import PIPE_CLOSED
 from nfqlb.gateway.control import Conversation
+from nfqlb.interrupt import INTERRUPTED
 
 CROWD = Crowd(16)
 WATCHES = (["stats"], ["backends"], ["backends", "list"])
