@@ -260,7 +260,8 @@ def test_the_pair(crowd: Crowd, terminal: tuple[int, int], laid: set[Shape], mon
             "unwell": [],
         },
     )
-    monkeypatch.setattr(ha, "outdated", lambda _: f"keepalived.conf has the address {crowd.host(1)}, which is not ours")
+    stale = f"keepalived.conf has the address {crowd.host(1)}, which is not ours"
+    monkeypatch.setattr(ha, "keepalived_problems", lambda _: (stale, ""))
     for word in ("status", "resume"):
         assert group in whole(run("ha", word), crowd, terminal[0])
     assert laid == {ha.GROUPS, ha.MOVES}

@@ -167,6 +167,8 @@ def cells(row: dict[str, Any], now: float) -> list[str]:
         state += f" for {span(row['until'] - now)}"
     if state.startswith(("draining", "disabled")) and row["health"] == "down":
         state += " (down)"
+    if row["leaving"]:
+        state += " (leaving)"
     if row["leaving"] or row["state"] in ("draining", "disabled"):
         state += f", {last('request', row.get('last_request'), now)}"
     if row["warming"] < 1 and row["state"] in ("up", "unknown"):
@@ -174,7 +176,7 @@ def cells(row: dict[str, Any], now: float) -> list[str]:
     return [
         row["name"] if row["leaving"] else f"{row['pool']}/{row['name']}",
         row["address"],
-        f"{state} (leaving)" if row["leaving"] else state,
+        state,
         "-" if row["since"] is None else moment(row["since"], now),
         f"{row['share']:.1%}",
         number(row["requests_per_second"]),
@@ -279,7 +281,7 @@ def drain(
     With --json one object: ok, backends[] and warning; with --wait also quiet, why (not; or null), waited (seconds),
     last_request and last_response (seconds since 1970; or null).
 
-    Exit status: 0 when it is drained and, with --wait, quiet; 1 when it is not, also because TIME has run out.
+    Exit status: 0 when it is drained, with --wait when it is quiet; 1 when it is not, also because TIME has run out.
 
     \b
     Example:

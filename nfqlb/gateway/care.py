@@ -27,10 +27,10 @@ from nfqlb.gateway.checkup import Checkup
 from nfqlb.gateway.control import Conversation
 from nfqlb.gateway.job import Refused
 from nfqlb.gateway.loop import Flow, Loop
+from nfqlb.gateway.order_request import Unknown, find, order_of
 from nfqlb.gateway.orders import WORDS, Order, OrdersError
 from nfqlb.gateway.standing import Roll, whole
 from nfqlb.gateway.stats import traffic
-from nfqlb.spelling import nearest
 
 DIRECT_SLOTS = 8192
 """Slots of tables that the supervisor builds itself, in some milliseconds; more are built in a child."""
@@ -56,14 +56,7 @@ ENABLE = "enable"
 REQUESTS = ("backends", *WORDS, ENABLE)
 """By the control socket."""
 
-LONGEST = 10 * 365 * 86400.0
-"""Seconds that an order may last which has an end."""
-
 logger = logging.getLogger("nfqlb")
-
-
-class Unknown(Exception):
-    """No backend goes by that name, or several do; the text says what to do."""
 
 
 class Care:
@@ -338,7 +331,7 @@ class Care:
             conversation.end(True, started=started / 1e9, backends=self.report(), alarms=self.alarms())
             return True
         try:
-            places, warning = self.order(what, *_order_of(request))
+            places, warning = self.order(what, *order_of(request))
         except Unknown as error:
             conversation.refuse(str(error))
         else:
@@ -393,33 +386,6 @@ class Care:
         return [
             round((new - before) / (now - old[0]), 2) for new, before in zip(self._requests(board), old[1], strict=True)
         ]
-
-
-def find(name: str, places: list[Place]) -> list[Place]:
-    """The one of `places` that an operator means by `BACKEND` or `POOL/BACKEND`. Raises Unknown."""
-    pool, slash, backend = name.rpartition("/")
-    found = [place for place in places if place[1] == backend and (not slash or place[0] == pool)]
-    if len(found) == 1:
-        return found
-    if not found:
-        near = nearest(name, dict.fromkeys(named(place) if slash else place[1] for place in places))
-        hint = f" Did you mean {near!r}?" if near else ""
-        raise Unknown(f"No backend is called {name!r}.{hint} 'nfqlb backends' lists them.")
-    raise Unknown(f"Several backends are called {name!r}; name one of {', '.join(map(named, found))}.")
-
-
-def _order_of(request: dict[str, Any]) -> tuple[str, float | None]:
-    """Whom, and for how many seconds. Raises Unknown."""
-    name, seconds = request.get("backend"), request.get("for")
-    if not isinstance(name, str):
-        raise Unknown('Say which backend: {"do": "drain", "backend": "reg1"}.')
-    if seconds is None:
-        return name, None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-        raise Unknown('Say for how many seconds: {"do": "drain", "backend": "reg1", "for": 600}.')
-    if seconds > LONGEST:
-        raise Unknown(f"That is too long: {LONGEST / 86400:.0f} days at most, or without an end, until 'enable'.")
-    return name, float(seconds)
 
 
 def _build(drafts: Iterable[Draft]) -> list[Built]:

@@ -8,7 +8,6 @@ A node that is unwell keeps the addresses when the other is no better: what is t
 well has to be said: of a file that is not there, or that it does not see, keepalived takes 0.
 """
 
-import errno
 import json
 import logging
 import os
@@ -27,6 +26,7 @@ from nfqlb.gateway.job import Refused
 from nfqlb.gateway.lifeline import Lifeline
 from nfqlb.gateway.log import about
 from nfqlb.gateway.loop import Flow, Loop
+from nfqlb.gateway.network import is_here
 from nfqlb.gateway.procfs import IPPROTO_VRRP, raw_sockets
 
 TRACK_FILE = "ha"
@@ -393,16 +393,3 @@ def _identity(path: Path) -> tuple[int, int]:
     except OSError:
         return NO_FILE
     return found.st_ino, found.st_mtime_ns
-
-
-def is_here(address: str) -> bool:
-    """Whether this host has the address: then the kernel would take it as the source of what goes there."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as asking:
-        try:
-            asking.connect((address, 9))
-        except OSError as error:
-            if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EADDRNOTAVAIL, errno.EINVAL):
-                return False
-            raise
-        return bool(asking.getsockname()[0] == address)

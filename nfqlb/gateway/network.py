@@ -3,6 +3,8 @@
 Has the kernel asked and changes nothing. Does not know what a gateway needs of it.
 """
 
+import errno
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,3 +123,16 @@ def look() -> Iterator[Network]:
     """A Network to ask, for as long as the netlink socket is open."""
     with Netlink() as netlink:
         yield Network(netlink)
+
+
+def is_here(address: str) -> bool:
+    """Whether this host has the address: then the kernel would take it as the source of what goes there."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect((address, 9))
+        except OSError as error:
+            if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EADDRNOTAVAIL, errno.EINVAL):
+                return False
+            raise
+        return bool(asking.getsockname()[0] == address)

@@ -40,7 +40,7 @@ class PeerError(Exception):
 
 def told_by_file(config: Config) -> Report:
     """What can be said of this node when no gateway runs. Raises ConfigError (the secret)."""
-    from nfqlb.gateway.keeper import is_here
+    from nfqlb.gateway.network import is_here
     from nfqlb.gateway.procfs import IPPROTO_VRRP, raw_sockets
     from nfqlb.ha.digest import digests
     from nfqlb.ha.keepalived import floating

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nfqlb.gateway.care import LONGEST, Unknown, _order_of, find
+from nfqlb.gateway.order_request import LONGEST, Unknown, find, order_of
 
 PLACES = [("registrars", "reg1"), ("registrars", "shared"), ("proxies", "edge-1"), ("proxies", "shared")]
 
@@ -35,12 +35,12 @@ def test_a_name_of_nobody_or_of_several_is_refused(name: str, told: str) -> None
 
 
 def test_an_order_that_ends_does_so_within_ten_years() -> None:
-    assert _order_of({"do": "drain", "backend": "reg1", "for": LONGEST}) == ("reg1", LONGEST)
+    assert order_of({"do": "drain", "backend": "reg1", "for": LONGEST}) == ("reg1", LONGEST)
     with pytest.raises(Unknown, match="too long: 3650 days at most"):
-        _order_of({"do": "drain", "backend": "reg1", "for": LONGEST + 1})
+        order_of({"do": "drain", "backend": "reg1", "for": LONGEST + 1})
 
 
 @pytest.mark.parametrize("seconds", [0, -1, True, "600", float("nan")])
 def test_an_order_lasts_some_seconds(seconds: object) -> None:
     with pytest.raises(Unknown, match="Say for how many seconds"):
-        _order_of({"do": "drain", "backend": "reg1", "for": seconds})
+        order_of({"do": "drain", "backend": "reg1", "for": seconds})

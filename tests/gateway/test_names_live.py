@@ -239,7 +239,7 @@ def test_two_names_with_one_address_say_why_the_second_is_down(host: Host, serve
     live = host.call("check", "--live")
     assert f"pool all4, backend twin4: {why}" in live.stderr
     gateway = Gateway(host)
-    assert f"WARNING: backend all4/twin4: {why}" in host.net.log
+    assert f" warning: backend all4/twin4: {why}" in host.net.log
     assert set(rows(gateway)) == {"reg4@10.9.0.2", "twin4", "reg6@[2001:db8:2::2]"}
     assert (rows(gateway)["twin4"]["state"], rows(gateway)["twin4"]["error"]) == ("down", why)
     server.records["twin4.example.org"] = ["1 A 10.9.0.3"]

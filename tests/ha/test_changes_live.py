@@ -3,7 +3,7 @@
 import pytest
 from livepair import heard, running, until
 
-from nfqlb.gateway.keeper import is_here
+from nfqlb.gateway.network import is_here
 from nfqlb.lab import namespaces
 from nfqlb.lab.pair import Half
 from nfqlb.lab.ping import wait_answer

@@ -96,7 +96,7 @@ def test_what_cannot_be_written_is_told_once_and_written_when_it_can(
         with pytest.raises(IsADirectoryError):
             scene.look()
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
-        "the pair: ha cannot be written (Is a directory)"
+        "the pair: keepalived cannot be told how this node is: ha cannot be written (Is a directory)"
     ]
     scene.file.rmdir()
     assert scene.look() == WELL

@@ -103,7 +103,7 @@ def test_digests_are_the_same_in_every_process() -> None:
     assert len(told) == 1
 
 
-OF_ONE_NODE = {"path", "workers", "dns", "rules", "pools", "names", "warnings", "notes"}
+OF_ONE_NODE = {"path", "workers", "dns", "rules", "log", "pools", "names", "warnings", "notes"}
 """Fields of a Config that may differ, or (pools, names) are in the Setup, with what DNS says of them."""
 
 

@@ -3,18 +3,19 @@
 import json
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from ipaddress import ip_address, ip_network
 
 import pytest
 from click.testing import CliRunner, Result
 from hostnet import BACKEND, EXTERNAL, INTERNAL, PHONE, TWO_ARMED, Host, heard, until
-from pyroute2 import IPSet
 
 from nfqlb.cli.bans import command
 from nfqlb.config import Config
 from nfqlb.config.tables import LimitsTable
 from nfqlb.gateway import rules, sets, stopped
 from nfqlb.gateway.errors import HostError
+from nfqlb.gateway.kernelsets import KernelSets
 
 pytestmark = pytest.mark.root
 
@@ -297,8 +298,8 @@ def test_a_ban_that_the_guard_prolongs_has_its_latest_reason_and_keeps_its_count
     host.run("ipset", "add", "NFQLB-ban4", PHONE[4], "packets", "7", "bytes", "700", "timeout", "60")
 
     def prolong(reason: str) -> None:
-        with IPSet() as kernel:
-            sets.put(kernel, "ban", ip_address(PHONE[4]), 600, comment=reason)
+        with closing(KernelSets()) as kernel:
+            kernel.put("NFQLB-ban4", ip_address(PHONE[4]), 600, reason)
 
     for reason in ("not-sip", "scanner"):
         host.here(lambda reason=reason: prolong(reason))
