@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -268,8 +269,9 @@ def test_the_pair(crowd: Crowd, terminal: tuple[int, int], laid: set[Shape], mon
 
 
 def test_what_is_wrong_with_the_pair(crowd: Crowd, terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ha, "paired", lambda _: None)
+    monkeypatch.setattr(ha, "paired", lambda _: SimpleNamespace(gateway=SimpleNamespace(run_dir=Path("/nowhere"))))
     monkeypatch.setattr(ha, "pair_in", lambda _: type("Pair", (), {"check_port": 5059}))
+    monkeypatch.setattr("nfqlb.ha.watch.unwatched", lambda _: "")
     monkeypatch.setattr(ha, "report_of", lambda *_: {})
     monkeypatch.setattr("nfqlb.ha.keepalived.outdated", lambda *_: "")
     monkeypatch.setattr("nfqlb.ha.compare.ask_peer", lambda _: {})

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from nfqlb.cli import draining, steering
 from nfqlb.cli import main as nfqlb
-from nfqlb.cli.backends import cells
+from nfqlb.cli.backends import BACKENDS, cells
 from nfqlb.cli.common import UserError
 from nfqlb.cli.draining import INTERVAL, PATIENCE, TOLD_EVERY, Look, Progress, look
 
@@ -296,9 +296,10 @@ def test_one_line_that_changes_on_a_terminal(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_table_says_when_one_that_is_out_was_last_asked() -> None:
     out = row(last_request=1990.0), row(state="disabled"), row(pool="", leaving=True, state="up", last_request=1400.0)
-    assert [cells(each, 2000.0)[2] for each in out] == [
-        "draining, last request 10s ago",
-        "disabled, no request yet",
-        "up, last request 10m ago (leaving)",
+    state, last = BACKENDS.titles.index("State"), BACKENDS.titles.index("Last")
+    assert [(cells(each, 2000.0)[state], cells(each, 2000.0)[last]) for each in out] == [
+        ("draining", "10s ago"),
+        ("disabled", "none yet"),
+        ("up (leaving)", "10m ago"),
     ]
-    assert cells(row(state="up", last_request=1990.0), 2000.0)[2] == "up"
+    assert cells(row(state="up", last_request=1990.0), 2000.0)[last] == ""

@@ -22,10 +22,15 @@ COLOURS = {"up": "green", "unknown": "", "down": "red", "draining": "yellow", "d
 ORDER = ("down", "disabled", "draining", "unknown", "up")
 """Of states: the first ones want to be looked at."""
 
+CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "6xx")
+
 BACKENDS = Shape(
     "backends",
-    ("Backend", "Address", "State", "Since", "Share", "Req/s", "1xx", "2xx", "3xx", "4xx", "5xx", "6xx", "Probe"),
-    drop=(("3xx", "6xx"), ("1xx",), ("2xx",), ("4xx",), ("5xx",), ("Since",), ("Probe",), ("Req/s",), ("Share",)),
+    ("Backend", "Address", "State", "Since", "Share", "Req/s", "Last", *CLASSES, "Probe"),
+    drop=(
+        ("3xx", "6xx"),
+        *((each,) for each in ("1xx", "2xx", "4xx", "5xx", "Since", "Probe", "Req/s", "Share", "Last")),
+    ),
     left=("Address", "State", "Since"),
 )
 
@@ -93,7 +98,8 @@ def own_config(function: Any) -> Any:
 def list_(config_path: Path, as_json: bool, interval: float | None, wide: bool) -> None:
     """Where each backend stands.
 
-    'Share' is the part of the pool's new requests that goes there, 'Req/s' how many come in a second. 'Probe' is the
+    'Share' is the part of the pool's new requests that goes there, 'Req/s' how many come in a second, 'Last' when the
+    last one came to a backend that is out. 'Probe' is the
     round trip of the last answer to a probe. Responses are counted by class since the gateway started, over reloads and
     upgrades. The last error stands below a backend that is not up, and for 5 minutes below one that is. Backends
     without a pool were removed by a reload, and finish what they have begun. Where the configuration has a name for an
@@ -169,8 +175,6 @@ def cells(row: dict[str, Any], now: float) -> list[str]:
         state += " (down)"
     if row["leaving"]:
         state += " (leaving)"
-    if row["leaving"] or row["state"] in ("draining", "disabled"):
-        state += f", {last('request', row.get('last_request'), now)}"
     if row["warming"] < 1 and row["state"] in ("up", "unknown"):
         state += f" (at {row['warming']:.0%})"
     return [
@@ -180,9 +184,18 @@ def cells(row: dict[str, Any], now: float) -> list[str]:
         "-" if row["since"] is None else moment(row["since"], now),
         f"{row['share']:.1%}",
         number(row["requests_per_second"]),
+        ago(row, now),
         *(number(row["counts"][f"responses_{each}xx"]) for each in range(1, 7)),
         "-" if row["probe"] is None else f"{row['probe']['round_trip'] * 1000:.1f} ms",
     ]
+
+
+def ago(row: dict[str, Any], now: float) -> str:
+    """Since the last request to it, where one waits for there to be none."""
+    if not row["leaving"] and row["state"] not in ("draining", "disabled"):
+        return ""
+    at = row.get("last_request")
+    return "none yet" if at is None else f"{span(now - at)} ago"
 
 
 def error(row: dict[str, Any], now: float) -> str:
@@ -261,7 +274,7 @@ def limit(ctx: click.Context, param: click.Parameter, text: str | None) -> float
     "--idle",
     callback=duration,
     metavar="TIME",
-    help="It is quiet after so long without a message.  [default: 3m]",
+    help="It is quiet after so long without a message; 3m unless given.",
 )
 @NAME
 def drain(
@@ -281,7 +294,7 @@ def drain(
     With --json one object: ok, backends[] and warning; with --wait also quiet, why (not; or null), waited (seconds),
     last_request and last_response (seconds since 1970; or null).
 
-    Exit status: 0 when it is drained, with --wait when it is quiet; 1 when it is not, also because TIME has run out.
+    Exit status: 0 when it is drained (and quiet, with --wait), 1 when it is not, also because TIME has run out.
 
     \b
     Example:
