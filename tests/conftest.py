@@ -22,6 +22,10 @@ settings.load_profile("gate")
 for each in ("COLUMNS", "LINES"):
     os.environ.pop(each, None)
 
+# A shell ignores Ctrl-C for what it starts with & or nohup, and children inherit that: tests of Ctrl-C would fail.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 LEFT_OUT = pytest.StashKey[int]()
 
 
