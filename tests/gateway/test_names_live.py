@@ -246,7 +246,7 @@ def test_two_names_with_one_address_say_why_the_second_is_down(host: Host, serve
     assert moves_to(gateway, "twin4@10.9.0.3"), host.net.log
     server.records["twin4.example.org"] = ["1 A 10.9.0.2"]
     assert moves_to(gateway, "twin4"), host.net.log
-    assert host.net.log.count(f"WARNING: backend all4/twin4: {why}") == 2
+    assert host.net.log.count(f" warning: backend all4/twin4: {why}") == 2
     gateway.stop()
 
 
