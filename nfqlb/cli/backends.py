@@ -225,11 +225,6 @@ def span(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f}s"
 
 
-def last(what: str, at: float | None, now: float) -> str:
-    """`last request 12s ago`. `at` and `now` in seconds since 1970."""
-    return f"no {what} yet" if at is None else f"last {what} {span(now - at)} ago"
-
-
 NAME = click.argument("name", metavar="NAME", shell_complete=completing.backends)
 NAME_OUT = click.argument("name", metavar="NAME", shell_complete=completing.taken_out)
 FOR = click.option(

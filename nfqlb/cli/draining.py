@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from nfqlb.cli.backends import last, span
+from nfqlb.cli.backends import span
 from nfqlb.cli.common import UserError
 from nfqlb.cli.steering import ask, errors_in
 from nfqlb.config.named import base
@@ -172,3 +172,8 @@ class Progress:
         if self._open:
             self._open = False
             click.echo(err=True)
+
+
+def last(what: str, at: float | None, now: float) -> str:
+    """`last request 12s ago`. `at` and `now` in seconds since 1970."""
+    return f"no {what} yet" if at is None else f"last {what} {span(now - at)} ago"
