@@ -257,6 +257,7 @@ def test_the_pair(crowd: Crowd, terminal: tuple[int, int], laid: set[Shape], mon
             "weight": -100,
             "yielding": True,
             "keepalived": False,
+            "interfaces_down": ["eth1"],
             "lifeline": False,
             "unwell": [],
         },

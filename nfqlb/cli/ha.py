@@ -115,7 +115,7 @@ def check(config_path: Path, as_json: bool, peer: Path | None, installed: Path |
 
     Compares keys, listeners, pools, routes, limits, tables and code of both, by digests that tell nothing of a key.
     Looks whether keepalived runs on both, by what 'nfqlb ha render' prints here, whether it sees here what the gateway
-    tells it, and whether each address is on one node, and only one.
+    tells it, whether the interfaces of both are up, and whether each address is on one node, and only one.
 
     Exit status: 0 when they can, 1 when something is wrong, or the other node cannot be asked.
 
@@ -271,6 +271,8 @@ def shown(report: dict[str, Any]) -> Page:
         told.append("this node yields; to end that: nfqlb ha resume")
     if report.get("keepalived") is False:  # a gateway of an earlier version does not say
         told.append("keepalived does not run here, so nothing moves the addresses: systemctl restart keepalived")
+    for name in report.get("interfaces_down", ()):
+        told.append(f"{name} is down or has no cable: as long as that is so, this node takes no addresses")
     if not report["lifeline"]:
         told.append("no lifeline: if all processes of this gateway are killed, nobody takes over")
     return [groups, Line(""), *map(Line, told), moves]

@@ -28,6 +28,8 @@ class Duties:
     """What must be the same on both nodes, by a name for people."""
     misplaced: Callable[[range], str]
     """What is wrong with the rules for these queues, empty when nothing is. Called in a child."""
+    interfaces: tuple[str, ...] = ()
+    """Without any of them keepalived keeps the addresses away from this node."""
 
 
 def make(config: Config, setup: Setup) -> Duties | None:
@@ -53,6 +55,7 @@ def make(config: Config, setup: Setup) -> Duties | None:
         check_port=pair.check_port,
         digests=digests(config, setup),
         misplaced=partial(misplaced, config),
+        interfaces=pair.interfaces,
     )
 
 

@@ -26,7 +26,7 @@ from nfqlb.gateway.job import Refused
 from nfqlb.gateway.lifeline import Lifeline
 from nfqlb.gateway.log import about
 from nfqlb.gateway.loop import Flow, Loop
-from nfqlb.gateway.network import is_here
+from nfqlb.gateway.network import is_here, is_running
 from nfqlb.gateway.procfs import IPPROTO_VRRP, raw_sockets
 
 TRACK_FILE = "ha"
@@ -228,6 +228,7 @@ class Keeper:
             "yielding": self._yielding,
             "lifeline": self.lifeline.held,
             "keepalived": bool(raw_sockets(IPPROTO_VRRP)),
+            "interfaces_down": [name for name in duties.interfaces if not is_running(name)],
             "transitions": list(self._transitions),
             "digests": {**duties.digests, "tables": self._tables()},
         }

@@ -4,7 +4,9 @@ Has the kernel asked and changes nothing. Does not know what a gateway needs of 
 """
 
 import errno
+import fcntl
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +14,17 @@ from functools import cached_property
 
 from nfqlb.gateway.netlink import Netlink
 
-# linux/if_addr.h, linux/if.h, linux/if_arp.h, linux/rtnetlink.h
+# linux/if_addr.h, linux/if.h, linux/if_arp.h, linux/rtnetlink.h, linux/sockios.h
 IFA_F_DADFAILED = 0x08
 IFA_F_TENTATIVE = 0x40
 IFF_UP = 0x1
+IFF_RUNNING = 0x40
 ARPHRD_LOOPBACK = 772
 RTN_UNICAST = 1
 RTN_LOCAL = 2
+SIOCGIFFLAGS = 0x8913
+
+IFREQ = struct.Struct("16sH22x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +142,13 @@ def is_here(address: str) -> bool:
                 return False
             raise
         return bool(asking.getsockname()[0] == address)
+
+
+def is_running(link: str) -> bool:
+    """Whether the interface is there, switched on, and has a carrier."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            _, flags = IFREQ.unpack(fcntl.ioctl(any_socket, SIOCGIFFLAGS, IFREQ.pack(link.encode(), 0)))
+        except OSError:
+            return False
+    return flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING

@@ -40,7 +40,7 @@ class PeerError(Exception):
 
 def told_by_file(config: Config) -> Report:
     """What can be said of this node when no gateway runs. Raises ConfigError (the secret)."""
-    from nfqlb.gateway.network import is_here
+    from nfqlb.gateway.network import is_here, is_running
     from nfqlb.gateway.procfs import IPPROTO_VRRP, raw_sockets
     from nfqlb.ha.digest import digests
     from nfqlb.ha.keepalived import floating
@@ -60,6 +60,7 @@ def told_by_file(config: Config) -> Report:
         "unwell": ["no gateway runs"],
         "yielding": False,
         "keepalived": bool(raw_sockets(IPPROTO_VRRP)),
+        "interfaces_down": [name for name in pair.interfaces if not is_running(name)],
         "digests": digests(config, config.setup()),
     }
 
@@ -103,6 +104,7 @@ def _report(content: bytes, whence: str) -> Report:
             assert isinstance(group["role"], str)
         assert all(isinstance(report[key], str) for key in ("address", "peer"))
         assert isinstance(report["unwell"], list)
+        assert isinstance(report.get("interfaces_down", []), list)  # one of an earlier version does not say
     except (ValueError, KeyError, TypeError, AssertionError):
         raise PeerError(f"What {whence} says is no report of a node; expected that of: nfqlb ha digest") from None
     return dict(report)
@@ -126,6 +128,8 @@ def problems(own: Report, peer: Report) -> list[str]:
         if report.get("keepalived") is False:
             text = "its addresses do not move, and it takes none. Start it there: systemctl restart keepalived"
             found.append(f"keepalived does not run on {who}: {text}")
+        for name in report.get("interfaces_down", ()):
+            found.append(f"{name} of {who} is down or has no cable: as long as that is so, it takes no addresses")
         if report.get("yielding"):
             text = "it takes the addresses only when the other one is unwell. To end that there: nfqlb ha resume"
             found.append(f"{who} yields: {text}")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,13 @@ def test_it_says_how_the_node_is(scene: Scene) -> None:
     assert scene.look(alive=False) == WELL + UNWELL
     assert scene.keeper.report()["weight"] == UNWELL
     assert os.listdir() == [TRACK_FILE], "nothing half-written is left"
+
+
+def test_it_says_which_interfaces_keep_the_addresses_away(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert scene.keeper.report()["interfaces_down"] == []
+    monkeypatch.setattr("nfqlb.gateway.keeper.is_running", lambda name: name == "up0")
+    scene.keeper.follow(replace(DUTIES, interfaces=("up0", "down0")))
+    assert scene.keeper.report()["interfaces_down"] == ["down0"]
 
 
 def test_what_stands_there_already_is_not_written_again(scene: Scene) -> None:

@@ -144,6 +144,15 @@ def test_what_an_older_version_does_not_compare_is_no_difference() -> None:
     assert (len(found), "the code differs" in found[0]) == (1, True)
 
 
+def test_an_interface_that_is_down_is_a_problem_on_either_node() -> None:
+    """keepalived there takes no address then, and nothing else tells: the gateway itself is well."""
+    well = {"address": "a", "peer": "b", "groups": [], "unwell": [], "digests": {}, "interfaces_down": []}
+    cut_off = {**well, "address": "b", "peer": "a", "interfaces_down": ["eth0"]}
+    assert problems(well, {**cut_off, "interfaces_down": []}) == []
+    assert [text.split(" is down")[0] for text in problems(well, cut_off)] == ["eth0 of the peer"]
+    assert [text.split(" is down")[0] for text in problems(cut_off, well)] == ["eth0 of this node"]
+
+
 def test_digests_tell_what_differs_and_nothing_of_a_key(tmp_path: Path) -> None:
     path = PCAPS / "two-armed" / "nfqlb.toml"
     config = load(path)
