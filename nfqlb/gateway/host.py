@@ -185,11 +185,14 @@ def passage(config: Config, network: Network) -> Iterator[Problem]:
 def bound_sockets(config: Config, proc: Path = PROC) -> Iterator[Problem]:
     """Processes that wait at one of our sockets. Not our own, which send from there."""
     own = running(config.gateway.run_dir, proc)
+    user = user_of(config.gateway.run_dir) if own else 0
     for version in FAMILIES:
-        for local, inode in udp_sockets(proc, version):
+        for local, inode, uid in udp_sockets(proc, version):
             taken = [socket for _, socket in sockets(config) if meets(local, socket)]
             holders = processes_with(f"socket:[{inode}]", proc) if taken else ()
             if not taken or any(holder.pid == own or holder.name.startswith("nfqlb") for holder in holders):
+                continue
+            if user and uid == user and not holders:  # our own processes let nobody but root look at them
                 continue
             who = ", ".join(map(str, holders)) or "a process that we may not look at"
             text = (
@@ -197,6 +200,14 @@ def bound_sockets(config: Config, proc: Path = PROC) -> Iterator[Problem]:
                 "there. Harmless if it serves other addresses, too; else stop it"
             )
             yield Problem(f"UDP {local}", text, "warning")
+
+
+def user_of(run_dir: Path) -> int:
+    """Whose the gateway in `run_dir` is; 0 for root's, or none."""
+    try:
+        return (run_dir / FILE_NAME).stat().st_uid
+    except OSError:
+        return 0
 
 
 def running(run_dir: Path, proc: Path = PROC) -> int:
@@ -220,8 +231,10 @@ def serving(run_dir: Path) -> int:
         return 0
 
 
-def udp_sockets(proc: Path, version: int) -> Iterator[tuple[Endpoint, str]]:
-    """Local endpoint and inode of each UDP socket [proc_net_tcp.txt: addresses are words of the host's byte order]."""
+def udp_sockets(proc: Path, version: int) -> Iterator[tuple[Endpoint, str, int]]:
+    """Local endpoint, inode and user of each UDP socket [proc_net_tcp.txt: addresses are words of the host's byte
+    order].
+    """
     try:
         lines = (proc / "thread-self/net" / {4: "udp", 6: "udp6"}[version]).read_text("ascii").splitlines()
     except FileNotFoundError:  # a kernel without IPv6
@@ -230,7 +243,7 @@ def udp_sockets(proc: Path, version: int) -> Iterator[tuple[Endpoint, str]]:
         fields = line.split()
         words, _, port = fields[1].partition(":")
         packed = b"".join(bytes.fromhex(words[at : at + 8])[::-1] for at in range(0, len(words), 8))
-        yield Endpoint(packed, int(port, 16)), fields[9]
+        yield Endpoint(packed, int(port, 16)), fields[9], int(fields[7])
 
 
 def meets(local: Endpoint, socket: Endpoint) -> bool:

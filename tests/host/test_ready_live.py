@@ -1,5 +1,6 @@
 """What `nfqlb check --live` and `nfqlb run` say of a host that is not ready."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from nfqlb.config import Config, Problem
 from nfqlb.gateway import host as gateway_host
 from nfqlb.gateway import sets
 from nfqlb.gateway.errors import HostError
-from nfqlb.gateway.host import meets, problems, udp_sockets
+from nfqlb.gateway.host import bound_sockets, meets, problems, udp_sockets
 from nfqlb.gateway.iptables import Iptables
 from nfqlb.net.endpoint import Endpoint
 
@@ -142,6 +143,28 @@ def test_a_program_that_waits_at_our_socket(host: Host) -> None:
     assert six.startswith("UDP [2001:db8:1::5]:5060: ")
 
 
+def test_a_socket_of_the_gateway_itself_is_no_strangers(host: Host, tmp_path: Path) -> None:
+    """A reload of the service, which may not look at what its own `nfqlb-health` has open."""
+    config = host.config()
+    head, row = (
+        "  sl\n",
+        "  10: 0500090A:13C4 00000000:0000 07 00000000:00000000 00:00000000 00000000   {} 0 71718 2 0 0\n",
+    )
+    for folder in ("thread-self/net", "4711"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "4711/stat").write_text("4711 (nfqlb) S 1")
+    pid = config.gateway.run_dir / "pid"
+    pid.parent.mkdir(exist_ok=True)
+    pid.write_text("4711")
+    os.chown(pid, 995, 995)
+    for user, count in ((995, 0), (996, 1), (0, 1)):
+        (tmp_path / "thread-self/net/udp").write_text(head + row.format(user))
+        assert len(list(bound_sockets(config, tmp_path))) == count
+    pid.unlink()
+    (tmp_path / "thread-self/net/udp").write_text(head + row.format(995))
+    assert len(list(bound_sockets(config, tmp_path))) == 1, "no gateway runs"
+
+
 def test_sockets_as_proc_writes_them(tmp_path: Path) -> None:
     """A line of each file as Linux on x86 printed it."""
     folder = tmp_path / "thread-self/net"
@@ -154,8 +177,8 @@ def test_sockets_as_proc_writes_them(tmp_path: Path) -> None:
     (folder / "udp6").write_text(
         f"{head}  10: B80D0120000001000000000005000000:13C4 00000000000000000000000000000000:0000 {rest}"
     )
-    assert list(udp_sockets(tmp_path, 4)) == [(Endpoint.parse("198.51.100.5:5060"), "71718")]
-    assert list(udp_sockets(tmp_path, 6)) == [(Endpoint.parse("[2001:db8:1::5]:5060"), "71718")]
+    assert list(udp_sockets(tmp_path, 4)) == [(Endpoint.parse("198.51.100.5:5060"), "71718", 0)]
+    assert list(udp_sockets(tmp_path, 6)) == [(Endpoint.parse("[2001:db8:1::5]:5060"), "71718", 0)]
 
 
 @pytest.mark.parametrize(
