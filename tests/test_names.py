@@ -11,9 +11,9 @@ from dnsserver import DnsServer, Records
 
 from nfqlb.balance.pool import Backend, Pool
 from nfqlb.balance.states import Place
-from nfqlb.cli import check
+from nfqlb.cli import check, status
 from nfqlb.config import Config, build
-from nfqlb.gateway import naming
+from nfqlb.gateway import changes, naming
 from nfqlb.gateway.directory import Directory
 from nfqlb.gateway.loop import Loop
 from nfqlb.names import remembered
@@ -359,3 +359,28 @@ def test_in_another_pool_an_address_is_free(config: Config) -> None:
         "backend regs/reg: reg.example.org:5060 is 192.0.2.1:5060, which is not used: this pool has that address as "
         "backend fixed already"
     ]
+
+
+@pytest.mark.parametrize(
+    ("come", "gone", "told"),
+    [
+        (["a@1"], [], "new are a@1; gone are none"),
+        ([], ["a@1", "a@2"], "new are none; gone are a@1, a@2"),
+        ([], [], "beside others that are not used"),
+    ],
+)
+def test_the_log_says_what_is_other_about_names(come: list[str], gone: list[str], told: str) -> None:
+    assert changes._renamed(come, gone).endswith(told)
+
+
+def test_status_tells_of_a_name_that_is_not_answered() -> None:
+    known = [
+        {"name": "a.example.org:5060", "addresses": ["192.0.2.1:5060"], "error": "DNS does not answer"},
+        {"name": "b.example.org:5060", "addresses": [], "error": "no such name"},
+        {"name": "c.example.org:5060", "addresses": ["192.0.2.2:5060"], "error": None},
+    ]
+    assert status.unanswered({"names": {"known": known}}) == [
+        "a.example.org:5060: DNS does not answer; the last good answer stands",
+        "b.example.org:5060: no such name",
+    ]
+    assert status.unanswered({}) == [], "a gateway of an earlier version"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,15 +41,26 @@ def command(config_path: Path, as_json: bool) -> None:
             f"{each['pid']}" + ("" if each["ready"] else " (not ready)") if each["pid"] else "none"
             for each in answer["workers"]
         )
-        rows = {
-            "nfqlb": f"{answer['version']}, {answer['state']} since {since}, pid {answer['pid']}",
-            "configuration": answer["config"],
-            "generation": f"{answer['generation']}" + (f" ({answer['changing']})" if answer["changing"] else ""),
-            "workers": f"{workers}; queues {', '.join(map(str, answer['queues']))}",
-            "backends": ", ".join(answer["backends"]),
-            **({"ALARM": "; ".join(f"pool {pool}: {text}" for pool, text in alarms.items())} if alarms else {}),
-        }
-        for name, value in rows.items():
+        rows = [
+            ("nfqlb", f"{answer['version']}, {answer['state']} since {since}, pid {answer['pid']}"),
+            ("configuration", answer["config"]),
+            ("generation", f"{answer['generation']}" + (f" ({answer['changing']})" if answer["changing"] else "")),
+            ("workers", f"{workers}; queues {', '.join(map(str, answer['queues']))}"),
+            ("backends", ", ".join(answer["backends"])),
+        ]
+        rows += [("DNS", text) for text in unanswered(answer)]
+        if alarms:
+            rows.append(("ALARM", "; ".join(f"pool {pool}: {text}" for pool, text in alarms.items())))
+        for name, value in rows:
             screen.tell(f"{name + ':':15}{value}", hang=15)
     if not all(each["pid"] and each["ready"] for each in answer["workers"]):
         raise SystemExit(1)
+
+
+def unanswered(answer: dict[str, Any]) -> list[str]:
+    """What is wrong with the names of backends."""
+    return [
+        f"{each['name']}: {each['error']}" + ("; the last good answer stands" if each["addresses"] else "")
+        for each in answer.get("names", {}).get("known", ())
+        if each["error"]
+    ]

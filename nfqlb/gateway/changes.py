@@ -183,12 +183,7 @@ class Changes:
         else:
             old, new = current.named, plan.named
             come, gone = sorted(new - old), sorted(old - new)
-            logger.info(
-                "names have other addresses: new are %s; gone are %s",
-                ", ".join(come) or "none",
-                ", ".join(gone) or "none",
-                extra=about(new=come, gone=gone),
-            )
+            logger.info("%s", _renamed(come, gone), extra=about(new=come, gone=gone))
             for (pool, name), why in () if plan.naming is None else plan.naming.dismissed.items():
                 if current.naming is None or current.naming.dismissed.get((pool, name)) != why:
                     logger.warning("backend %s/%s: %s", pool, name, why, extra=about(pool=pool, backend=name))
@@ -223,6 +218,12 @@ class Changes:
         if not self._renaming and self._parts.names.due(now):
             self._renaming = True
             self._loop.begin(self.rename())
+
+
+def _renamed(come: list[str], gone: list[str]) -> str:
+    if not come and not gone:
+        return "names have the same addresses in another order, with other weights, or beside others that are not used"
+    return f"names have other addresses: new are {', '.join(come) or 'none'}; gone are {', '.join(gone) or 'none'}"
 
 
 def _unchanged(read: Reading) -> list[str]:
