@@ -140,7 +140,7 @@ def _now(old: Config) -> tuple[Standings, str, range]:
     except NotRunning:
         return {}, "no gateway runs here, so all backends are taken to be up", old.workers.queues
     except control.ControlError as error:
-        return {}, f"all backends are taken to be up: {error}", old.workers.queues
+        return {}, f"all backends are taken to be up: {str(error).removesuffix('.')}", old.workers.queues
     standings = {
         (each["pool"], each["name"]): Standing(State[each["state"].upper()], round(each["warming"] * 10))
         for each in backends

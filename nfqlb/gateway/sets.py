@@ -161,7 +161,8 @@ def entries(kinds: Iterable[Kind] = ("deny", "ban")) -> list[Entry]:
     names = [(kind, name_of(kind, family)) for kind in kinds for family in FAMILIES]
     if not any(name in there for _, name in names):
         raise HostError(
-            "There are no sets of ours in the kernel: put them and the rules in place with: nfqlb rules apply"
+            "There are no sets of ours in the kernel. Unless [limits] enabled = false does without them, put them and "
+            "the rules in place with: nfqlb rules apply"
         )
     found = [entry for kind, name in names if name in there for entry in read_entries(kind, _save(name))]
     if any(entry.kind == "ban" and not entry.why for entry in found):
