@@ -187,6 +187,13 @@ def test_the_command(tmp_path: Path) -> None:
     assert call("--root", root, "--remove").output == "There is nothing of ours.\n"
 
 
+def test_a_configuration_that_is_not_there_is_told(tmp_path: Path) -> None:
+    missing = tmp_path / "lb.toml"
+    arguments = "-c", str(missing), "--as-root", "--dry-run"
+    assert f"Warning: there is no {missing}" in call(*arguments).output
+    assert "Warning" not in call(*arguments, "--root", str(tmp_path)).output, "an image has its configuration later"
+
+
 def test_the_configuration_tells_the_rest(tmp_path: Path) -> None:
     config = tmp_path / "lb.toml"
     example = (DOCS / "nfqlb.example.toml").read_text()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nfqlb.cli import screen
 from nfqlb.cli.common import UserError, config_option, echo_json, json_option, load_config
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ def command(config_path: Path, root: Path, as_root: bool, removing: bool, dry_ru
             service = this_host(config_path, as_root)
             if root == HOST and not as_root:
                 enterable(service)
+            if root == HOST and not as_json and not service.config.exists():
+                text = (
+                    f"there is no {service.config}, so the units go by the defaults. When it is there, say this again."
+                )
+                screen.tell(f"Warning: {text}", hang=2, err=True, fg="yellow")
             changes = units.install(service, root, act=not dry_run)
     except units.UnitError as error:
         raise UserError(str(error)) from None
