@@ -65,9 +65,7 @@ def command(config_path: Path, root: Path, as_root: bool, removing: bool, dry_ru
             if root == HOST and not as_root:
                 enterable(service)
             if root == HOST and not as_json and not service.config.exists():
-                text = (
-                    f"there is no {service.config}, so the units go by the defaults. When it is there, say this again."
-                )
+                text = f"there is no {service.config}, so the units go by the defaults. When it is there, repeat this."
                 screen.tell(f"Warning: {text}", hang=2, err=True, fg="yellow")
             changes = units.install(service, root, act=not dry_run)
     except units.UnitError as error:

@@ -148,7 +148,8 @@ def is_running(link: str) -> bool:
     """Whether the interface is there, switched on, and has a carrier."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         try:
-            _, flags = IFREQ.unpack(fcntl.ioctl(any_socket, SIOCGIFFLAGS, IFREQ.pack(link.encode(), 0)))
+            answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, IFREQ.pack(link.encode(), 0))
         except OSError:
             return False
+    flags: int = IFREQ.unpack(answer)[1]
     return flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
