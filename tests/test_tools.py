@@ -138,7 +138,7 @@ def test_a_service_that_was_there_is_left_alone(checkout: Checkout) -> None:
     assert checkout.done() == [f"{APT} update", f"{APT} install -y --no-install-recommends x"]
 
 
-ENV = 'BUILD_PACKAGES=(); need_venv; echo "$VENV"'
+ENV = 'BUILD_PACKAGES=(); need_venv dev; echo "$VENV"'
 
 
 def test_the_environment_is_made_once(checkout: Checkout) -> None:
@@ -149,6 +149,25 @@ def test_the_environment_is_made_once(checkout: Checkout) -> None:
     assert [line.replace("--disable-pip-version-check ", "") for line in checkout.done()] == made
     assert checkout.run(ENV).returncode == 0
     assert checkout.done() == []
+
+
+def test_the_demo_goes_without_what_tests_need_unless_it_is_there(checkout: Checkout) -> None:
+    def pip(script: str) -> list[str]:
+        assert checkout.run(f"BUILD_PACKAGES=(); {script}").returncode == 0
+        return [line.split()[-1] for line in checkout.done() if line.startswith("pip ")]
+
+    assert pip("need_venv run") == ["."]
+    assert pip("need_venv run") == []
+    assert pip("need_venv dev") == [".[dev]"]
+    assert pip("need_venv run; need_venv dev") == []
+    (checkout.root / "co" / "setup.py").write_text("two")
+    assert pip("need_venv run") == [".[dev]"]
+
+
+def test_the_lists_of_packages_are_fetched_once(checkout: Checkout) -> None:
+    assert checkout.run("need_packages a; need_packages b").returncode == 0
+    install = f"{APT} install -y --no-install-recommends"
+    assert checkout.done() == [f"{APT} update", f"{install} a", f"{install} b"]
 
 
 @pytest.mark.parametrize("name", COMPILED)

@@ -13,15 +13,21 @@ cd "$CHECKOUT" || exit
 # To build the Python environment (netfilterqueue is a C extension).
 BUILD_PACKAGES=(ca-certificates gcc libc6-dev libnetfilter-queue-dev python3 python3-dev python3-venv)
 
-# To run the lab and the tests: the gateway's own tools, the peers, and independent readers.
-# shellcheck disable=SC2034  # used by those who source this
+# To run the lab: the gateway's own tools, and the peers.
 LAB_PACKAGES=(
     iproute2 iptables ipset conntrack procps    # the gateway and its host
     kamailio kamailio-extra-modules             # registrars and proxies
-    baresip-core sip-tester sipsak              # phones
-    sipvicious                                  # scans and guesses, to be refused
+    baresip-core sip-tester                     # phones
     keepalived                                  # moves the addresses of a pair
-    tshark tcpdump                              # readers of what went over the wire
+    tcpdump                                     # writes down what goes over the wire
+)
+
+# To run the tests: more peers, and independent readers. They are most of what has to be fetched.
+# shellcheck disable=SC2034  # used by those who source this
+TEST_PACKAGES=(
+    "${LAB_PACKAGES[@]}"
+    sipsak sipvicious                           # a question; scans and guesses, to be refused
+    tshark                                      # reads what went over the wire
     systemd                                     # starts the gateway as a service, and checks its units
     shellcheck                                  # for these scripts
     man-db mandoc                               # readers of the manual
@@ -64,6 +70,9 @@ need_packages() {
     install_packages "${missing[@]}"
 }
 
+# Whether the lists of packages were fetched in this run.
+LISTS_ARE_NEW=0
+
 # Installs its arguments without a question, and without leaving a daemon behind.
 #
 # A unit that we mask for the time of the installation is not started by it; afterwards it is disabled, so that it does
@@ -85,7 +94,10 @@ install_packages() {
     # tshark would ask whether everybody may capture: noninteractive means no, as its package recommends.
     # needrestart would restart services of the machine: it may only list them.
     local apt=(env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l apt-get -q -o DPkg::Lock::Timeout=300)
-    "${apt[@]}" update >/dev/null || say "apt-get update failed; trying with the package lists of before"
+    if ! ((LISTS_ARE_NEW)); then
+        "${apt[@]}" update >/dev/null || say "apt-get update failed; trying with the package lists of before"
+        LISTS_ARE_NEW=1
+    fi
     "${apt[@]}" install -y --no-install-recommends "$@" >&2 ||
         die "apt-get could not install what is needed. Its messages above say why."
     for service in "${new[@]}"; do
@@ -106,10 +118,13 @@ venv_works() {
 }
 
 # Makes the Python environment, or brings it up to date when pyproject.toml or what is compiled is not as last time.
+#
+# `need_venv dev`: with what tests and developers need; `need_venv run` does without, unless it is there already.
 need_venv() {
-    local stamp=$VENV/nfqlb.stamp wanted
+    local stamp=$VENV/nfqlb.stamp dev=$VENV/nfqlb.dev extra='[dev]' wanted
     wanted="$CHECKOUT $(cat pyproject.toml setup.py nfqlb/fast/*.p{xi,yx} nfqlb/gateway/*.pyx | sha256sum)"
-    if [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && venv_works; then return; fi
+    if [[ $1 == run && ! -e $dev ]]; then extra=; fi
+    if [[ -f $stamp && $(<"$stamp") == "$wanted" && (! $extra || -e $dev) ]] && venv_works; then return; fi
     need_packages "${BUILD_PACKAGES[@]}"
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         die "Python 3.11 or later is needed; $PYTHON is older. Name another one in NFQLB_PYTHON."
@@ -123,9 +138,10 @@ need_venv() {
     fi
     rm -f "$stamp"
     say "installing nfqlb and what it needs into $VENV"
-    "$VENV/bin/python" -m pip --disable-pip-version-check install --quiet --editable '.[dev]' ||
+    "$VENV/bin/python" -m pip --disable-pip-version-check install --quiet --editable ".$extra" ||
         die "pip could not install what is needed. Its messages above say why."
     printf '%s\n' "$wanted" >"$stamp"
+    if [[ $extra ]]; then touch "$dev"; fi
 }
 
 # What root made in a checkout that belongs to somebody else (sudo) is given to its owner.

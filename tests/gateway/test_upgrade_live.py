@@ -25,6 +25,9 @@ pytestmark = pytest.mark.root
 SEEDS = int(os.environ.get("NFQLB_KILL_SEEDS", "3"))
 """How many random moments; more make a longer campaign."""
 
+PATIENCE = 12.0
+"""Seconds for new code to say that it is ready: enough for good code on a busy machine, and what a hung one costs."""
+
 SPOILED = """
 import os, signal, sys, time
 from contextlib import suppress
@@ -95,7 +98,7 @@ class NewCode:
     def __init__(self, folder: Path) -> None:
         self._order = folder / "order"
         self.order("")
-        (folder / "sitecustomize.py").write_text(SPOILED.format(order=str(self._order), patience=4.0))
+        (folder / "sitecustomize.py").write_text(SPOILED.format(order=str(self._order), patience=PATIENCE))
 
     def order(self, what: str) -> None:
         self._order.write_text(what)
@@ -117,13 +120,13 @@ FAILURES = {
     "import": "supervisor",
     "configuration": "failed inside",
     "worker": "failed 3 times at its start",
-    "hang": "not ready after 4 s",
+    "hang": f"not ready after {PATIENCE:g} s",
     "dies ready": "has ended before it was ready",
     "dies after ready": "has ended before it had taken over",
     "at go": "has ended before it had taken over",
     "rules": "no rules today: ordered by the test",
     "dies done": "has ended before it had taken over",
-    "hangs done": "not ready after 4 s",
+    "hangs done": f"not ready after {PATIENCE:g} s",
 }
 
 

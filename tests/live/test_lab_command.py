@@ -110,6 +110,7 @@ def test_demo(options: tuple[str, ...], internal: str, received: str) -> None:
 def test_load() -> None:
     """No failed call and no packet dropped by a queue at 200 calls/s; workers stay small."""
     load = nfqlb_lab("load", "--name", fresh_name(), "--rate", "200", "--seconds", "5", "--json", timeout=100)
+    assert load.stdout, load.stderr
     result = json.loads(load.stdout)
     assert (result["failed"], result["queue_dropped"], result["successful"]) == (0, 0, 1000)
     assert result["ok"] is True
