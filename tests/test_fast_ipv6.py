@@ -114,7 +114,7 @@ def test_P18_P20_a_signed_flow_does_not_change_the_IP_version() -> None:
     routes |= {b", ".join(pair).replace(b", \r\nRoute:", b",") for pair in product(routes, repeat=2)}
     ends = {(src, dst) for src, dst, _ in found}
     versions = set()
-    for (src, dst), route, (_, _, payload) in product(ends, sorted(routes), found[::4]):
+    for (src, dst), route, (_, _, payload) in product(ends, sorted(routes), found[::9]):
         changed = re.sub(rb"\r\nRoute:[^\r]*", b"", payload).replace(b"\r\nMax-", route + b"\r\nMax-", 1)
         verdict = here.process(src, dst, changed)
         if verdict.action is Action.FORWARD and verdict.dst is not None:

@@ -145,7 +145,7 @@ def test_the_environment_is_made_once(checkout: Checkout) -> None:
     place = f"{checkout.root}/co/.venv"
     result = checkout.run(ENV)
     assert (result.returncode, result.stdout) == (0, f"{place}\n"), result.stderr
-    made = [f"venv {place}", "pip install --quiet --editable .[dev]"]
+    made = [f"venv {place}", "pip install --quiet --config-settings editable_mode=compat --editable .[dev]"]
     assert [line.replace("--disable-pip-version-check ", "") for line in checkout.done()] == made
     assert checkout.run(ENV).returncode == 0
     assert checkout.done() == []
