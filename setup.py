@@ -18,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 FAST = Path("nfqlb", "fast")
-GATEWAY = Path("nfqlb", "gateway")
+WORKER = Path("nfqlb", "gateway", "worker")
 
 
 def extension(name: str, sources: list[Path]) -> Extension:
@@ -41,7 +41,7 @@ else:
     extensions = cythonize(
         [
             extension("nfqlb.fast.path", sorted(each for each in FAST.iterdir() if each.suffix in (".pyx", ".pxi"))),
-            extension("nfqlb.gateway.pump", [GATEWAY / "pump.pyx"]),
+            extension("nfqlb.gateway.worker._nfqueue_loop", [WORKER / "_nfqueue_loop.pyx"]),
         ],
         build_dir="build",
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nfqlb.cli import completion, main
-from nfqlb.config.schema import schema
+from nfqlb.config.reference.json_schema import schema
 from nfqlb.manual import commands, configuration
 
 

@@ -15,6 +15,9 @@ import nfqlb
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "nfqlb"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+DEVTOOLS = ROOT / "tools" / "devtools"
+TOOLS = sorted(DEVTOOLS.rglob("*.py"))
+"""Not installed, and held to the same rules."""
 
 with (ROOT / "pyproject.toml").open("rb") as pyproject:
     PROJECT = tomllib.load(pyproject)
@@ -33,11 +36,11 @@ def imported(source: Path) -> set[str]:
 
 def test_every_import_is_declared() -> None:
     """What only benchmarks import is declared by the extra of that name."""
-    bench = {source for source in SOURCES if source.parent == PACKAGE / "lab" / "bench"}
+    bench = {source for source in TOOLS if source.parent == DEVTOOLS / "bench"}
     extra = {each.partition(">=")[0] for each in PROJECT["project"]["optional-dependencies"]["bench"]}
     of_bench = {name for source in bench for name in imported(source)}
-    rest = {name for source in SOURCES if source not in bench for name in imported(source)}
-    foreign = (rest | of_bench - extra) - sys.stdlib_module_names - {"nfqlb"}
+    rest = {name for source in (*SOURCES, *TOOLS) if source not in bench for name in imported(source)}
+    foreign = (rest | of_bench - extra) - sys.stdlib_module_names - {"nfqlb", "devtools"}
     assert extra <= of_bench
     owners = packages_distributions()
     needed = {owners[name][0].lower() for name in foreign}
@@ -80,7 +83,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert distribution("nfqlb").version == nfqlb.__version__
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(PACKAGE)))
+@pytest.mark.parametrize("source", [*SOURCES, *TOOLS], ids=lambda source: str(source.relative_to(ROOT)))
 def test_house_rules_of_a_module(source: Path) -> None:
     text = source.read_text()
     if not text.strip():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nfqlb.rules_text import RULES
+from nfqlb.offline.rule_titles import RULES
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "rules.md"

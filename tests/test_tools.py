@@ -31,7 +31,13 @@ def test_shellcheck_finds_nothing() -> None:
     assert (result.returncode, result.stdout) == (0, "")
 
 
-COMPILED = ("pyproject.toml", "setup.py", "nfqlb/fast/path.pyx", "nfqlb/fast/text.pxi", "nfqlb/gateway/pump.pyx")
+COMPILED = (
+    "pyproject.toml",
+    "setup.py",
+    "nfqlb/fast/path.pyx",
+    "nfqlb/fast/sip_text.pxi",
+    "nfqlb/gateway/worker/_nfqueue_loop.pyx",
+)
 """What an environment is made of."""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from nfqlb import share
-from nfqlb.config.example import example
+from nfqlb.config.reference.example import example
 
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "*.so", "tests")

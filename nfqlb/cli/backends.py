@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 
 import click
 
-from nfqlb.cli import completing, screen
-from nfqlb.cli.common import DEFAULT_CONFIG, Group, UserError, config_option, echo_json, json_option
+from nfqlb.cli import _completing as completing
+from nfqlb.cli import _screen as screen
+from nfqlb.cli._common import DEFAULT_CONFIG, Group, UserError, config_option, echo_json, json_option
 from nfqlb.layout import Line, Page, Shape, Table
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -132,7 +133,7 @@ def list_(config_path: Path, as_json: bool, interval: float | None, wide: bool) 
 
 def listed(config_path: Path, as_json: bool) -> dict[str, Any]:
     """The gateway's answer, printed if wanted as JSON. Raises UserError."""
-    from nfqlb.cli.steering import ask, errors_in
+    from nfqlb.cli._steering import ask, errors_in
 
     answer = ask(config_path, {"do": "backends"}, quiet=as_json, timeout=10)
     if as_json:
@@ -304,7 +305,7 @@ def drain(
 
 def await_quiet(config_path: Path, as_json: bool, answer: dict[str, Any], idle: float | None, limit: float) -> None:
     """Wait until those that were drained are quiet, and say how it has ended."""
-    from nfqlb.cli.draining import IDLE, Progress, wait
+    from nfqlb.cli._draining import IDLE, Progress, wait
 
     idle = IDLE if idle is None else idle
     names = answer["backends"]
@@ -370,7 +371,7 @@ def say(
     config_path: Path, as_json: bool, word: str, name: str, seconds: float | None, *, quiet: bool = False
 ) -> dict[str, Any]:
     """Tell the gateway, and how that has ended; its answer. `quiet`: what is fine is not told to people."""
-    from nfqlb.cli.steering import ask, errors_in
+    from nfqlb.cli._steering import ask, errors_in
 
     answer = ask(config_path, {"do": word, "backend": name, "for": seconds}, quiet=True, timeout=10)
     if as_json or (quiet and not answer["ok"]):

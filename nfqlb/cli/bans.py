@@ -1,6 +1,6 @@
 """`nfqlb bans`: who is banned, and an operator's word about it.
 
-Asks and changes the kernel's sets (`nfqlb.gateway.sets`), so it works whether the gateway runs or not.
+Asks and changes the kernel's sets (`nfqlb.gateway.netfilter.ipset`), so it works whether the gateway runs or not.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nfqlb.cli import completing, screen
+from nfqlb.cli import _completing as completing
+from nfqlb.cli import _screen as screen
+from nfqlb.cli._common import Group, UserError, echo_json, json_option
 from nfqlb.cli.backends import UNITS, duration, span
-from nfqlb.cli.common import Group, UserError, echo_json, json_option
 from nfqlb.layout import Shape, Table
 
 if TYPE_CHECKING:
-    from nfqlb.gateway.sets import Entry
+    from nfqlb.gateway.netfilter.ipset import Entry
     from nfqlb.proxy.setup import Network
 
 BY = {"deny": "operator", "ban": "gateway"}
@@ -47,7 +48,7 @@ def ban_time(ctx: click.Context, param: click.Parameter, text: str | None) -> fl
     """A duration that the kernel can keep."""
     seconds = duration(ctx, param, text)
     if seconds is not None:
-        from nfqlb.gateway.sets import LONGEST
+        from nfqlb.gateway.netfilter.ipset import LONGEST
 
         if seconds > LONGEST:
             raise click.BadParameter(
@@ -91,10 +92,10 @@ def list_(as_json: bool, wide: bool) -> None:
     Example:
       nfqlb bans list --json | jq length
     """
-    from nfqlb.gateway import sets
+    from nfqlb.gateway.netfilter import ipset
 
     with told():
-        found = sets.entries()
+        found = ipset.entries()
     if as_json:
         echo_json([plain(entry) for entry in found])
         return
@@ -129,21 +130,21 @@ def add(seconds: float | None, why: str | None, force: bool, sources: tuple[str,
     Example:
       nfqlb bans add 203.0.113.0/24 2001:db8:7::/48 --for 1d --why "scans"
     """
-    from nfqlb.gateway import sets
+    from nfqlb.gateway.netfilter import ipset
 
     wanted = [network(each) for each in sources]
     for each in wanted:
         if each.prefixlen < WIDEST[each.version] and not force:
             raise UserError(too_wide(each))
     with told():
-        allowed = [entry.network for entry in sets.entries(["allow"])]
+        allowed = [entry.network for entry in ipset.entries(["allow"])]
         for each in wanted:
             over = next((one for one in allowed if covers(one, each)), None)
             if over is not None:
                 raise UserError(
                     f"{each} cannot be banned: {over} is a backend, a node of the pair, or in [limits] allow."
                 )
-        sets.ban(wanted, int(seconds or 0), why)
+        ipset.ban(wanted, int(seconds or 0), why)
     click.echo(f"{', '.join(sources)} banned {'for ever' if seconds is None else f'for {span(seconds)}'}.")
 
 
@@ -163,12 +164,12 @@ def remove(everybody: bool, sources: tuple[str, ...]) -> None:
     Example:
       nfqlb bans remove 203.0.113.77
     """
-    from nfqlb.gateway import sets
+    from nfqlb.gateway.netfilter import ipset
 
     if everybody == bool(sources):
         raise click.UsageError("Say whom to let go, or --all.")
     with told():
-        found = sets.entries()
+        found = ipset.entries()
         chosen = found if everybody else []
         for text in sources:
             exact = [entry for entry in found if is_ban_of(entry, network(text))]
@@ -176,7 +177,7 @@ def remove(everybody: bool, sources: tuple[str, ...]) -> None:
                 raise UserError(not_banned(text, found))
             chosen += [entry for entry in exact if entry not in chosen]
         for entry in chosen:
-            sets.unban(entry)
+            ipset.unban(entry)
     click.echo(f"{', '.join(entry.source for entry in chosen) or 'Nobody'} let go.")
     left = [entry for entry in found if entry not in chosen]
     if still := [not_banned(text, left) for text in sources if part_of(network(text), left)]:
@@ -194,9 +195,9 @@ def too_wide(each: Network) -> str:
 
 def is_ban_of(entry: Entry, meant: Network) -> bool:
     """Whether a ban is that of this address or network. The gateway bans a /64 of IPv6 as one source."""
-    from nfqlb.gateway import sets
+    from nfqlb.gateway.netfilter import ipset
 
-    return entry.network in sets.holdable(meant) or (entry.kind == "ban" and covers(entry.network, meant))
+    return entry.network in ipset.holdable(meant) or (entry.kind == "ban" and covers(entry.network, meant))
 
 
 def part_of(meant: Network, found: list[Entry]) -> list[Entry]:
@@ -256,7 +257,7 @@ def reason(entry: Entry) -> str:
 @contextmanager
 def told() -> Iterator[None]:
     """What goes wrong with the host is told in a sentence."""
-    from nfqlb.gateway.errors import HostError
+    from nfqlb.errors import HostError
 
     try:
         yield

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nfqlb.cli import screen
-from nfqlb.cli.common import config_option, echo_json, json_option
+from nfqlb.cli import _screen as screen
+from nfqlb.cli._common import config_option, echo_json, json_option
 from nfqlb.layout import Line, Shape, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nfqlb.config import Config, Problem
-    from nfqlb.config.named import Named
+    from nfqlb.config.dns_backends import Named
+    from nfqlb.config.model import Config
     from nfqlb.config.pair import Pair
+    from nfqlb.config.problems import Problem
     from nfqlb.names.target import Answers
     from nfqlb.proxy.setup import Backend, Pool
 
@@ -68,7 +69,8 @@ def command(config_path: Path, live: bool, as_json: bool) -> None:
 
 def examine(path: Path, live: bool) -> tuple[Config | None, list[Problem]]:
     """The configuration unless it is wrong, and all there is to say of it, its keys and (`live`) the host."""
-    from nfqlb.config import ConfigError, load
+    from nfqlb.config.model import load
+    from nfqlb.config.problems import ConfigError
     from nfqlb.config.secret import read_keys
 
     try:
@@ -78,8 +80,9 @@ def examine(path: Path, live: bool) -> tuple[Config | None, list[Problem]]:
     problems = [*config.notes, *config.warnings, *read_keys(config.gateway.secret_file)[1]]
     if live:
         from nfqlb.config.problems import errors_in
-        from nfqlb.gateway import host, rollcall
-        from nfqlb.names.settle import answers_for
+        from nfqlb.config.resolve import answers_for
+        from nfqlb.gateway.preflight import backends as preflight_backends
+        from nfqlb.gateway.preflight import host
 
         answers = answers_for(config)
         problems += names(config, answers)
@@ -87,13 +90,13 @@ def examine(path: Path, live: bool) -> tuple[Config | None, list[Problem]]:
         found = host.problems(settled)
         problems += found
         if not errors_in(found):  # else nobody can be asked, or for nothing
-            problems += rollcall.problems(settled)
+            problems += preflight_backends.problems(settled)
     return config, problems
 
 
 def names(config: Config, answers: Answers) -> Iterator[Problem]:
     """What DNS says of the backends that have names."""
-    from nfqlb.config import Problem
+    from nfqlb.config.problems import Problem
 
     for named in config.names:
         place, known = f"pool {named.pool}, backend {named.name}", answers[named.address]
@@ -251,7 +254,7 @@ GROUPS = Shape(
 
 def show(config: Config) -> None:
     """What the configuration amounts to, on stdout."""
-    from nfqlb.balance.rules import conditions
+    from nfqlb.balance.routes import conditions
 
     listeners, pools, routes, groups = map(Table, (LISTENERS, POOLS, ROUTES, GROUPS))
     for listener in config.listeners:

@@ -1,7 +1,7 @@
 """`nfqlb config`: the configuration file itself: an example of it, its JSON Schema, and what one amounts to.
 
-Writes nothing itself: `nfqlb.config.example`, `schema` and `effective` do. Whether a configuration is right is for
-`nfqlb check`.
+Writes nothing itself: `nfqlb.config.reference.example`, `schema` and `effective` do. Whether a configuration is right
+is for `nfqlb check`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from nfqlb.cli.common import Group, UserError, config_option, echo_json, json_option
+from nfqlb.cli._common import Group, UserError, config_option, echo_json, json_option
 
 
 @click.group(cls=Group)
@@ -37,7 +37,7 @@ def example() -> None:
     Example:
       nfqlb config example > nfqlb.toml
     """
-    from nfqlb.config.example import example as text
+    from nfqlb.config.reference.example import example as text
 
     click.echo(text(), nl=False)
 
@@ -53,7 +53,7 @@ def schema() -> None:
     Example:
       nfqlb config schema > /etc/nfqlb/nfqlb.schema.json
     """
-    from nfqlb.config.schema import schema as made
+    from nfqlb.config.reference.json_schema import schema as made
 
     click.echo(json.dumps(made(), ensure_ascii=False, indent=2))
 
@@ -73,8 +73,9 @@ def show(config_path: Path, as_json: bool) -> None:
     Example:
       nfqlb config show -c /etc/nfqlb/nfqlb.toml
     """
-    from nfqlb.config import ConfigError, toml
-    from nfqlb.config.effective import effective
+    from nfqlb.config.problems import ConfigError
+    from nfqlb.config.reference import toml
+    from nfqlb.config.reference.effective import effective
 
     try:
         found = effective(config_path)

@@ -1,6 +1,6 @@
 """`nfqlb explain`: why a stored packet went where it went, rule by rule.
 
-Knows options and how an explanation is printed. What decided is told by `nfqlb.explain`.
+Knows options and how an explanation is printed. What decided is told by `nfqlb.offline.explain`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nfqlb.capture.packets import FRAGMENT
-from nfqlb.changes import printable
-from nfqlb.cli import screen
-from nfqlb.cli.common import UserError, config_option, echo_json, json_option
-from nfqlb.cli.outcomes import marked
-from nfqlb.cli.stored import capture_argument, has_colour, load_setup, packets_in, prepare_output
+from nfqlb.cli import _screen as screen
+from nfqlb.cli._common import UserError, config_option, echo_json, json_option
+from nfqlb.cli._outcomes import marked
+from nfqlb.cli._stored import capture_argument, has_colour, load_setup, packets_in, prepare_output
 from nfqlb.layout import wrapped
+from nfqlb.offline.header_diff import printable
 
 if TYPE_CHECKING:
     from nfqlb.capture.packets import PacketReader
-    from nfqlb.explain import Explanation
-    from nfqlb.replay import Replay
+    from nfqlb.offline.explain import Explanation
+    from nfqlb.offline.replay import Replay
 
 
 @click.command()
@@ -47,7 +47,7 @@ def command(capture: str, config_path: Path, frame: int | None, every: bool, as_
     setup = load_setup(config_path)
     prepare_output()
 
-    from nfqlb.replay import Replay
+    from nfqlb.offline.replay import Replay
 
     with packets_in(capture) as reader:
         colour = has_colour()
@@ -61,7 +61,7 @@ def command(capture: str, config_path: Path, frame: int | None, every: bool, as_
 
 def _explanations(replay: Replay, reader: PacketReader, wanted: int | None, every: bool) -> Iterator[Explanation]:
     """What was asked for. Raises UserError when it is not there."""
-    from nfqlb.explain import explain
+    from nfqlb.offline.explain import explain
 
     frames, fragment = 0, None
     for packet in reader:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nfqlb.cli import screen
-from nfqlb.cli.common import Group, UserError, config_option, echo_json, json_option, load_config
-from nfqlb.cli.steering import ask, errors_in
+from nfqlb.cli import _screen as screen
+from nfqlb.cli._common import Group, UserError, config_option, echo_json, json_option, load_config
+from nfqlb.cli._steering import ask, errors_in
 from nfqlb.layout import Line, Page, Shape, Table
 
 if TYPE_CHECKING:
-    from nfqlb.config import Config
+    from nfqlb.config.model import Config
     from nfqlb.config.pair import Pair
 
 GROUPS = Shape("groups", ("Group", "Role", "Since", "Addresses"), left=("Role", "Since"), prose="Addresses")
@@ -50,7 +50,7 @@ def render(config_path: Path, write: bool) -> None:
     Example:
       nfqlb ha render --write && systemctl reload-or-restart keepalived
     """
-    from nfqlb.ha import keepalived
+    from nfqlb.gateway.ha import keepalived
 
     config = paired(config_path)
     if not write:
@@ -123,7 +123,7 @@ def check(config_path: Path, as_json: bool, peer: Path | None, installed: Path |
     Example:
       nfqlb ha check
     """
-    from nfqlb.ha import compare, keepalived, watch
+    from nfqlb.gateway.ha import compare, keepalived, watch
 
     config = paired(config_path)
     pair = pair_in(config)
@@ -214,8 +214,9 @@ def keepalived_problems(config_path: Path) -> tuple[str, str]:
     """What is wrong with keepalived.conf, by the file as it is now; and whether keepalived watches what the gateway
     writes. Empty where nothing is.
     """
-    from nfqlb.config import ConfigError, load
-    from nfqlb.ha import keepalived, watch
+    from nfqlb.config.model import load
+    from nfqlb.config.problems import ConfigError
+    from nfqlb.gateway.ha import keepalived, watch
 
     try:
         config = load(config_path)
@@ -237,19 +238,19 @@ def asked(config_path: Path, what: str) -> dict[str, Any]:
 
 def report_of(config: Config, config_path: Path) -> dict[str, Any]:
     """What this node says of itself: its gateway or, when none runs, the configuration."""
-    from nfqlb.config import ConfigError
-    from nfqlb.gateway import control
-    from nfqlb.gateway.board import NotRunning
-    from nfqlb.ha.compare import told_by_file
+    from nfqlb.config.problems import ConfigError
+    from nfqlb.gateway.ha.compare import told_by_file
+    from nfqlb.gateway.runtime import control_socket
+    from nfqlb.gateway.shm.board import NotRunning
 
     try:
-        answer = control.ask(config.gateway.run_dir, {"do": "ha-status", "config": str(config_path.absolute())})
+        answer = control_socket.ask(config.gateway.run_dir, {"do": "ha-status", "config": str(config_path.absolute())})
     except NotRunning:
         try:
             return told_by_file(config)
         except ConfigError as error:
             raise UserError(str(error)) from None
-    except control.ControlError as error:
+    except control_socket.ControlError as error:
         raise UserError(str(error)) from None
     if not answer["ok"]:
         raise UserError(errors_in(answer))

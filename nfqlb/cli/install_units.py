@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nfqlb.cli import screen
-from nfqlb.cli.common import UserError, config_option, echo_json, json_option, load_config
+from nfqlb.cli import _screen as screen
+from nfqlb.cli._common import UserError, config_option, echo_json, json_option, load_config
 
 if TYPE_CHECKING:
     from nfqlb.units import Change, Service
@@ -77,7 +77,7 @@ def command(config_path: Path, root: Path, as_root: bool, removing: bool, dry_ru
 
 def this_host(config_path: Path, as_root: bool) -> Service:
     """What the units depend on. Without a configuration yet, its defaults."""
-    from nfqlb.config.tables import GatewayTable
+    from nfqlb.config.schema.tables import GatewayTable
     from nfqlb.units import Service
 
     config_path = Path(os.path.abspath(config_path))

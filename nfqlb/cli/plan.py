@@ -1,7 +1,7 @@
 """`nfqlb plan`: what a changed configuration would do, before it does it.
 
-Finds nothing itself: `nfqlb.preview`, `config.difference` and `gateway.rules` do. Knows how their findings are told,
-and which of them are reasons to say no.
+Finds nothing itself: `nfqlb.offline.whatif`, `config.diff` and `gateway.netfilter.ruleset` do. Knows how their findings
+are told, and which of them are reasons to say no.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nfqlb.cli import screen
-from nfqlb.cli.common import UserError, config_option, echo_json, json_option, load_settled
-from nfqlb.cli.completing import files
+from nfqlb.cli import _screen as screen
+from nfqlb.cli._common import UserError, config_option, echo_json, json_option, load_settled
+from nfqlb.cli._completing import files
 
 if TYPE_CHECKING:
     from nfqlb.balance.states import Standings
-    from nfqlb.config import Config
-    from nfqlb.preview import Elsewhere
+    from nfqlb.config.model import Config
+    from nfqlb.offline.whatif import Elsewhere
     from nfqlb.proxy.setup import Setup
 
 LISTED = 40
@@ -72,8 +72,9 @@ def command(new_path: Path, config_path: Path, pcap: str | None, limit: float | 
     Example:
       nfqlb plan new.toml --pcap yesterday.pcap --fail-if-moves 5%
     """
-    from nfqlb.config import ConfigError, load
-    from nfqlb.names.settle import at_hand
+    from nfqlb.config.model import load
+    from nfqlb.config.problems import ConfigError
+    from nfqlb.config.resolve import at_hand
 
     if new_path.exists() and config_path.exists() and new_path.samefile(config_path):
         raise UserError(f"{new_path} is the configuration in force itself: change a copy, and plan with that.")
@@ -98,8 +99,8 @@ def command(new_path: Path, config_path: Path, pcap: str | None, limit: float | 
 
 def _found(old: Config, new: Config, setups: tuple[Setup, Setup], pcap: str | None) -> dict[str, Any]:
     """Everything, as --json shows it."""
-    from nfqlb.config.difference import differences, key_differences
-    from nfqlb.preview import moved
+    from nfqlb.config.diff import differences, key_differences
+    from nfqlb.offline.whatif import moved
 
     standings, states, queues = _now(old)
     restarts = []
@@ -125,21 +126,21 @@ def _found(old: Config, new: Config, setups: tuple[Setup, Setup], pcap: str | No
 def _now(old: Config) -> tuple[Standings, str, range]:
     """The standings of the backends, where they are from, and the queues that packets go to."""
     from nfqlb.balance.states import Standing, State
-    from nfqlb.gateway import control
-    from nfqlb.gateway.board import NotRunning
+    from nfqlb.gateway.runtime import control_socket
+    from nfqlb.gateway.shm.board import NotRunning
 
     def ask(what: str) -> dict[str, Any]:
         request = {"do": what, "config": str(old.path.absolute())}
-        answer = control.ask(old.gateway.run_dir, request, timeout=10)
+        answer = control_socket.ask(old.gateway.run_dir, request, timeout=10)
         if not answer["ok"]:
-            raise control.ControlError(" ".join(map(str, answer.get("errors", ["It gives no reason."]))))
+            raise control_socket.ControlError(" ".join(map(str, answer.get("errors", ["It gives no reason."]))))
         return answer
 
     try:
         status, backends = ask("status"), ask("backends")["backends"]
     except NotRunning:
         return {}, "no gateway runs here, so all backends are taken to be up", old.workers.queues
-    except control.ControlError as error:
+    except control_socket.ControlError as error:
         return {}, f"all backends are taken to be up: {str(error).removesuffix('.')}", old.workers.queues
     standings = {
         (each["pool"], each["name"]): Standing(State[each["state"].upper()], round(each["warming"] * 10))
@@ -155,18 +156,18 @@ def _now(old: Config) -> tuple[Standings, str, range]:
 
 def _rules(old: Config, new: Config, queues: range) -> tuple[list[dict[str, str]], str]:
     """Rules and sysctls that would change, and what keeps us from knowing."""
-    from nfqlb.gateway import rules
-    from nfqlb.gateway.errors import HostError
+    from nfqlb.errors import HostError
+    from nfqlb.gateway.netfilter import ruleset
 
     try:
-        return [each._asdict() for each in rules.foreseen(old, new, queues)], ""
+        return [each._asdict() for each in ruleset.foreseen(old, new, queues)], ""
     except HostError as error:
         return [], f"rules and sysctls cannot be foreseen: {error}"
 
 
 def _pair(old: Config, new: Config) -> list[str]:
     """What has to be done besides, where keepalived's part would change."""
-    from nfqlb.ha import keepalived
+    from nfqlb.gateway.ha import keepalived
 
     before, after = (keepalived.render(config) if config.ha else "" for config in (old, new))
     if not after or keepalived.effective(before) == keepalived.effective(after):
@@ -177,10 +178,10 @@ def _pair(old: Config, new: Config) -> list[str]:
 
 def _how(old: Config, new: Config) -> str:
     """How a reload would bring it into force."""
-    from nfqlb.gateway import rules
+    from nfqlb.gateway.netfilter import ruleset
 
     def needs(config: Config) -> tuple[object, ...]:
-        return rules.fingerprint(replace(config, pools=())), replace(config.workers, pin=False), config.listeners
+        return ruleset.fingerprint(replace(config, pools=())), replace(config.workers, pin=False), config.listeners
 
     if needs(old) == needs(new):
         return "by reload: workers are replaced on their queues"
@@ -188,8 +189,8 @@ def _how(old: Config, new: Config) -> str:
 
 
 def _compared(setups: tuple[Setup, Setup], standings: Standings, pcap: str) -> dict[str, Any]:
-    from nfqlb.cli.stored import packets_in
-    from nfqlb.preview import Comparison
+    from nfqlb.cli._stored import packets_in
+    from nfqlb.offline.whatif import Comparison
 
     comparison = Comparison(*setups, standings)
     with packets_in(pcap) as reader:
@@ -220,9 +221,9 @@ def _exceeded(found: dict[str, Any], limit: float) -> list[str]:
 
 
 def _show(old: Config, new: Config, found: dict[str, Any], pcap: str | None, limit: float | None) -> None:
-    from nfqlb.changes import printable
-    from nfqlb.cli.stored import prepare_output
-    from nfqlb.gateway.rules import Difference
+    from nfqlb.cli._stored import prepare_output
+    from nfqlb.gateway.netfilter.ruleset import Difference
+    from nfqlb.offline.header_diff import printable
 
     prepare_output()
 

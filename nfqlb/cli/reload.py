@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from nfqlb.cli import screen
-from nfqlb.cli.common import UserError, config_option, echo_json, json_option
+from nfqlb.cli import _screen as screen
+from nfqlb.cli._common import UserError, config_option, echo_json, json_option
 
 
 @click.command()
@@ -36,7 +36,7 @@ def command(config_path: Path, force: bool, as_json: bool) -> None:
     Example:
       nfqlb check && nfqlb reload
     """
-    from nfqlb.cli.steering import ask, errors_in
+    from nfqlb.cli._steering import ask, errors_in
 
     answer = ask(config_path, {"do": "reload", "force": force}, quiet=as_json)
     if as_json:

@@ -1,7 +1,7 @@
 """`nfqlb replay`: stored packets through the engine, without root and without a network.
 
-Knows options, progress and files. What becomes of a packet is `nfqlb.replay`'s business, and how it is shown to a
-person `nfqlb.cli.outcomes`'s.
+Knows options, progress and files. What becomes of a packet is `nfqlb.offline.replay`'s business, and how it is shown to
+a person `nfqlb.cli._outcomes`'s.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nfqlb.cli import screen
-from nfqlb.cli.common import UserError, config_option, console, echo_json, json_option
-from nfqlb.cli.completing import files
-from nfqlb.cli.outcomes import FRAMES
-from nfqlb.cli.stored import capture_argument, has_colour, load_setup, packets_in, prepare_output
+from nfqlb.cli import _screen as screen
+from nfqlb.cli._common import UserError, config_option, console, echo_json, json_option
+from nfqlb.cli._completing import files
+from nfqlb.cli._outcomes import FRAMES
+from nfqlb.cli._stored import capture_argument, has_colour, load_setup, packets_in, prepare_output
 
 if TYPE_CHECKING:
     from nfqlb.capture.packets import Packet, PacketReader
@@ -70,8 +70,8 @@ def command(
 
     # Not before: they bring the whole engine.
     from nfqlb.capture.errors import CaptureError
-    from nfqlb.cli.outcomes import Rows, summary
-    from nfqlb.replay import Replay
+    from nfqlb.cli._outcomes import Rows, summary
+    from nfqlb.offline.replay import Replay
 
     with ExitStack() as stack:
         reader = stack.enter_context(packets_in(capture))

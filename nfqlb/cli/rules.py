@@ -1,6 +1,6 @@
 """`nfqlb rules`: the iptables rules and sysctls of the packet path, shown, put in place, compared, taken out.
 
-Does nothing itself: `nfqlb.gateway.rules` does. Knows how its findings are told.
+Does nothing itself: `nfqlb.gateway.netfilter.ruleset` does. Knows how its findings are told.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nfqlb.cli import screen
-from nfqlb.cli.common import Group, UserError, config_option, echo_json, json_option, load_settled
+from nfqlb.cli import _screen as screen
+from nfqlb.cli._common import Group, UserError, config_option, echo_json, json_option, load_settled
 
 if TYPE_CHECKING:
-    from nfqlb.config import Config
-    from nfqlb.gateway.iptables import Family
-    from nfqlb.gateway.rules import Difference
+    from nfqlb.config.model import Config
+    from nfqlb.gateway.netfilter.iptables import Family
+    from nfqlb.gateway.netfilter.ruleset import Difference
 
 
 PARTS = {
@@ -65,25 +65,25 @@ def show(config_path: Path, family: str | None, as_json: bool, **only: bool) -> 
       nfqlb rules show -4
       nfqlb rules show -4 --rules | iptables-restore --noflush --test
     """
-    from nfqlb.gateway import rules, sysctls
+    from nfqlb.gateway.netfilter import ruleset, sysctl
 
     parts = [part for part in PARTS if only[part]] or [*PARTS]
     shown: dict[str, dict[str, str] | None] = {}
     with told():
         config = load_settled(config_path)
         if "sets" in parts:
-            shown["sets"] = of_family(rules.render_sets(config), family)
+            shown["sets"] = of_family(ruleset.render_sets(config), family)
         if "sysctls" in parts:
             shown["sysctls"] = sysctls_here(config, family, must=len(parts) == 1)
         if "rules" in parts:
-            shown["rules"] = of_family(rules.render(config, rules.live_queues(config)), family)
+            shown["rules"] = of_family(ruleset.render(config, ruleset.live_queues(config)), family)
     if as_json:
         echo_json(shown)
         return
     texts: list[str] = []
     for part, values in shown.items():
         texts += [f"# {PARTS[part]}\n"] if len(parts) > 1 else []
-        texts += [sysctls.written(values)] if part == "sysctls" and values else (values or {}).values()
+        texts += [sysctl.written(values)] if part == "sysctls" and values else (values or {}).values()
     click.echo("\n".join(texts), nl=False)
 
 
@@ -93,11 +93,11 @@ def of_family(rendered: Mapping[Family, str], family: str | None) -> dict[str, s
 
 def sysctls_here(config: Config, family: str | None, *, must: bool) -> dict[str, str] | None:
     """Where these interfaces are not this host's, they `must` be, or there is a warning."""
-    from nfqlb.gateway import rules
-    from nfqlb.gateway.errors import HostError
+    from nfqlb.errors import HostError
+    from nfqlb.gateway.netfilter import ruleset
 
     try:
-        values = rules.wanted_sysctls(config)
+        values = ruleset.wanted_sysctls(config)
     except HostError as error:
         if must:
             raise
@@ -119,10 +119,10 @@ def apply(config_path: Path, as_json: bool) -> None:
     Example:
       nfqlb rules apply
     """
-    from nfqlb.gateway import rules
+    from nfqlb.gateway.netfilter import ruleset
 
     with told():
-        changes = rules.apply_live(load_settled(config_path))
+        changes = ruleset.apply_live(load_settled(config_path))
     report(changes, as_json, "Rules and sysctls were in place already.", "put right")
 
 
@@ -141,8 +141,10 @@ def remove(config_path: Path, yes: bool, as_json: bool) -> None:
     Example:
       nfqlb rules remove
     """
-    from nfqlb.config import ConfigError, load, run_dir_in
-    from nfqlb.gateway import host, rules
+    from nfqlb.config.model import load, run_dir_in
+    from nfqlb.config.problems import ConfigError
+    from nfqlb.gateway.netfilter import ruleset
+    from nfqlb.gateway.preflight import host
 
     try:
         config = load(config_path)
@@ -153,7 +155,7 @@ def remove(config_path: Path, yes: bool, as_json: bool) -> None:
     if not yes and (pid := host.serving(run_dir)):
         make_sure(pid, config_path)
     with told():
-        changes = rules.take_out(run_dir, backend)
+        changes = ruleset.take_out(run_dir, backend)
     report(changes, as_json, "There was nothing of ours.", "taken out or put back")
     if pid := host.serving(run_dir):
         warn(
@@ -190,11 +192,11 @@ def diff(config_path: Path, as_json: bool) -> None:
     Example:
       nfqlb rules diff
     """
-    from nfqlb.gateway import rules
+    from nfqlb.gateway.netfilter import ruleset
 
     with told():
         config = load_settled(config_path)
-        found = rules.differences(config, rules.live_queues(config))
+        found = ruleset.differences(config, ruleset.live_queues(config))
     if as_json:
         echo_json([difference._asdict() for difference in found])
     for difference in () if as_json else found:
@@ -220,8 +222,8 @@ def warn(text: str) -> None:
 @contextmanager
 def told() -> Iterator[None]:
     """What goes wrong with the host or the secret is told in a sentence."""
-    from nfqlb.config import ConfigError
-    from nfqlb.gateway.errors import HostError
+    from nfqlb.config.problems import ConfigError
+    from nfqlb.errors import HostError
 
     try:
         yield

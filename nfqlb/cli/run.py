@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from nfqlb.cli.common import UserError, config_option
+from nfqlb.cli._common import UserError, config_option
 
 if TYPE_CHECKING:
-    from nfqlb.config import LogFormat, LogLevel
-    from nfqlb.gateway.handover import Predecessor
-    from nfqlb.gateway.plan import Plan
-    from nfqlb.gateway.plans import Made
+    from nfqlb.config.model import LogFormat, LogLevel
+    from nfqlb.gateway.plan.build import Made
+    from nfqlb.gateway.plan.model import Plan
+    from nfqlb.gateway.supervisor.upgrade import Predecessor
 
 T = TypeVar("T")
 
@@ -65,22 +65,22 @@ def command(config_path: Path, apply_rules: bool, log_level: LogLevel | None, lo
     Example:
       nfqlb run -c /etc/nfqlb/nfqlb.toml --apply-rules
     """
-    from nfqlb.gateway import log
-    from nfqlb.gateway.handover import Predecessor
+    from nfqlb.gateway.runtime import log as runtime_log
+    from nfqlb.gateway.supervisor.upgrade import Predecessor
 
     predecessor = Predecessor.from_environment()
-    log.begin(log_level, log_format, log.STDERR if predecessor is None else predecessor.stderr)
+    runtime_log.begin(log_level, log_format, runtime_log.STDERR if predecessor is None else predecessor.stderr)
     try:
         check_privilege()
         made = apart(lambda: make(config_path))
-        log.follow(made.plan.log)
+        runtime_log.follow(made.plan.log)
         for line in made.warnings(place=apply_rules or made.plan.misled):
             logger.warning("%s", line)
         run(made.plan, config_path, apply_rules, predecessor)
     except UserError as error:
         if predecessor is not None:
             predecessor.lines.say(f"failed {error.message}")
-        if log.to_terminal():
+        if runtime_log.to_terminal():
             raise
         logger.error("%s", error.message)
         raise SystemExit(error.exit_code) from None
@@ -88,19 +88,19 @@ def command(config_path: Path, apply_rules: bool, log_level: LogLevel | None, lo
 
 def make(config_path: Path) -> Made:
     """Read the configuration, look at the host, build the tables. Raises Refused."""
-    from nfqlb.gateway import plans
+    from nfqlb.gateway.plan import build as plan_build
 
-    return plans.make(config_path)
+    return plan_build.make(config_path)
 
 
 def run(plan: Plan, config_path: Path, apply_rules: bool, predecessor: Predecessor | None) -> None:
     """Run until a signal, or until a successor has taken over. Raises UserError."""
-    from nfqlb.gateway.instance import InstanceError
-    from nfqlb.gateway.job import Refused
-    from nfqlb.gateway.plans import FromFile
-    from nfqlb.gateway.queue import QueueError
-    from nfqlb.gateway.succession import CannotRun, span
-    from nfqlb.gateway.supervisor import Supervisor
+    from nfqlb.gateway.plan.build import FromFile
+    from nfqlb.gateway.runtime.job import Refused
+    from nfqlb.gateway.runtime.pidfile import InstanceError
+    from nfqlb.gateway.supervisor.rollover import CannotRun, span
+    from nfqlb.gateway.supervisor.supervisor import Supervisor
+    from nfqlb.gateway.worker.nfqueue import QueueError
 
     def ready() -> None:
         workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
@@ -125,7 +125,7 @@ def run(plan: Plan, config_path: Path, apply_rules: bool, predecessor: Predecess
 
 
 def check_privilege() -> None:
-    from nfqlb.gateway.procfs import CAP_NET_ADMIN, has_capability
+    from nfqlb.gateway.host.procfs import CAP_NET_ADMIN, has_capability
 
     if not has_capability(CAP_NET_ADMIN):
         raise UserError(
@@ -136,7 +136,7 @@ def check_privilege() -> None:
 
 def apart(work: Callable[[], T]) -> T:
     """Do `work` in a child process and return what it returns. Raises UserError for the Refused that it raises."""
-    from nfqlb.gateway.job import Job, Refused
+    from nfqlb.gateway.runtime.job import Job, Refused
 
     try:
         return Job(work).result()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from nfqlb.cli.common import Group, UserError
+from nfqlb.cli._common import Group, UserError
 
 
 @click.group(cls=Group)

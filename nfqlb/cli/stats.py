@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from nfqlb.cli import screen
-from nfqlb.cli.common import UserError, config_option, echo_json, json_option, load_config
+from nfqlb.cli import _screen as screen
+from nfqlb.cli._common import UserError, config_option, echo_json, json_option, load_config
 from nfqlb.layout import Line, Page, Shape, Table
 
 if TYPE_CHECKING:
-    from nfqlb.config import Config
+    from nfqlb.config.model import Config
     from nfqlb.gateway.stats import Counts, QueueRow, Report
 
 MANY_WORKERS = 8
@@ -89,9 +89,9 @@ def command(config_path: Path, as_json: bool, interval: float | None, wide: bool
 
 
 def current(config: Config) -> Report:
-    from nfqlb.gateway.board import BoardError, NotRunning
+    from nfqlb.gateway.netfilter.counters import look
+    from nfqlb.gateway.shm.board import BoardError, NotRunning
     from nfqlb.gateway.stats import gather
-    from nfqlb.gateway.stopped import look
 
     try:
         report = gather(config.gateway.run_dir)

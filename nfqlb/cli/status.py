@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from nfqlb.cli import screen
-from nfqlb.cli.common import UserError, config_option, echo_json, json_option
+from nfqlb.cli import _screen as screen
+from nfqlb.cli._common import UserError, config_option, echo_json, json_option
 
 
 @click.command()
@@ -27,7 +27,7 @@ def command(config_path: Path, as_json: bool) -> None:
     Example:
       nfqlb status
     """
-    from nfqlb.cli.steering import ask, errors_in
+    from nfqlb.cli._steering import ask, errors_in
 
     answer = ask(config_path, {"do": "status"}, quiet=as_json, timeout=10)
     if as_json:

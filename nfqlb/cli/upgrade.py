@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nfqlb.cli.common import UserError, config_option, echo_json, json_option
+from nfqlb.cli._common import UserError, config_option, echo_json, json_option
 
 
 @click.command()
@@ -29,7 +29,7 @@ def command(config_path: Path, as_json: bool) -> None:
     Example:
       /opt/nfqlb/bin/pip install /path/to/nfqlb && nfqlb upgrade
     """
-    from nfqlb.cli.steering import ask, errors_in
+    from nfqlb.cli._steering import ask, errors_in
 
     answer = ask(config_path, {"do": "upgrade"}, quiet=as_json)
     if as_json:

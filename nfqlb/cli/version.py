@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 import click
 
 from nfqlb import __version__, fast
-from nfqlb.cli.common import echo_json, json_option
+from nfqlb.cli._common import echo_json, json_option
 
 
 def libraries() -> dict[str, str]:

@@ -14,7 +14,7 @@ from nfqlb.proxy.setup import Network
 from nfqlb.spelling import nearest
 
 if TYPE_CHECKING:
-    from nfqlb.config.reading import Draft
+    from nfqlb.config.parse import Draft
 
 Ip = IPv4Address | IPv6Address
 

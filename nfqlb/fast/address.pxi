@@ -1,5 +1,5 @@
 # Addresses of both IP versions: numbers to compare and to look up, texts that are read and written.
-# nfqlb.net.endpoint, nfqlb.balance.rules.NetworkSet.
+# nfqlb.net.endpoint, nfqlb.balance.routes.NetworkSet.
 
 cdef enum:
     MOST_NETWORKS = 64      # of each IP version
@@ -246,7 +246,7 @@ cdef void put_host(Buffer *out, const uint8_t *p, const Host *host) noexcept nog
 
 
 cdef void put_flow(Buffer *out, const Address *addr, int port) noexcept nogil:
-    """nfqlb.proxy.stamp.flow_text. Nothing in it needs to be escaped, brackets and colons neither (P25)."""
+    """nfqlb.proxy.added_headers.flow_text. Nothing in it needs to be escaped, brackets and colons neither (P25)."""
     put(out, b"sip:", 4)
     if addr.six:
         put_byte(out, c"[")

@@ -83,7 +83,7 @@ cdef int put_key(FastPath path, Reading *m, Facts *f, list by, const Address *so
 
 
 cdef class Asked:
-    """What rules ask of a request (nfqlb.balance.rules.Asked), as long as the fast path has it in its hands."""
+    """What rules ask of a request (nfqlb.balance.routes.Asked), as long as the fast path has it in its hands."""
     cdef FastPath path
     cdef Reading *m
     cdef Facts *f

@@ -17,14 +17,14 @@ import sys
 
 from nfqlb.balance import recent as _recent
 from nfqlb.balance import tables as _tables
-from nfqlb.balance.rules import NetworkSet as _NetworkSet
+from nfqlb.balance.routes import NetworkSet as _NetworkSet
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.net.endpoint import pack_host as _pack_host
 from nfqlb.proxy import identity as _identity
 from nfqlb.proxy import keys as _keys
 from nfqlb.proxy import request as _request
 from nfqlb.proxy import selection as _selection
-from nfqlb.proxy import stamp as _stamp
+from nfqlb.proxy import added_headers as _stamp
 from nfqlb.proxy.identity import Half
 from nfqlb.proxy.verdict import REASON_SLOTS, Reason, Verdict
 
@@ -43,14 +43,14 @@ SOURCES = NFQLB_SOURCES.decode()
 """SHA-256 of what was compiled: all files of this directory that end in .pyx or .pxi, in the order of their names."""
 
 include "blake2b.pxi"
-include "lanes.pxi"
-include "text.pxi"
-include "values.pxi"
-include "packet.pxi"
+include "blake2b_simd.pxi"
+include "sip_text.pxi"
+include "sip_values.pxi"
+include "datagram.pxi"
 include "address.pxi"
-include "places.pxi"
-include "memory.pxi"
-include "setup.pxi"
+include "endpoint_table.pxi"
+include "shared_tables.pxi"
+include "rulebook.pxi"
 
 cdef list REASONS = [Reason(n) if n in iter(Reason) else None for n in range(REASON_SLOTS)]
 cdef list DROPS = [None if each is None else Verdict(each, b"") for each in REASONS]
@@ -186,4 +186,4 @@ include "route.pxi"
 include "choice.pxi"
 include "request.pxi"
 include "response.pxi"
-include "lane.pxi"
+include "worker_path.pxi"

@@ -1,4 +1,4 @@
-# A request: its checks, the way it goes, and what is written. nfqlb.proxy.request (P8-P32), nfqlb.proxy.stamp.
+# A request: its checks, the way it goes, and what is written. nfqlb.proxy.request (P8-P32), nfqlb.proxy.added_headers.
 
 cdef enum:
     MOST_EDITS = ROUTES + 5

@@ -12,8 +12,8 @@ from time import monotonic_ns
 from typing import Any
 
 from nfqlb.balance.recent import ENTRIES, SIZE
-from nfqlb.gateway import procfs
-from nfqlb.gateway.board import (
+from nfqlb.gateway.host import procfs
+from nfqlb.gateway.shm.board import (
     FILE_NAME,
     RESPONSES_FROM,
     STUCK_AFTER,

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nfqlb.capture import ip
 from nfqlb.capture.reassembly import Reassembler
-from nfqlb.changes import header_changes, header_lines
 from nfqlb.lab.wire import Seen
 from nfqlb.layout import HEADER, wrapped
 from nfqlb.net.datagram import DatagramError, parse
 from nfqlb.net.endpoint import Endpoint
+from nfqlb.offline.header_diff import header_changes, header_lines
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from nfqlb.gateway import procfs
-from nfqlb.gateway.network import is_here
+from nfqlb.gateway.host import procfs
+from nfqlb.gateway.host.network import is_here
 from nfqlb.lab import LabError, namespaces, topology
 from nfqlb.lab.lab import PROGRAMS, SECRET, Lab, _silent, gateway_config, nfqlb_command, tail
 from nfqlb.lab.topology import INSIDE, OUTSIDE, Plan

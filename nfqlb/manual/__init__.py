@@ -1,7 +1,7 @@
 """The manual pages: one for each command, and nfqlb.toml(5), in the man macros of troff.
 
-Everything that they say is said elsewhere first: in the help of the commands and in `nfqlb.config.reference`. setup.py
-writes them when nfqlb is built, so that they are installed with it; `nfqlb.share` has their places.
+Everything that they say is said elsewhere first: in the help of the commands and in `nfqlb.config.reference.reference`.
+setup.py writes them when nfqlb is built, so that they are installed with it; `nfqlb.share` has their places.
 """
 
 import os

@@ -1,15 +1,15 @@
 """nfqlb.toml(5), from the reference of the configuration.
 
-Knows how tables and keys are laid out on a page. What they mean is for `nfqlb.config.reference`.
+Knows how tables and keys are laid out on a page. What they mean is for `nfqlb.config.reference.reference`.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from nfqlb.config import toml
-from nfqlb.config.fields import written_size
 from nfqlb.config.problems import listed
-from nfqlb.config.reference import Key, Section, sections
+from nfqlb.config.reference import toml
+from nfqlb.config.reference.reference import Key, Section, sections
+from nfqlb.config.schema.types import written_size
 from nfqlb.manual import MANUAL, Page, date, source
 from nfqlb.manual.commands import listing
 from nfqlb.manual.roff import Roff, bold, italic

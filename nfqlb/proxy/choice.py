@@ -12,13 +12,13 @@ from ipaddress import ip_address
 from nfqlb.balance import recent as memory
 from nfqlb.balance.pool import Backend
 from nfqlb.balance.recent import Recent
-from nfqlb.balance.rules import Rules, conditions
+from nfqlb.balance.routes import Rules, conditions
 from nfqlb.balance.tables import Tables
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy import selection
-from nfqlb.proxy.asked import Asked
 from nfqlb.proxy.facts import Facts, Reject
 from nfqlb.proxy.identity import Identity
+from nfqlb.proxy.route_facts import Asked
 from nfqlb.proxy.setup import Listener, Setup
 from nfqlb.proxy.verdict import Reason
 from nfqlb.sip.message import Message

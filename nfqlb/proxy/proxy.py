@@ -7,8 +7,8 @@ from nfqlb.balance.recent import Recent
 from nfqlb.balance.tables import Tables
 from nfqlb.net import stun
 from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy import added_headers, selection
 from nfqlb.proxy import facts as fact
-from nfqlb.proxy import selection, stamp
 from nfqlb.proxy.choice import Choice, Note
 from nfqlb.proxy.facts import Reject
 from nfqlb.proxy.identity import Identity
@@ -141,7 +141,7 @@ class Proxy:
         headers = list(reject.headers)
         if reject.reason.status != 200 and not any(row.startswith(b"Warning:") for row in headers):
             headers.append(self._requests.warning(reject.detail))
-        filled, edits = stamp.fill_via(top, arrival.src, arrival.own.listener.force_rport)
+        filled, edits = added_headers.fill_via(top, arrival.src, arrival.own.listener.force_rport)
         wanted = filled.destination()
         to_tag = None if _has_to_tag(read) else self._keys.to_tag(_transaction(read))
         status = reject.reason.status

@@ -4,11 +4,11 @@ from copy import copy
 from typing import NamedTuple
 
 from nfqlb.balance.recent import Recent
-from nfqlb.balance.rules import NetworkSet
+from nfqlb.balance.routes import NetworkSet
 from nfqlb.balance.tables import Tables
 from nfqlb.net.endpoint import Endpoint
+from nfqlb.proxy import added_headers, route
 from nfqlb.proxy import facts as fact
-from nfqlb.proxy import route, stamp
 from nfqlb.proxy.choice import Choice, Note
 from nfqlb.proxy.facts import Facts, Reject
 from nfqlb.proxy.identity import Identity, Own
@@ -97,14 +97,14 @@ class RequestRules:
         edits, new_uri = _route_edits(message, passage)
         if note and new_uri is not None:
             note("P17" if not passage.strict_in else "P15", f"Request-URI becomes {new_uri.decode('latin-1')}")
-        below, via_edits = stamp.fill_via(facts.via, arrival.src, arrival.own.listener.force_rport)
+        below, via_edits = added_headers.fill_via(facts.via, arrival.src, arrival.own.listener.force_rport)
         edits += via_edits
         if note and via_edits:
             note("P22", f"top Via gets its true source {arrival.src}")
         branch = keys.branch(
-            (below.identity(), *facts.transaction(), stamp.socket_text(arrival.own.socket)), keys.loop(loop)
+            (below.identity(), *facts.transaction(), added_headers.socket_text(arrival.own.socket)), keys.loop(loop)
         )
-        rows = [stamp.via_row(face, branch)]
+        rows = [added_headers.via_row(face, branch)]
         if note:
             note("P23", f"our Via above, sent-by {face}")
             note("P24", f"branch {branch.decode()}")
@@ -181,8 +181,8 @@ class RequestRules:
             return None, None
         flow = uri.flow_param(exit_by.flow)
         sig = exit_by.uri.params.get(b"sig")
-        internal = stamp.socket_text(exit_by.own.listener.internal)
-        text = b"" if flow is None else stamp.flow_text(flow)
+        internal = added_headers.socket_text(exit_by.own.listener.internal)
+        text = b"" if flow is None else added_headers.flow_text(flow)
         in_dialog = flow is not None and self._keys.is_route(sig, text, internal, facts.call_id)
         if passage.way is Way.HAIRPIN:
             # A new call does not go past the backends, though its caller knows an old dialog's values.
@@ -276,21 +276,23 @@ class RequestRules:
                 self._check_paths(message)
             if not self._wants_path(message):
                 return []
-            row = stamp.path_row(self._name, listener, arrival.src, self._keys)
+            row = added_headers.path_row(self._name, listener, arrival.src, self._keys)
             if note:
                 note("P25", row.decode("latin-1").strip())
             return [row]
-        if method in stamp.RECORD_ROUTED_NEVER or passage.way is Way.HAIRPIN:
+        if method in added_headers.RECORD_ROUTED_NEVER or passage.way is Way.HAIRPIN:
             return []
         if entering:
-            peer, nat = arrival.src, stamp.is_behind_nat(message, facts.via, arrival.src)
+            peer, nat = arrival.src, added_headers.is_behind_nat(message, facts.via, arrival.src)
         else:
             parsed = uri.parse(passage.uri)
             peer, nat = dst, parsed is None or self._identity.target(parsed) != dst
         if note:
             note("P26", f"Record-Route with flow {peer}" + (", nat=yes" if nat else ""))
         return [
-            stamp.record_route_rows(self._name, listener, peer, facts.call_id, self._keys, nat=nat, entering=entering)
+            added_headers.record_route_rows(
+                self._name, listener, peer, facts.call_id, self._keys, nat=nat, entering=entering
+            )
         ]
 
     def _check_paths(self, message: Message) -> None:
@@ -307,9 +309,9 @@ class RequestRules:
             if parsed is None or own is None or b"received" not in parsed.params:
                 continue
             flow = uri.flow_param(parsed.params[b"received"])
-            internal = stamp.socket_text(own.listener.internal)
+            internal = added_headers.socket_text(own.listener.internal)
             sig = parsed.params.get(b"sig")
-            if flow is None or not self._keys.is_path(sig, stamp.flow_text(flow), internal):
+            if flow is None or not self._keys.is_path(sig, added_headers.flow_text(flow), internal):
                 raise Reject(Reason.BAD_FLOW, detail="Path in our form that is not signed by us")
 
     def _wants_path(self, message: Message) -> bool:

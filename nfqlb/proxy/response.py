@@ -1,7 +1,7 @@
 """A response: is its top Via ours, and where does the one below want it (P33–P36)?"""
 
 from nfqlb.net.endpoint import Endpoint
-from nfqlb.proxy import stamp
+from nfqlb.proxy import added_headers
 from nfqlb.proxy.choice import Note
 from nfqlb.proxy.facts import Facts, Reject
 from nfqlb.proxy.facts import read as read_facts
@@ -70,7 +70,7 @@ class ResponseRules:
         first = [other, own.socket]
         request = (below.identity(), *facts.transaction())
         for socket in first + [socket for socket in sockets if socket not in first]:
-            if self._keys.is_branch(top.branch, (*request, stamp.socket_text(socket))):
+            if self._keys.is_branch(top.branch, (*request, added_headers.socket_text(socket))):
                 return sockets[socket]
         return None
 

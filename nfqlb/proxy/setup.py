@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
 from nfqlb.balance.pool import Backend, HashOn, Panic, Pool
-from nfqlb.balance.rules import Network, RouteRule
+from nfqlb.balance.routes import Network, RouteRule
 from nfqlb.balance.states import Place, Standing, Standings, State
 from nfqlb.net.endpoint import Endpoint
 

@@ -1,7 +1,7 @@
 """An attacker outside wants the gateway to carry his packets to somebody who is no backend of ours (P16–P21).
 
 Each test is one thing that he tries; all of them end with a refusal, or with the request at a backend, whose business
-it then is. Who may speak to I, and who only says so, is for tests/gateway/test_spoofed_live.py as well.
+it then is. Who may speak to I, and who only says so, is for tests/gateway/netfilter/test_spoofed_live.py as well.
 """
 
 import pytest

@@ -12,11 +12,11 @@ from boardcase import Gateway
 from click.testing import CliRunner, Result
 
 from nfqlb.balance.recent import ENTRIES
-from nfqlb.cli import screen
+from nfqlb.cli import _screen as screen
 from nfqlb.cli import stats as command_module
 from nfqlb.cli.stats import Speed, command
 from nfqlb.gateway import stats
-from nfqlb.gateway.board import BACKENDS, REASONS, Cell, Header, NotRunning, Traffic
+from nfqlb.gateway.shm.board import BACKENDS, REASONS, Cell, Header, NotRunning, Traffic
 from nfqlb.gateway.stats import rates
 from nfqlb.proxy.verdict import Reason
 

@@ -37,7 +37,7 @@ NOT_HERE = (
     "firewall-cmd",
 )
 SERVICE = re.search(r"^## \d+\. As a service\n.*?(?=^## )", PAGE, re.MULTILINE | re.DOTALL)
-"""For that it needs a systemd, which tests/host/test_systemd_live.py has."""
+"""For that it needs a systemd, which tests/units/test_systemd_live.py has."""
 UNTIL_CTRL_C = (["run", "--apply-rules"], ["stats", "--watch"])
 
 

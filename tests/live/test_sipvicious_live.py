@@ -10,8 +10,8 @@ from typing import NamedTuple
 import pytest
 from livelab import fresh_name
 
-from nfqlb.gateway import sets
-from nfqlb.gateway.bans import BACKLOG
+from nfqlb.gateway.bans.banning import BACKLOG
+from nfqlb.gateway.netfilter import ipset
 from nfqlb.lab import namespaces
 from nfqlb.lab.lab import Lab
 from nfqlb.lab.topology import INSIDE, OUTSIDE, Plan
@@ -64,15 +64,15 @@ def is_udp(frame: Seen) -> bool:
     return frame.packet[0] >> 4 == 4 and frame.packet[9] == 17 and b" ping" not in frame.packet[28:]
 
 
-def banned(lab: Lab) -> dict[str, sets.Entry]:
-    return {entry.source: entry for entry in namespaces.inside(lab.plan.namespace("gw"), sets.entries)}
+def banned(lab: Lab) -> dict[str, ipset.Entry]:
+    return {entry.source: entry for entry in namespaces.inside(lab.plan.namespace("gw"), ipset.entries)}
 
 
 def let_go(lab: Lab) -> None:
     """Unban all; afterwards, who offends is banned anew."""
     if entries := banned(lab).values():
         for entry in entries:
-            namespaces.inside(lab.plan.namespace("gw"), lambda entry=entry: sets.unban(entry))
+            namespaces.inside(lab.plan.namespace("gw"), lambda entry=entry: ipset.unban(entry))
         time.sleep(BACKLOG)
 
 

@@ -1,0 +1,1 @@
+"""Values of the configuration that are right each for itself and cannot hold together."""

@@ -1,0 +1,1 @@
+"""The configuration written out for people and editors: reference, example, JSON Schema, what is in effect."""

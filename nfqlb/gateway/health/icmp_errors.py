@@ -1,0 +1,110 @@
+"""ICMP errors about what we have sent: forwarded packets and probes alike.
+
+Knows the error queue of a UDP socket (ip(7), IP_RECVERR): the kernel looks a socket up by the addresses that an error
+quotes, and a packet that a worker has rewritten bears the addresses of our internal socket. So a socket that is bound
+there hears of it, without any privilege, and without ever getting a packet: those are diverted before. That goes for
+errors of the kernel itself, too: no route, or nobody at that address of the network.
+
+Does not know what becomes of a backend that is complained about.
+"""
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from nfqlb.gateway.worker.ipv6_sender import let_nothing_in
+from nfqlb.net.endpoint import Endpoint
+
+# linux/in.h, linux/in6.h, linux/errqueue.h: names that Python's socket module lacks.
+_IP_RECVERR = 11
+_IPV6_RECVERR = 25
+_IP_FREEBIND = 15
+_IPV6_FREEBIND = 78
+_EXTENDED_ERROR = struct.Struct("@IBBBxII")
+_FROM_ICMP = (2, 3)
+"""SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6: not what the local stack says of its own sends."""
+
+BATCH = 64
+"""Errors that are read at a time."""
+
+_QUOTED = 512
+"""Bytes of what an error quotes that are read: a probe's first headers, where an error has so much."""
+
+UNREACHABLE = frozenset(
+    (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EACCES, errno.ENOPROTOOPT)
+)
+"""What the kernel makes of ICMP's codes for "it has not arrived": port, host, network, prohibited, protocol."""
+
+
+class Complaint(NamedTuple):
+    about: Endpoint
+    """Where the packet was to go."""
+    text: str
+    """For people: "ICMP: connection refused"."""
+
+
+def open_ear(endpoint: Endpoint) -> socket.socket:
+    """A socket that hears of ICMP errors about packets from `endpoint`, and of nothing else. Raises OSError.
+
+    It is alone there as far as the kernel's choice goes: of several sockets it takes one that does not share its port
+    by SO_REUSEPORT first, and those of `worker.ipv6_sender` do.
+    """
+    ear = _socket(endpoint)
+    try:
+        ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # On the other node of a pair the address is not here yet: then it hears as soon as it comes.
+        level, option = (
+            (socket.IPPROTO_IP, _IP_FREEBIND) if endpoint.version == 4 else (socket.IPPROTO_IPV6, _IPV6_FREEBIND)
+        )
+        ear.setsockopt(level, option, 1)
+        let_nothing_in(ear)
+        ear.bind((endpoint.host, endpoint.port))
+    except BaseException:
+        ear.close()
+        raise
+    return ear
+
+
+def open_mouth(host: Endpoint) -> socket.socket:
+    """A socket to ask from, on a port of its own at that host; it hears of ICMP errors, too. Raises OSError."""
+    mouth = _socket(host)
+    try:
+        mouth.bind((host.host, 0))
+    except BaseException:
+        mouth.close()
+        raise
+    return mouth
+
+
+def complaints(opened: socket.socket) -> Iterator[Complaint]:
+    """The errors that have come, BATCH at most."""
+    for _ in range(BATCH):
+        try:
+            _, ancillary, _, address = opened.recvmsg(_QUOTED, 512, socket.MSG_ERRQUEUE)
+        except BlockingIOError:
+            return
+        except OSError:  # the error that waits on the socket itself; what stands in the queue comes after it
+            continue
+        for level, kind, content in ancillary:
+            if (level, kind) in ((socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)):
+                number, origin, *_ = _EXTENDED_ERROR.unpack_from(content)
+                if origin in _FROM_ICMP and number in UNREACHABLE:
+                    family = opened.family
+                    yield Complaint(
+                        Endpoint(socket.inet_pton(family, address[0].partition("%")[0]), address[1]),
+                        f"ICMP: {os.strerror(number).lower()}",
+                    )
+
+
+def _socket(endpoint: Endpoint) -> socket.socket:
+    opened = socket.socket(socket.AF_INET if endpoint.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+    opened.setblocking(False)
+    if endpoint.version == 4:
+        opened.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+    else:
+        opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return opened

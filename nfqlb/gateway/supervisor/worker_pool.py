@@ -1,0 +1,397 @@
+"""A crew: the workers of one configuration, a seat for each; forked, looked after, replaced, told to leave.
+
+Knows processes and their signals. Holds the queues' sockets for them and never reads from one, so that packets wait in
+the kernel while a worker is replaced. Does not know why a crew comes or goes: the supervisor does.
+
+A crew that takes the place of another on the same queues is forked behind gates: each worker is ready but waits, and
+is let in when the one before it has left its seat, so that no two ever serve one queue.
+"""
+
+import errno
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from selectors import EVENT_READ, BaseSelector
+from typing import Any, NoReturn
+
+from nfqlb.balance.recent import Recent
+from nfqlb.gateway.ha.liveness import Lifeline
+from nfqlb.gateway.plan.model import Plan
+from nfqlb.gateway.runtime import log as runtime_log
+from nfqlb.gateway.runtime import privileges
+from nfqlb.gateway.runtime.log import about
+from nfqlb.gateway.shm.board import STUCK_AFTER, Board, Cell, Header, State
+from nfqlb.gateway.shm.name_lookups import Desk
+from nfqlb.gateway.shm.offence_ring import Rings
+from nfqlb.gateway.worker.ipv6_sender import Sender
+from nfqlb.gateway.worker.nfqueue import Queue
+from nfqlb.gateway.worker.worker import Worker
+
+STOP_DRAIN = 0.5
+"""Seconds that a worker may go on with what waits in its queue when the service stops: new packets keep coming."""
+
+RELIEF_DRAIN = 10.0
+"""The same when others get what is new: a full queue of a slow host is served to its end."""
+
+NICE = -10
+"""Priority of supervisor and workers, where we may choose it: on a gateway packets come before everything else."""
+
+BOOT_FAILURES = 3
+"""Workers in a row that die before they take packets, after which the crew counts as failed."""
+
+BOOT_DELAY = 0.5
+"""Seconds before another try after a worker that died before it took packets."""
+
+SHORT_LIFE = 1.0
+"""A worker that took packets is replaced at once, unless it lived for less than so many seconds …"""
+
+SHORT_LIFE_DELAY = 0.05
+"""… then after so many: no faster circle of death than that, and still no packet waits for 100 ms."""
+
+WORKER_NAME = "nfqlb-{}"
+"""What ps and top call worker number {}."""
+
+IDENTS = 0x10000
+"""Values of the IP identification, shared out among the workers (P37)."""
+
+HAND_ON = signal.SIGUSR1
+"""To a worker: leave at the next packet boundary, a successor has the queue."""
+RELIEVE = signal.SIGUSR2
+"""To a worker: others get what is new; leave when nothing waits any more."""
+
+WORKER_SIGNALS = (signal.SIGTERM, HAND_ON, RELIEVE, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+"""Those that mean something else to a worker than to the supervisor."""
+
+logger = logging.getLogger("nfqlb")
+
+
+@dataclass
+class Seat:
+    """A worker's place, whoever sits on it."""
+
+    index: int
+    queue: Queue
+    slot: memoryview
+    pid: int = 0
+    """0: empty."""
+    ready: bool = False
+    """It takes packets, or would if its gate were open."""
+    condemned: bool = False
+    """It was stuck, and is being killed."""
+    gated: bool = False
+    """Somebody before it still serves the queue."""
+    gate: int = -1
+    """The end of a pipe to write to, to let the worker in; -1 when there is none at the gate."""
+    born: float = 0.0
+    entered: float = 0.0
+    """When it was let in."""
+    boot_failures: int = 0
+    forks: int = 0
+    fill_at: float = 0.0
+    """When an empty seat shall be filled; a time of time.monotonic()."""
+
+    def about(self) -> dict[str, Any]:
+        """Of its worker, for the log."""
+        return about(worker=self.index, worker_pid=self.pid)
+
+
+class Crew:
+    """The workers of `plan`, on `queues`, writing to `board`. No worker runs before `fill`."""
+
+    _serial = 0
+    """Forks so far, of all crews: no two workers begin with one IP identification."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        queues: Sequence[Queue],
+        sender: Sender,
+        board: Board,
+        memory: memoryview,
+        selector: BaseSelector,
+        lifeline: Lifeline,
+        desk: Desk,
+        offences: Rings,
+    ) -> None:
+        """`memory`, of recent choices, is shared by all crews; so are `lifeline`, as far as it is held, `desk`, and the
+        memory of `offences`.
+        """
+        self.plan, self.queues, self.sender, self.board = plan, queues, sender, board
+        self.memory, self._selector, self._lifeline, self._desk = memory, selector, lifeline, desk
+        self._offences = offences
+        self._supervisor = os.getpid()
+        self.seats = [Seat(index, queue, board.slot(index)) for index, queue in enumerate(queues)]
+        self.failed = ""
+        """Why no worker of this crew will start, once that is plain."""
+        self._leaving = False
+        self._ready_read, self._ready_write = os.pipe()
+        os.set_blocking(self._ready_read, False)
+        selector.register(self._ready_read, EVENT_READ, self._take_ready)
+
+    def fill(self, *, gated: bool = False) -> None:
+        """Fork all workers; `gated`: those who wait until `let_in`."""
+        for seat in self.seats:
+            seat.gated = gated
+        # What lives now lives on in all workers: no collection shall touch it, and so copy its pages.
+        gc.collect()
+        gc.freeze()
+        for seat in self.seats:
+            self._fill(seat)
+
+    @property
+    def ready(self) -> bool:
+        return all(seat.ready for seat in self.seats)
+
+    @property
+    def gone(self) -> bool:
+        return not any(seat.pid for seat in self.seats)
+
+    @property
+    def pids(self) -> list[int]:
+        return [seat.pid for seat in self.seats if seat.pid]
+
+    def let_in(self, index: int) -> None:
+        """Open the gate of one seat: whoever had its queue before has left."""
+        seat = self.seats[index]
+        seat.gated = False
+        seat.entered = time.monotonic()
+        if seat.gate >= 0:
+            with suppress(BrokenPipeError):  # it has died at the gate
+                os.write(seat.gate, b"\0")
+            os.close(seat.gate)
+            seat.gate = -1
+
+    def leave(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send all workers a signal, after which none is replaced."""
+        self._leaving = True
+        for seat in self.seats:
+            if seat.pid:
+                try:
+                    os.kill(seat.pid, number)
+                except OSError as error:
+                    if error.errno != errno.ESRCH:
+                        raise
+
+    def kill(self) -> None:
+        """End those that have not left."""
+        for seat in self.seats:
+            if seat.pid:
+                text = "worker %d (pid %d) does not stop and is killed"
+                logger.error(text, seat.index, seat.pid, extra=seat.about())
+        self.destroy()
+
+    def destroy(self) -> None:
+        """End all workers at once: a crew that never came to work, or would not leave."""
+        self.leave(signal.SIGKILL)
+        for seat in self.seats:
+            if seat.pid:
+                os.waitpid(seat.pid, 0)
+                seat.pid = 0
+
+    def close(self) -> None:
+        """Give up what belongs to the crew itself; not queues and sender, which its successor may use."""
+        for seat in self.seats:
+            if seat.gate >= 0:
+                os.close(seat.gate)
+            seat.slot.release()
+        self._selector.unregister(self._ready_read)
+        os.close(self._ready_read)
+        os.close(self._ready_write)
+
+    def look_after(self, now: float) -> float:
+        """Fill what is empty, kill what is stuck; seconds until there is something to do again."""
+        pause = 1.0
+        if self._relieved or self.failed:
+            return pause
+        for seat in self.seats:
+            if not seat.pid:
+                if seat.fill_at <= now:
+                    self._fill(seat)
+                else:
+                    pause = min(pause, seat.fill_at - now)
+            elif seat.ready and not seat.gated and not seat.condemned:
+                self._kill_if_stuck(seat)
+        return pause
+
+    def bury(self) -> list[int]:
+        """Take note of workers that have died; the indices of their seats."""
+        self._take_ready()
+        emptied = []
+        for seat in self.seats:
+            if seat.pid:
+                pid, status = os.waitpid(seat.pid, os.WNOHANG)
+                if pid:
+                    emptied.append(seat.index)
+                    self._died(seat, os.waitstatus_to_exitcode(status))
+        return emptied
+
+    def alive(self) -> bool:
+        """All loops over packets go round: what a watchdog wants to know."""
+        limit = time.monotonic_ns() - int(STUCK_AFTER * 1e9)
+        return all(seat.pid and seat.slot[Cell.HEARTBEAT] > limit for seat in self.seats)
+
+    # -- the life of a seat
+
+    def _take_ready(self) -> None:
+        with suppress(BlockingIOError):
+            for index in os.read(self._ready_read, 4096):
+                self.seats[index].ready = True
+
+    @property
+    def _relieved(self) -> bool:
+        """Nobody is replaced any more: told to leave, or another supervisor has put a board in the place of ours."""
+        return self._leaving or self.board.get(Header.STATE) == State.RETIRED
+
+    def _died(self, seat: Seat, code: int) -> None:
+        pid, began = seat.pid, seat.ready
+        seat.pid, seat.ready, seat.condemned = 0, False, False
+        if seat.gate >= 0:
+            os.close(seat.gate)
+            seat.gate = -1
+        if self._relieved:
+            return
+        why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        told = about(worker=seat.index, worker_pid=pid, reason=why)
+        logger.error("worker %d (pid %d) died (%s)", seat.index, pid, why, extra=told)
+        if not began:
+            self._start_failed(seat, why)
+        else:
+            seat.boot_failures = 0
+            now = time.monotonic()
+            seat.fill_at = now + (SHORT_LIFE_DELAY if now - seat.born < SHORT_LIFE else 0.0)
+
+    def _kill_if_stuck(self, seat: Seat) -> None:
+        """Kill a worker whose loop over packets stands still; it is then replaced like any that died."""
+        silent = time.monotonic() - max(seat.slot[Cell.HEARTBEAT] / 1e9, seat.entered)
+        if silent > STUCK_AFTER:
+            text = "worker %d (pid %d) is stuck: it gave no sign of life for %.0f s and is killed"
+            logger.error(text, seat.index, seat.pid, silent, extra=seat.about())
+            os.kill(seat.pid, signal.SIGKILL)
+            seat.condemned = True  # once is enough; it is buried when it has died
+
+    def _start_failed(self, seat: Seat, why: str) -> None:
+        seat.boot_failures += 1
+        if seat.boot_failures == BOOT_FAILURES:
+            self.failed = (
+                f"Worker {seat.index} failed {BOOT_FAILURES} times at its start ({why}): giving up. "
+                "The lines above say more."
+            )
+        seat.fill_at = time.monotonic() + BOOT_DELAY
+
+    def _fill(self, seat: Seat) -> None:
+        """Fork a worker for this seat."""
+        seat.born = time.monotonic()
+        Crew._serial += 1
+        first_ident = (IDENTS * seat.index // len(self.seats) + Crew._serial * 4099) % IDENTS
+        seat.slot[Cell.RESTARTS] = seat.forks
+        seat.forks += 1
+        gate = -1
+        if seat.gated:
+            gate, seat.gate = os.pipe()
+        # No signal may reach the child while it still has our handlers: it would write into our socket.
+        signal.pthread_sigmask(signal.SIG_BLOCK, WORKER_SIGNALS)
+        try:
+            pid = os.fork()
+            if not pid:
+                self._work(seat, first_ident, gate)
+        except OSError as error:
+            if seat.gate >= 0:
+                os.close(seat.gate)
+                seat.gate = -1
+            told = about(worker=seat.index, reason=error.strerror)
+            logger.error("worker %d cannot be forked: %s", seat.index, error.strerror, extra=told)
+            if seat.forks == 1:
+                self._start_failed(seat, "fork failed")
+            else:  # memory or process numbers are short for a while: no reason to end those that work
+                seat.fill_at = time.monotonic() + BOOT_DELAY
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
+            if gate >= 0:
+                os.close(gate)
+        seat.pid = seat.slot[Cell.PID] = pid
+        logger.debug("worker %d has started (pid %d)", seat.index, pid, extra=seat.about())
+
+    # -- in the child
+
+    def _work(self, seat: Seat, first_ident: int, gate: int) -> NoReturn:
+        """The whole life of a worker."""
+        code = os.EX_SOFTWARE
+        try:
+            seat.slot[Cell.PID] = os.getpid()  # who looks for us finds us, also if the supervisor dies at this moment
+            self._become_worker(seat, gate)
+            recent = Recent(self.memory)
+            naming = self.plan.naming
+            names = self._desk.names() if naming is not None and naming.egress else None
+            process = self.plan.process(first_ident, recent, names)
+            worker = Worker(
+                process,
+                self.sender,
+                seat.slot,
+                self.board.header,
+                recent,
+                lambda: seat.queue.stop(RELIEF_DRAIN),
+                self._offences.notebook(seat.index),
+                shield=None if self.plan.shield is None else self.plan.shield(first_ident, recent, len(self.seats)),
+                load=seat.queue.load,
+            )
+            if self.plan.pin:
+                privileges.pin(seat.index, len(self.seats))
+            privileges.drop()
+            self._lifeline.let_go_when_orphaned(self._supervisor)
+            with suppress(BrokenPipeError):  # the supervisor has died; packets want to be served all the same
+                os.write(self._ready_write, bytes([seat.index]))
+            if gate >= 0:
+                # Without a word it ends when the supervisor dies. Whom to serve for is then on the board: as long as
+                # that has not come to its place, others do.
+                if not os.read(gate, 1) and self.board.get(Header.STATE) != State.RUNNING:
+                    os._exit(os.EX_OK)
+                os.close(gate)
+                worker.idle()
+            seat.queue.serve(worker)
+            code = os.EX_OK
+        except BaseException:
+            logger.exception("worker %d has failed and ends", seat.index, extra=about(worker=seat.index))
+        finally:
+            # Never by a normal exit: the clean-up of the library would unbind the queue under its owner.
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _become_worker(self, seat: Seat, gate: int) -> None:
+        """Let go of everything that is the supervisor's or another worker's."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # Ctrl-C in a terminal reaches the whole group; the supervisor decides for all.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number, drain in ((signal.SIGTERM, STOP_DRAIN), (RELIEVE, RELIEF_DRAIN), (HAND_ON, 0.0)):
+            signal.signal(number, lambda *_, drain=drain: seat.queue.stop(drain))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
+        kept = [0, 1, 2, *seat.queue.filenos, *self.sender.filenos, *self._lifeline.filenos]
+        kept += [*self._desk.filenos, self._ready_write]
+        close_all_but([*kept, gate] if gate >= 0 else kept)
+        runtime_log.name_process(WORKER_NAME.format(seat.index))
+
+
+def hurry() -> None:
+    """Take the priority of a gateway, for this process and its children. Without the right to it (CAP_SYS_NICE), the
+    service manager's choice stands.
+    """
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, min(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
+
+
+def close_all_but(kept: Iterable[int]) -> None:
+    """Close every file of this process but these. Whoever still has an object for one must leave by os._exit."""
+    first = 0
+    for descriptor in sorted(set(kept)):
+        if descriptor > first:  # an empty range that begins at 0 would be taken for all there are
+            os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))

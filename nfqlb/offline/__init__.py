@@ -1,0 +1,1 @@
+"""Stored packets and configurations without a running gateway: replay, explain, what a change would do."""
