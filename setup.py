@@ -40,8 +40,10 @@ except ImportError:
 else:
     extensions = cythonize(
         [
-            extension("nfqlb.fast.path", sorted(each for each in FAST.iterdir() if each.suffix in (".pyx", ".pxi"))),
-            extension("nfqlb.gateway.worker._nfqueue_loop", [WORKER / "_nfqueue_loop.pyx"]),
+            extension(
+                "nfqlb.fast.path", sorted(each for each in FAST.iterdir() if each.suffix in (".pyx", ".pxi", ".pxd"))
+            ),
+            extension("nfqlb.gateway.worker._nfqueue_loop", [FAST / "direct.pxd", WORKER / "_nfqueue_loop.pyx"]),
         ],
         build_dir="build",
     )

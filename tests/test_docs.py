@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 from commandlines import assert_parses, nfqlb_calls
 
-from nfqlb.config.model import build
+from nfqlb.config.build import build
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]

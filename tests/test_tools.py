@@ -36,6 +36,7 @@ COMPILED = (
     "setup.py",
     "nfqlb/fast/path.pyx",
     "nfqlb/fast/sip_text.pxi",
+    "nfqlb/fast/direct.pxd",
     "nfqlb/gateway/worker/_nfqueue_loop.pyx",
 )
 """What an environment is made of."""

@@ -122,7 +122,7 @@ venv_works() {
 # `need_venv dev`: with what tests and developers need; `need_venv run` does without, unless it is there already.
 need_venv() {
     local stamp=$VENV/nfqlb.stamp dev=$VENV/nfqlb.dev extra='[dev]' wanted
-    wanted="$CHECKOUT $(cat pyproject.toml setup.py nfqlb/fast/*.p{xi,yx} nfqlb/gateway/worker/*.pyx | sha256sum)"
+    wanted="$CHECKOUT $(cat pyproject.toml setup.py nfqlb/fast/*.p{xd,xi,yx} nfqlb/gateway/worker/*.pyx | sha256sum)"
     if [[ $1 == run && ! -e $dev ]]; then extra=; fi
     if [[ -f $stamp && $(<"$stamp") == "$wanted" && (! $extra || -e $dev) ]] && venv_works; then return; fi
     need_packages "${BUILD_PACKAGES[@]}"

@@ -12,12 +12,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
-from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol
 
 from nfqlb.balance.pattern import Pattern
-
-Network = IPv4Network | IPv6Network
+from nfqlb.net.networks import Network, NetworkSet
 
 VOLATILE = ("user_agents", "user_agent_regex", "headers")
 """Conditions on what an INVITE need not share with its CANCEL and ACK."""
@@ -248,25 +246,3 @@ def _percent(pool: str, salt: bytes, below: int, asked: Asked) -> bool:
     """
     digest = blake2b(asked.key(pool), digest_size=8, person=b"nfqlb-percent", salt=salt).digest()
     return int.from_bytes(digest, "big") < below
-
-
-Packed = tuple[int, int, int]
-"""A network as (address length in bytes, mask, masked address)."""
-
-
-def _packed(network: Network) -> Packed:
-    return network.max_prefixlen // 8, int(network.netmask), int(network.network_address)
-
-
-class NetworkSet:
-    """Is a packed address in one of these networks?"""
-
-    def __init__(self, networks: Sequence[Network]) -> None:
-        self.networks = [_packed(network) for network in networks]
-
-    def __contains__(self, addr: bytes) -> bool:
-        size, value = len(addr), int.from_bytes(addr, "big")
-        for length, mask, base in self.networks:  # noqa: SIM110 - a generator would cost as much again
-            if length == size and value & mask == base:
-                return True
-        return False

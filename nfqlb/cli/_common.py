@@ -97,7 +97,7 @@ def json_option(function: F) -> F:
 
 def load_config(path: Path) -> Config:
     """The configuration in `path`; every mistake in it becomes one UserError that lists them all."""
-    from nfqlb.config.model import load
+    from nfqlb.config.build import load
     from nfqlb.config.problems import ConfigError
 
     try:

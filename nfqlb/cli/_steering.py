@@ -15,10 +15,10 @@ def ask(config_path: Path, request: dict[str, Any], *, quiet: bool = False, time
 
     The file may have mistakes: only where the run directory is matters. Raises UserError.
     """
-    from nfqlb.config.model import run_dir_in
+    from nfqlb.config.build import run_dir_in
+    from nfqlb.errors import NotRunning
     from nfqlb.gateway.runtime import control_socket
     from nfqlb.gateway.runtime.control_socket import ControlError
-    from nfqlb.gateway.shm.board import NotRunning
 
     def told(text: str) -> None:
         if not quiet:

@@ -69,7 +69,7 @@ def command(config_path: Path, live: bool, as_json: bool) -> None:
 
 def examine(path: Path, live: bool) -> tuple[Config | None, list[Problem]]:
     """The configuration unless it is wrong, and all there is to say of it, its keys and (`live`) the host."""
-    from nfqlb.config.model import load
+    from nfqlb.config.build import load
     from nfqlb.config.problems import ConfigError
     from nfqlb.config.secret import read_keys
 

@@ -214,7 +214,7 @@ def keepalived_problems(config_path: Path) -> tuple[str, str]:
     """What is wrong with keepalived.conf, by the file as it is now; and whether keepalived watches what the gateway
     writes. Empty where nothing is.
     """
-    from nfqlb.config.model import load
+    from nfqlb.config.build import load
     from nfqlb.config.problems import ConfigError
     from nfqlb.gateway.ha import keepalived, watch
 
@@ -239,9 +239,9 @@ def asked(config_path: Path, what: str) -> dict[str, Any]:
 def report_of(config: Config, config_path: Path) -> dict[str, Any]:
     """What this node says of itself: its gateway or, when none runs, the configuration."""
     from nfqlb.config.problems import ConfigError
+    from nfqlb.errors import NotRunning
     from nfqlb.gateway.ha.compare import told_by_file
     from nfqlb.gateway.runtime import control_socket
-    from nfqlb.gateway.shm.board import NotRunning
 
     try:
         answer = control_socket.ask(config.gateway.run_dir, {"do": "ha-status", "config": str(config_path.absolute())})

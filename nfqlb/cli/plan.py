@@ -72,7 +72,7 @@ def command(new_path: Path, config_path: Path, pcap: str | None, limit: float | 
     Example:
       nfqlb plan new.toml --pcap yesterday.pcap --fail-if-moves 5%
     """
-    from nfqlb.config.model import load
+    from nfqlb.config.build import load
     from nfqlb.config.problems import ConfigError
     from nfqlb.config.resolve import at_hand
 
@@ -126,8 +126,8 @@ def _found(old: Config, new: Config, setups: tuple[Setup, Setup], pcap: str | No
 def _now(old: Config) -> tuple[Standings, str, range]:
     """The standings of the backends, where they are from, and the queues that packets go to."""
     from nfqlb.balance.states import Standing, State
+    from nfqlb.errors import NotRunning
     from nfqlb.gateway.runtime import control_socket
-    from nfqlb.gateway.shm.board import NotRunning
 
     def ask(what: str) -> dict[str, Any]:
         request = {"do": what, "config": str(old.path.absolute())}

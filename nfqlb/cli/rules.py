@@ -141,7 +141,7 @@ def remove(config_path: Path, yes: bool, as_json: bool) -> None:
     Example:
       nfqlb rules remove
     """
-    from nfqlb.config.model import load, run_dir_in
+    from nfqlb.config.build import load, run_dir_in
     from nfqlb.config.problems import ConfigError
     from nfqlb.gateway.netfilter import ruleset
     from nfqlb.gateway.preflight import host

@@ -89,8 +89,8 @@ def command(config_path: Path, as_json: bool, interval: float | None, wide: bool
 
 
 def current(config: Config) -> Report:
+    from nfqlb.errors import BoardError, NotRunning
     from nfqlb.gateway.netfilter.counters import look
-    from nfqlb.gateway.shm.board import BoardError, NotRunning
     from nfqlb.gateway.stats import gather
 
     try:

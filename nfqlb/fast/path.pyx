@@ -40,7 +40,7 @@ cdef extern from *:
     const char *NFQLB_SOURCES
 
 SOURCES = NFQLB_SOURCES.decode()
-"""SHA-256 of what was compiled: all files of this directory that end in .pyx or .pxi, in the order of their names."""
+"""SHA-256 of what was compiled: all files of this directory that end in .pyx, .pxi or .pxd, by their names."""
 
 include "blake2b.pxi"
 include "blake2b_simd.pxi"

@@ -3,9 +3,9 @@
 
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from nfqlb.fast.direct cimport DIRECT, Direct
 
 cdef int SHED = Reason.SHED
-cdef const char *DIRECT = b"nfqlb.fast.path.Direct"
 
 cdef enum:
     LOOK_CLOSER = 16    # while new requests are shed, one in so many is for `otherwise`: it may get an answer
@@ -80,13 +80,6 @@ cdef bint begins_something(const uint8_t *p, int end) noexcept nogil:
         if j < end and p[j] == c":":
             return not has_tag(p, j + 1, value_end(p, j + 1, end))
     return False
-
-
-ctypedef int (*Decide)(void *, const uint8_t *, Py_ssize_t, const uint8_t **, Py_ssize_t *) except -1
-
-cdef struct Direct:             # what a compiled loop calls; gateway/worker/_nfqueue_loop.pyx has the same
-    Decide decide
-    void *lane
 
 
 cdef class Lane:

@@ -12,19 +12,9 @@ from time import monotonic_ns
 from typing import Any
 
 from nfqlb.balance.recent import ENTRIES, SIZE
+from nfqlb.errors import NotRunning
 from nfqlb.gateway.host import procfs
-from nfqlb.gateway.shm.board import (
-    FILE_NAME,
-    RESPONSES_FROM,
-    STUCK_AFTER,
-    Cell,
-    NotRunning,
-    Slot,
-    Snapshot,
-    State,
-    Traffic,
-    read,
-)
+from nfqlb.gateway.shm.board import FILE_NAME, RESPONSES_FROM, STUCK_AFTER, Cell, Slot, Snapshot, State, Traffic, read
 from nfqlb.proxy.verdict import Action, Reason
 
 UP, STARTING, STUCK, DEAD = "up", "starting", "stuck", "dead"

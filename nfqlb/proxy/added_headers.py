@@ -2,8 +2,8 @@
 
 from ipaddress import ip_network
 
-from nfqlb.balance.routes import NetworkSet
 from nfqlb.net.endpoint import Endpoint, host_text
+from nfqlb.net.networks import NetworkSet
 from nfqlb.proxy.keys import Keyring
 from nfqlb.proxy.setup import ForceRport, Listener
 from nfqlb.sip import address, grammar, uri

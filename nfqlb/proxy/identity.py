@@ -10,8 +10,8 @@ from enum import Enum
 from ipaddress import ip_network
 from typing import NamedTuple
 
-from nfqlb.balance.routes import NetworkSet
 from nfqlb.net.endpoint import SIP_PORT, Endpoint, host_text, pack_host
+from nfqlb.net.networks import NetworkSet
 from nfqlb.proxy.setup import Backend, Listener, Setup
 from nfqlb.proxy.verdict import Side
 from nfqlb.sip.uri import Uri

@@ -4,9 +4,9 @@ from copy import copy
 from typing import NamedTuple
 
 from nfqlb.balance.recent import Recent
-from nfqlb.balance.routes import NetworkSet
 from nfqlb.balance.tables import Tables
 from nfqlb.net.endpoint import Endpoint
+from nfqlb.net.networks import NetworkSet
 from nfqlb.proxy import added_headers, route
 from nfqlb.proxy import facts as fact
 from nfqlb.proxy.choice import Choice, Note

@@ -8,9 +8,10 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
 from nfqlb.balance.pool import Backend, HashOn, Panic, Pool
-from nfqlb.balance.routes import Network, RouteRule
+from nfqlb.balance.routes import RouteRule
 from nfqlb.balance.states import Place, Standing, Standings, State
 from nfqlb.net.endpoint import Endpoint
+from nfqlb.net.networks import Network
 
 __all__ = [
     "LEAVING",

@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nfqlb.cli import main
-from nfqlb.config.model import Config, load
+from nfqlb.config.build import load
+from nfqlb.config.model import Config
 from nfqlb.config.problems import ConfigError, Problem
 from nfqlb.config.secret import KEY_MAX, read_keys, write_new
 

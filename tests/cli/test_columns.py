@@ -27,7 +27,7 @@ from nfqlb.cli import _outcomes as outcomes
 from nfqlb.cli import _screen as screen
 from nfqlb.cli import backends as listing
 from nfqlb.cli import bans, check, ha, lab, main, rules, stats
-from nfqlb.config.model import load
+from nfqlb.config.build import load
 from nfqlb.config.problems import Problem
 from nfqlb.gateway.netfilter import ipset
 from nfqlb.gateway.netfilter.ruleset import Difference

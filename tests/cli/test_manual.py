@@ -14,7 +14,7 @@ from test_cli import found
 
 from nfqlb import share
 from nfqlb.cli import COMMANDS, main
-from nfqlb.config.model import build
+from nfqlb.config.build import build
 from nfqlb.config.reference.reference import sections
 from nfqlb.config.schema.tables import GatewayTable
 from nfqlb.manual import Page, commands, configuration

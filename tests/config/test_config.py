@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfqlb.config.model import Config, Log, build, load, run_dir_in
+from nfqlb.config.build import build, load, run_dir_in
+from nfqlb.config.model import Config, Log
 from nfqlb.config.problems import VALUE_WIDTH, ConfigError, Problem, shown
 from nfqlb.config.schema.tables import REPEATED, SINGLE, BackendTable, HaGroupTable
 from nfqlb.net.endpoint import Endpoint

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from nfqlb.config.build import build
 from nfqlb.config.diff import differences, key_differences
 from nfqlb.config.dns_backends import Named
-from nfqlb.config.model import Config, build
+from nfqlb.config.model import Config
 from nfqlb.names.target import Target
 
 TEXT = """

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfqlb.balance.health import ACCEPTED, Check
+from nfqlb.config.build import build
 from nfqlb.config.diff import differences
-from nfqlb.config.model import Config, build
+from nfqlb.config.model import Config
 from nfqlb.config.problems import ConfigError
 from nfqlb.config.status_codes import FINAL, read_codes, written_codes
 

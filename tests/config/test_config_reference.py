@@ -14,7 +14,7 @@ from jsonschema import Draft7Validator
 from test_config import GOOD, mutations, uncommented
 
 from nfqlb.cli import main
-from nfqlb.config.model import build, load
+from nfqlb.config.build import build, load
 from nfqlb.config.parse import read_table
 from nfqlb.config.problems import ConfigError, Problem
 from nfqlb.config.reference import toml

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from nfqlb.config.build import build
 from nfqlb.config.diff import differences
-from nfqlb.config.model import Config, build
+from nfqlb.config.model import Config
 from nfqlb.config.pair import Group
 from nfqlb.config.problems import ConfigError
 

@@ -30,7 +30,7 @@ from devtools.chaos.pauses import Window, pauses, ways
 from devtools.chaos.proof import NS, Request, prove, requests_in
 from devtools.chaos.scenarios import SCENARIOS, BadReload, Reload, ReloadRules
 from devtools.chaos.watch import Sample, Watched
-from nfqlb.config.model import build
+from nfqlb.config.build import build
 from nfqlb.lab.scenario import Manner
 from nfqlb.lab.scenario import render as render_side
 from nfqlb.lab.topology import Plan

@@ -11,7 +11,7 @@ from nfqlb.balance import recent
 from nfqlb.balance.recent import Recent
 from nfqlb.capture.packets import PacketReader
 from nfqlb.capture.source import Source
-from nfqlb.config.model import load
+from nfqlb.config.build import load
 from nfqlb.engine import Engine
 from nfqlb.net import datagram
 from nfqlb.proxy.setup import State

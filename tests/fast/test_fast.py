@@ -31,7 +31,7 @@ from nfqlb import fast
 from nfqlb.balance import tables
 from nfqlb.capture.packets import PacketReader
 from nfqlb.capture.source import Source
-from nfqlb.config.model import load
+from nfqlb.config.build import load
 from nfqlb.engine import Engine
 from nfqlb.net import datagram
 from nfqlb.proxy.setup import State
@@ -233,6 +233,6 @@ def test_what_was_compiled_is_what_is_written() -> None:
     """In a checkout, the sources may have changed since."""
     from nfqlb.fast import path
 
-    sources = sorted(each for each in (ROOT / "nfqlb" / "fast").iterdir() if each.suffix in (".pyx", ".pxi"))
+    sources = sorted(each for each in (ROOT / "nfqlb" / "fast").iterdir() if each.suffix in (".pyx", ".pxi", ".pxd"))
     digest = hashlib.sha256(b"".join(each.read_bytes() for each in sources)).hexdigest()
     assert digest == path.SOURCES, "compile it again: .venv/bin/pip install -e . (tools/test does)"

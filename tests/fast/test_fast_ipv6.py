@@ -15,7 +15,7 @@ from test_fast import stored
 from twins import BASE, SETUPS, SIX_LISTENER, Twins, both_versions, of_kind, passed, six, twin_of
 
 from nfqlb import fast
-from nfqlb.config.model import load
+from nfqlb.config.build import load
 from nfqlb.engine import Engine
 from nfqlb.net import datagram
 from nfqlb.proxy.setup import HashOn, Listener, Pool, RouteRule

@@ -15,8 +15,9 @@ from nfqlb.balance.recent import ENTRIES
 from nfqlb.cli import _screen as screen
 from nfqlb.cli import stats as command_module
 from nfqlb.cli.stats import Speed, command
+from nfqlb.errors import NotRunning
 from nfqlb.gateway import stats
-from nfqlb.gateway.shm.board import BACKENDS, REASONS, Cell, Header, NotRunning, Traffic
+from nfqlb.gateway.shm.board import BACKENDS, REASONS, Cell, Header, Traffic
 from nfqlb.gateway.stats import rates
 from nfqlb.proxy.verdict import Reason
 

@@ -18,7 +18,8 @@ from typing import TypeVar
 import rewriter
 from takedown import take_down
 
-from nfqlb.config.model import Config, load
+from nfqlb.config.build import load
+from nfqlb.config.model import Config
 from nfqlb.gateway.host.procfs import kernel_queues
 from nfqlb.gateway.netfilter import ruleset
 from nfqlb.lab import namespaces

@@ -12,7 +12,7 @@ from devtools import command
 from nfqlb.capture.packets import PacketReader
 from nfqlb.capture.source import Source
 from nfqlb.cli._common import UserError
-from nfqlb.config.model import load
+from nfqlb.config.build import load
 from nfqlb.lab import LabError, demo, kamailio, scenario, topology
 from nfqlb.lab.lab import SECRET, Lab, gateway_config
 from nfqlb.lab.ladder import Passage, draw, header, messages, passages

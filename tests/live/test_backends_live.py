@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from livelab import fresh_name
 
+from nfqlb.errors import NotRunning
 from nfqlb.gateway.host import procfs
 from nfqlb.gateway.runtime.control_socket import ControlError, ask
-from nfqlb.gateway.shm.board import NotRunning
 from nfqlb.lab import namespaces
 from nfqlb.lab.lab import Lab, LabError
 from nfqlb.lab.topology import Node, Plan

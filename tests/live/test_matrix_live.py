@@ -13,7 +13,7 @@ from livelab import Cell
 
 from nfqlb.capture.packets import PacketReader
 from nfqlb.capture.source import Source
-from nfqlb.config.model import load
+from nfqlb.config.build import load
 from nfqlb.engine import Engine
 from nfqlb.lab.kamailio import PLAIN_DOMAIN
 from nfqlb.lab.ladder import header, messages

@@ -12,7 +12,8 @@ from dnsserver import DnsServer, Records
 from nfqlb.balance.pool import Backend, Pool
 from nfqlb.balance.states import Place
 from nfqlb.cli import check, status
-from nfqlb.config.model import Config, build
+from nfqlb.config.build import build
+from nfqlb.config.model import Config
 from nfqlb.config.resolve import answers_for, at_hand, unanswered, unused
 from nfqlb.gateway.dns import plan as dns_plan
 from nfqlb.gateway.dns.manager import Directory

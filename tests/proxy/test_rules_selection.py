@@ -8,8 +8,8 @@ from sipcase import OTHER, PHONE, PROXY1, REG1, REG2, Gateway, endpoint, request
 
 from nfqlb.balance import maglev
 from nfqlb.balance.pool import Backend, Pool
-from nfqlb.balance.routes import NetworkSet
 from nfqlb.balance.states import State
+from nfqlb.net.networks import NetworkSet
 from nfqlb.proxy.setup import HashOn, RouteRule
 from nfqlb.proxy.verdict import Reason
 

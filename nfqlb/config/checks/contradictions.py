@@ -6,6 +6,7 @@ not be read, so that nobody is told of a consequence beside its cause.
 
 from collections.abc import Callable, Iterator
 
+from nfqlb.config.checks.pair import groups_of_listeners, moving_version, two_nodes
 from nfqlb.config.checks.routes import (
     dead_routes,
     followers,
@@ -15,7 +16,6 @@ from nfqlb.config.checks.routes import (
     unmatched_requests,
     volatile_conditions,
 )
-from nfqlb.config.pair import groups_of_listeners, moving_version, two_nodes
 from nfqlb.config.parse import Draft
 from nfqlb.config.problems import Problem, shown
 from nfqlb.config.schema.tables import BackendTable, HealthTable

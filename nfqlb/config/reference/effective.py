@@ -7,7 +7,7 @@ not in it, only the name of their file.
 from pathlib import Path
 from typing import Any
 
-from nfqlb.config.model import build, parse
+from nfqlb.config.build import build, parse
 from nfqlb.config.parse import Draft, read_draft
 from nfqlb.config.reference.reference import sections
 from nfqlb.config.schema.base import Table

@@ -18,7 +18,7 @@ from nfqlb.proxy.setup import Setup
 SIZE = 8
 """Bytes of a digest: two nodes that differ by accident do not collide, and nobody gains by an accident of ours."""
 
-SOURCES = (".py", ".pyx", ".pxi")
+SOURCES = (".py", ".pyx", ".pxi", ".pxd")
 """Endings of names. What is compiled from them is another file on each machine."""
 
 NOT_THE_GATEWAY = ("lab", "iptables", "__pycache__")

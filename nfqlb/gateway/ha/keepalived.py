@@ -14,8 +14,8 @@ from pathlib import Path
 
 from nfqlb.config.model import Config
 from nfqlb.config.pair import Group, Pair
-from nfqlb.gateway.ha import liveness
-from nfqlb.gateway.ha.manager import DEAD, TRACK_FILE, WELL
+from nfqlb.gateway.ha.manager import WELL
+from nfqlb.gateway.ha.protocol import DEAD, LIFELINE, TRACK_FILE
 from nfqlb.net.endpoint import Endpoint
 
 HEAD = """\
@@ -167,7 +167,7 @@ def instance(config: Config, pair: Pair, group: Group) -> str:
         address=pair.address,
         peer=pair.peer,
         tracked="".join(TRACKED.format(each) for each in pair.interfaces if each != pair.interface),
-        lifeline=liveness.NAME,
+        lifeline=LIFELINE,
         dead=DEAD,
         addresses=blocks,
     )

@@ -17,9 +17,9 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
+from nfqlb.gateway.ha.protocol import LIFELINE as NAME
 from nfqlb.gateway.host.procfs import PROC
 
-NAME = "nfqlb-alive"
 DEVICE = Path("/dev/net/tun")
 
 ORPHANED_FOR = 4.0

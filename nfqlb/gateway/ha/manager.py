@@ -22,6 +22,7 @@ from typing import Any
 
 from nfqlb.gateway.ha.liveness import Lifeline
 from nfqlb.gateway.ha.plan import Duties
+from nfqlb.gateway.ha.protocol import DEAD, TRACK_FILE, UNWELL, YIELDING
 from nfqlb.gateway.host.network import is_here, is_running
 from nfqlb.gateway.host.procfs import IPPROTO_VRRP, raw_sockets
 from nfqlb.gateway.runtime.control_socket import Conversation
@@ -29,11 +30,8 @@ from nfqlb.gateway.runtime.event_loop import Flow, Loop
 from nfqlb.gateway.runtime.job import Refused
 from nfqlb.gateway.runtime.log import about
 
-TRACK_FILE = "ha"
 STATE_FILE = "ha.json"
 
-DEAD, UNWELL, YIELDING = -150, -100, -50
-"""Weights. Whoever yields to one that is unwell or dead stays; whoever is unwell gives way to all but the dead."""
 
 NO_FILE = 0, 0
 

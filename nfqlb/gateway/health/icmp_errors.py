@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from nfqlb.gateway.worker.ipv6_sender import let_nothing_in
+from nfqlb.gateway.host.sockets import let_nothing_in
 from nfqlb.net.endpoint import Endpoint
 
 # linux/in.h, linux/in6.h, linux/errqueue.h: names that Python's socket module lacks.

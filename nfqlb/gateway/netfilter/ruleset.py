@@ -25,7 +25,7 @@ from string import Template
 from typing import Literal, NamedTuple
 
 from nfqlb.config.model import Config, RulesBackend
-from nfqlb.errors import HostError
+from nfqlb.errors import BoardError, HostError, NotRunning
 from nfqlb.gateway.host.network import look
 from nfqlb.gateway.host.procfs import CAP_NET_ADMIN, alive, has_capability
 from nfqlb.gateway.netfilter import hashlimit, ipset
@@ -329,9 +329,9 @@ def live_queues(config: Config) -> range:
     """
     try:
         snapshot = board.read(config.gateway.run_dir / board.FILE_NAME)
-    except board.NotRunning:
+    except NotRunning:
         return config.workers.queues
-    except board.BoardError:
+    except BoardError:
         return queues_in_place(config) or config.workers.queues
     if not alive_of(snapshot):
         return config.workers.queues

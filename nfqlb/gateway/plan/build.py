@@ -19,11 +19,12 @@ from typing import NamedTuple
 from nfqlb.balance.pool import Backend
 from nfqlb.balance.recent import Recent
 from nfqlb.balance.tables import Tables
-from nfqlb.config.model import Config, load
+from nfqlb.config.build import load
+from nfqlb.config.model import Config
 from nfqlb.config.problems import ConfigError
 from nfqlb.config.resolve import answers_for, unanswered, unused
 from nfqlb.engine import Engine
-from nfqlb.errors import HostError
+from nfqlb.errors import BoardError, HostError
 from nfqlb.gateway.backends import plan as backends_plan
 from nfqlb.gateway.bans import plan as bans_plan
 from nfqlb.gateway.dns import plan as dns_plan
@@ -264,7 +265,7 @@ def staying(setup: Setup, run_dir: Path) -> Setup:
     """
     try:
         about = board.read(run_dir / board.FILE_NAME).about
-    except board.BoardError:
+    except BoardError:
         return setup
     places = zip(about.backends, about.addresses, strict=False)
     known = [Backend(name.split()[0], Endpoint.parse(address)) for name, address in places]

@@ -11,7 +11,7 @@ from pathlib import Path
 from nfqlb.config.dns_backends import base
 from nfqlb.config.model import Config
 from nfqlb.config.problems import ConfigError, Problem, shown
-from nfqlb.errors import HostError
+from nfqlb.errors import BoardError, HostError
 from nfqlb.gateway.host.network import RTN_LOCAL, RTN_UNICAST, Network, NoRoute, look
 from nfqlb.gateway.host.procfs import CAP_NET_ADMIN, PROC, alive, has_capability, processes_with
 from nfqlb.gateway.netfilter import conflicts, ipset, ruleset
@@ -228,7 +228,7 @@ def serving(run_dir: Path) -> int:
         return pid
     try:
         return next(iter(ruleset.alive_of(board.read(run_dir / board.FILE_NAME))), 0)
-    except board.BoardError:  # there is none, or one of another version of nfqlb
+    except BoardError:  # there is none, or one of another version of nfqlb
         return 0
 
 

@@ -18,7 +18,7 @@ from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from typing import Any
 
 from nfqlb import SERVICE_USER
-from nfqlb.gateway.shm.board import NotRunning
+from nfqlb.errors import NotRunning
 
 FILE_NAME = "control"
 MODE = 0o660

@@ -15,8 +15,8 @@ from selectors import EVENT_READ, BaseSelector
 from typing import Any, NoReturn
 
 from nfqlb.gateway.runtime import log as runtime_log
+from nfqlb.gateway.runtime.child import WORKER_SIGNALS, close_all_but
 from nfqlb.gateway.runtime.log import about
-from nfqlb.gateway.supervisor.worker_pool import WORKER_SIGNALS, close_all_but
 
 RESPAWN_AFTER = 1.0
 """Seconds until one that died may be replaced."""

@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from nfqlb.errors import BoardError, NotRunning
 from nfqlb.proxy.verdict import REASON_SLOTS
 
 FILE_NAME = "board"
@@ -132,14 +133,6 @@ REASONS = len(Cell)
 """Cell of the counter for Reason number 0."""
 BACKENDS = REASONS + REASON_SLOTS
 """Cell of the first counter of backend number 0."""
-
-
-class BoardError(Exception):
-    """There is no board to read; the text says why and what to do."""
-
-
-class NotRunning(BoardError):
-    """Because no gateway runs. How to start one is for the caller to say: it knows the configuration."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,14 @@ import time
 from pathlib import Path
 from typing import Self
 
+from nfqlb.errors import BoardError
 from nfqlb.gateway.host import procfs
+from nfqlb.gateway.runtime.child import RELIEVE
 from nfqlb.gateway.runtime.event_loop import Flow, Loop
 from nfqlb.gateway.shm import board
-from nfqlb.gateway.shm.board import Board, BoardError, Cell, FoundBoard, Snapshot
+from nfqlb.gateway.shm.board import Board, Cell, FoundBoard, Snapshot
 from nfqlb.gateway.supervisor.rollover import PATIENCE, SETTLE
-from nfqlb.gateway.supervisor.worker_pool import RELIEF_DRAIN, RELIEVE, STOP_DRAIN, WORKER_NAME
+from nfqlb.gateway.supervisor.worker_pool import RELIEF_DRAIN, STOP_DRAIN, WORKER_NAME
 
 logger = logging.getLogger("nfqlb")
 

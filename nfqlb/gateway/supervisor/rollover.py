@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from nfqlb.balance.recent import Recent
 from nfqlb.gateway.ha.liveness import Lifeline
 from nfqlb.gateway.plan.model import Plan
+from nfqlb.gateway.runtime.child import HAND_ON, RELIEVE
 from nfqlb.gateway.runtime.event_loop import Flow, Loop
 from nfqlb.gateway.runtime.job import Refused
 from nfqlb.gateway.shm import board as board_file
@@ -24,7 +25,7 @@ from nfqlb.gateway.shm import recent_file
 from nfqlb.gateway.shm.board import About, Board, Header, State
 from nfqlb.gateway.shm.name_lookups import Desk
 from nfqlb.gateway.shm.offence_ring import Rings
-from nfqlb.gateway.supervisor.worker_pool import HAND_ON, RELIEF_DRAIN, RELIEVE, Crew
+from nfqlb.gateway.supervisor.worker_pool import RELIEF_DRAIN, Crew
 from nfqlb.gateway.worker.ipv6_sender import Sender
 from nfqlb.gateway.worker.nfqueue import Queue, QueueError, QueueTaken
 

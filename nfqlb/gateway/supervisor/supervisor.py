@@ -23,6 +23,7 @@ from nfqlb.gateway.dns.manager import Directory
 from nfqlb.gateway.ha import manager as ha_manager
 from nfqlb.gateway.ha.manager import Keeper
 from nfqlb.gateway.plan.model import Plan
+from nfqlb.gateway.runtime.child import RELIEVE
 from nfqlb.gateway.runtime.control_socket import Control, Conversation
 from nfqlb.gateway.runtime.event_loop import Flow, Loop
 from nfqlb.gateway.runtime.job import Refused
@@ -35,7 +36,7 @@ from nfqlb.gateway.supervisor.orphans import Elders, end, retire
 from nfqlb.gateway.supervisor.reload import Changes, Operator, Parts
 from nfqlb.gateway.supervisor.rollover import PATIENCE, READY_WITHIN, CannotRun, Succession
 from nfqlb.gateway.supervisor.upgrade import Predecessor, hand_over
-from nfqlb.gateway.supervisor.worker_pool import RELIEF_DRAIN, RELIEVE, STOP_DRAIN, hurry
+from nfqlb.gateway.supervisor.worker_pool import RELIEF_DRAIN, STOP_DRAIN, hurry
 
 REQUESTS = ("status", *backends_manager.REQUESTS, *ha_manager.REQUESTS, "reload", "upgrade")
 """By the control socket: docs/control.md explains them to others."""

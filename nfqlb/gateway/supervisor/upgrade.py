@@ -20,11 +20,11 @@ from contextlib import suppress
 from typing import Self
 
 from nfqlb.gateway.runtime import log as runtime_log
+from nfqlb.gateway.runtime.child import close_all_but
 from nfqlb.gateway.runtime.event_loop import Flow, Loop
 from nfqlb.gateway.runtime.job import Refused
 from nfqlb.gateway.runtime.sd_notify import for_successor
 from nfqlb.gateway.supervisor.rollover import READY_WITHIN, SETTLE, WORK_WITHIN
-from nfqlb.gateway.supervisor.worker_pool import close_all_but
 
 VARIABLE = "NFQLB_HANDOVER"
 """Environment variable with three file numbers: lock, channel, stderr."""

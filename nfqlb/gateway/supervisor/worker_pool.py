@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from selectors import EVENT_READ, BaseSelector
@@ -25,6 +25,7 @@ from nfqlb.gateway.ha.liveness import Lifeline
 from nfqlb.gateway.plan.model import Plan
 from nfqlb.gateway.runtime import log as runtime_log
 from nfqlb.gateway.runtime import privileges
+from nfqlb.gateway.runtime.child import HAND_ON, RELIEVE, WORKER_SIGNALS, close_all_but
 from nfqlb.gateway.runtime.log import about
 from nfqlb.gateway.shm.board import STUCK_AFTER, Board, Cell, Header, State
 from nfqlb.gateway.shm.name_lookups import Desk
@@ -60,13 +61,6 @@ WORKER_NAME = "nfqlb-{}"
 IDENTS = 0x10000
 """Values of the IP identification, shared out among the workers (P37)."""
 
-HAND_ON = signal.SIGUSR1
-"""To a worker: leave at the next packet boundary, a successor has the queue."""
-RELIEVE = signal.SIGUSR2
-"""To a worker: others get what is new; leave when nothing waits any more."""
-
-WORKER_SIGNALS = (signal.SIGTERM, HAND_ON, RELIEVE, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-"""Those that mean something else to a worker than to the supervisor."""
 
 logger = logging.getLogger("nfqlb")
 
@@ -385,13 +379,3 @@ def hurry() -> None:
     """
     with suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, min(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
-
-
-def close_all_but(kept: Iterable[int]) -> None:
-    """Close every file of this process but these. Whoever still has an object for one must leave by os._exit."""
-    first = 0
-    for descriptor in sorted(set(kept)):
-        if descriptor > first:  # an empty range that begins at 0 would be taken for all there are
-            os.closerange(first, descriptor)
-        first = descriptor + 1
-    os.closerange(first, os.sysconf("SC_OPEN_MAX"))

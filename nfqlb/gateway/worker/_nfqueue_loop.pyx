@@ -19,6 +19,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
+from nfqlb.fast.direct cimport DIRECT, Direct
 
 import os
 
@@ -66,7 +67,7 @@ cdef extern from "<time.h>" nogil:
     int clock_gettime(int, timespec *)
 
 SOURCES = NFQLB_SOURCES.decode()
-"""SHA-256 of what was compiled: this file."""
+"""SHA-256 of what was compiled: fast/direct.pxd and this file."""
 
 # linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nfnetlink_queue.h, linux/netfilter.h
 cdef enum:
@@ -89,13 +90,6 @@ cdef enum:
     LARGE = 2048  # bytes of a packet whose decision may take so long that the verdicts before it shall not wait for it
     FULL = 0x4000  # bytes of verdicts that are sent without waiting for more
     ANSWERS = FULL + LETTER
-
-
-ctypedef int (*Decide)(void *, const uint8_t *, Py_ssize_t, const uint8_t **, Py_ssize_t *) except -1
-
-cdef struct Direct:             # a Consumer's `direct`; fast/worker_path.pxi has the same
-    Decide decide
-    void *lane
 
 
 cdef struct Hands:
@@ -171,7 +165,7 @@ cdef class Pump:
         self._direct = NULL
         self._capsule = getattr(consumer, "direct", None)
         if self._capsule is not None:
-            self._direct = <Direct *> PyCapsule_GetPointer(self._capsule, "nfqlb.fast.path.Direct")
+            self._direct = <Direct *> PyCapsule_GetPointer(self._capsule, DIRECT)
         PyObject_GetBuffer(hands, &self._memory, PyBUF_SIMPLE | PyBUF_WRITABLE)
         if <size_t> self._memory.len < FIRST_LETTER + BATCH * LETTER:
             raise ValueError(f"hands of {self._memory.len} bytes are too small")

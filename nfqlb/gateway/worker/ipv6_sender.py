@@ -6,9 +6,9 @@ Knows sockets and the fields of an IPv6 header. Does not know why a packet goes 
 
 import socket
 import struct
-from array import array
 from collections.abc import Iterable
 
+from nfqlb.gateway.host.sockets import let_nothing_in
 from nfqlb.net.endpoint import Endpoint
 
 IPV6_MINIMUM_MTU = 1280
@@ -19,9 +19,7 @@ _HEADERS = 40 + 8
 
 # asm-generic/socket.h, linux/filter.h, linux/in6.h: names that Python's socket module lacks.
 _SO_SNDBUFFORCE = 32
-_SO_ATTACH_FILTER = 26
 _IPV6_FREEBIND = 78
-_BPF_RET_K = 0x06
 
 
 class Sender:
@@ -86,10 +84,3 @@ def _open(source: Endpoint, send_buffer: int) -> socket.socket:
         opened.close()
         raise
     return opened
-
-
-def let_nothing_in(opened: socket.socket) -> None:
-    """Attach a filter of one instruction, "keep 0 bytes": no packet is ever held for a reader who never comes."""
-    program = array("B", struct.pack("@HBBI", _BPF_RET_K, 0, 0, 0))
-    address, _ = program.buffer_info()
-    opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", 1, address))

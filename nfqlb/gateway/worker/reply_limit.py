@@ -9,7 +9,7 @@ import time
 from array import array
 from collections.abc import Callable
 
-from nfqlb.balance.routes import NetworkSet
+from nfqlb.net.networks import NetworkSet
 
 CELLS = 4096
 """32 KiB."""

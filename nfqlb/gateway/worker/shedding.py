@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nfqlb.balance.routes import NetworkSet
 from nfqlb.gateway.runtime.log import about
 from nfqlb.gateway.worker.overload import QUIET, Load, Overload
 from nfqlb.gateway.worker.reply_limit import Budget
+from nfqlb.net.networks import NetworkSet
 from nfqlb.proxy.setup import Network
 from nfqlb.proxy.triage import Triage
 from nfqlb.proxy.verdict import Reason, Verdict

@@ -10,7 +10,7 @@ import pytest
 from nfqlb.balance.health import Check
 from nfqlb.balance.states import State
 from nfqlb.balance.tables import Tables
-from nfqlb.config.model import load
+from nfqlb.config.build import load
 from nfqlb.engine import Engine
 from nfqlb.gateway.backends import manager as care_module
 from nfqlb.gateway.backends import plan as charge_module

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from nfqlb.gateway.ha.liveness import Lifeline
-from nfqlb.gateway.ha.manager import DEAD, TRACK_FILE, UNWELL, WELL, YIELDING, Keeper
+from nfqlb.gateway.ha.manager import WELL, Keeper
 from nfqlb.gateway.ha.plan import Duties
+from nfqlb.gateway.ha.protocol import DEAD, TRACK_FILE, UNWELL, YIELDING
 from nfqlb.gateway.runtime.event_loop import Loop
 
 DUTIES = Duties({"all": ("192.0.2.1",)}, {"all": 250}, "192.0.2.2", "192.0.2.3", 0, {}, lambda _: "")

@@ -9,8 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from nfqlb.cli import main
-from nfqlb.config.model import Config, load
-from nfqlb.gateway.ha import keepalived, liveness
+from nfqlb.config.build import load
+from nfqlb.config.model import Config
+from nfqlb.gateway.ha import keepalived
+from nfqlb.gateway.ha.protocol import LIFELINE
 from nfqlb.lab.namespaces import search_path
 
 LISTENERS = """
@@ -102,7 +104,7 @@ def test_one_instance_moves_all_addresses_of_both_sides_and_ip_versions(tmp_path
         "2001:db8:5::5/64 dev eth7 preferred_lft 0",
     ]
     assert block(text, "unicast_peer") == ["192.168.1.3"]
-    assert block(text, "track_interface") == ["eth7", f"{liveness.NAME} weight -150"]
+    assert block(text, "track_interface") == ["eth7", f"{LIFELINE} weight -150"]
     assert f'file "{tmp_path}/run/ha"' in text
 
 

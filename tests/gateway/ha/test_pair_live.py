@@ -9,6 +9,7 @@ import pytest
 from livepair import heard, running, until
 
 from nfqlb.gateway.ha import liveness
+from nfqlb.gateway.ha.protocol import LIFELINE
 from nfqlb.lab import namespaces
 from nfqlb.lab.pair import Half, PairLab
 from nfqlb.lab.scenario import Manner
@@ -92,7 +93,7 @@ def test_every_process_of_the_gateway_is_killed(pair: PairLab) -> None:
     _, silence = heard(pair, first.kill_gateway)
     assert silence < 1500
     assert pair.active is not first
-    assert liveness.NAME not in namespaces.run(first.namespace, ["ip", "-o", "link"])
+    assert LIFELINE not in namespaces.run(first.namespace, ["ip", "-o", "link"])
     first.start_gateway()
     first.wait_gateway()
     assert until(lambda: well(first))

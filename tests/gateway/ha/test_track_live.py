@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from livepair import running, until
 
-from nfqlb.gateway.ha.manager import TRACK_FILE, WELL
+from nfqlb.gateway.ha.manager import WELL
+from nfqlb.gateway.ha.protocol import TRACK_FILE
 from nfqlb.lab import namespaces
 from nfqlb.lab.pair import Half
 

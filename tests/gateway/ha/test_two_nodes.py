@@ -14,7 +14,8 @@ import pytest
 
 from nfqlb.capture.packets import PacketReader
 from nfqlb.capture.source import Source
-from nfqlb.config.model import Config, load
+from nfqlb.config.build import load
+from nfqlb.config.model import Config
 from nfqlb.config.pair import Pair
 from nfqlb.engine import Engine
 from nfqlb.gateway.ha.compare import problems
@@ -86,7 +87,7 @@ def test_digests_are_the_same_in_every_process() -> None:
     """Sets have another order in each: the hash of text is seeded by chance."""
     path = PCAPS / "two-armed" / "nfqlb.toml"
     program = (
-        "import sys; from nfqlb.config.model import load; from nfqlb.gateway.ha.digest import digests; "
+        "import sys; from nfqlb.config.build import load; from nfqlb.gateway.ha.digest import digests; "
         "c = load(sys.argv[1]); print(sorted(digests(c, c.setup()).items()))"
     )
     told = {

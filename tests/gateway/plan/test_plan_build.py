@@ -7,7 +7,8 @@ import pytest
 
 from nfqlb.balance.pool import Backend
 from nfqlb.config import diff as config_diff
-from nfqlb.config.model import Config, load
+from nfqlb.config.build import load
+from nfqlb.config.model import Config
 from nfqlb.config.problems import Problem
 from nfqlb.gateway.plan.build import QUEUE_NUMBERS, RANGES, Source, build, candidates, changes, gone, labels, staying
 from nfqlb.gateway.plan.model import Plan

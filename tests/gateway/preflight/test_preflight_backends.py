@@ -13,7 +13,7 @@ from livehost import Host
 from livenet import Net
 
 from nfqlb.balance.health import Check
-from nfqlb.config.model import load
+from nfqlb.config.build import load
 from nfqlb.gateway.health.probe import Target
 from nfqlb.gateway.preflight import backends as preflight_backends
 from nfqlb.gateway.preflight.backends import TRIES, Rollcall

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from nfqlb.errors import NotRunning
 from nfqlb.gateway.runtime import control_socket
 from nfqlb.gateway.runtime.control_socket import (
     ANSWER_MAX,
@@ -25,7 +26,6 @@ from nfqlb.gateway.runtime.control_socket import (
     Conversation,
     ask,
 )
-from nfqlb.gateway.shm.board import NotRunning
 
 Handle = Callable[[Answer, Conversation], None]
 

@@ -5,21 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from nfqlb.errors import BoardError, NotRunning
 from nfqlb.gateway.shm import board
-from nfqlb.gateway.shm.board import (
-    BACKENDS,
-    REASONS,
-    About,
-    Board,
-    BoardError,
-    Cell,
-    FoundBoard,
-    Header,
-    NotRunning,
-    State,
-    Traffic,
-    read,
-)
+from nfqlb.gateway.shm.board import BACKENDS, REASONS, About, Board, Cell, FoundBoard, Header, State, Traffic, read
 from nfqlb.proxy.verdict import REASON_SLOTS, Reason
 
 ABOUT = About("lb", (5060, 5061), ("reg1", "reg2", "größer"))

@@ -32,6 +32,7 @@ from kernelend import (
 )
 from sipcase import setup
 
+from nfqlb import fast
 from nfqlb.engine import Engine
 from nfqlb.gateway.worker.nfqueue import MAX_PACKET, Queue
 
@@ -128,6 +129,7 @@ def handle_pure(content: bytes | None, consumer: Consumer) -> Verdicts:
     return packet.verdicts
 
 
+DIRECT = Path(fast.__file__).with_name("direct.pxd")
 COMPILED = importlib.util.find_spec("nfqlb.gateway.worker._nfqueue_loop") is not None
 needs_compiled = pytest.mark.skipif(not COMPILED, reason="the loop is not compiled here")
 
@@ -379,6 +381,6 @@ def test_what_was_compiled_is_what_is_written() -> None:
     from nfqlb.gateway.worker import _nfqueue_loop
 
     source = Path(_nfqueue_loop.__file__).parent / "_nfqueue_loop.pyx"
-    assert hashlib.sha256(source.read_bytes()).hexdigest() == _nfqueue_loop.SOURCES, (
+    assert hashlib.sha256(DIRECT.read_bytes() + source.read_bytes()).hexdigest() == _nfqueue_loop.SOURCES, (
         "python setup.py build_ext --inplace"
     )

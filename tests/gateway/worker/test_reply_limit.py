@@ -4,8 +4,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from nfqlb.balance.routes import NetworkSet
 from nfqlb.gateway.worker.reply_limit import BURST, CELLS, Budget
+from nfqlb.net.networks import NetworkSet
 
 NOBODY = NetworkSet(())
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from nfqlb.errors import BoardError
 from nfqlb.gateway.host import procfs
-from nfqlb.gateway.shm.board import BoardError
 from nfqlb.gateway.stats import UP, Report, gather
 from nfqlb.lab import LabError, namespaces
 from nfqlb.lab.lab import SECRET, Lab, tail

@@ -21,9 +21,9 @@ from typing import Any, ClassVar
 from devtools.chaos.arena import PORT, Arena
 from devtools.chaos.calls import NO_END, statistics
 from devtools.chaos.counted import CountedArena
+from nfqlb.errors import NotRunning
 from nfqlb.gateway.host import procfs
 from nfqlb.gateway.runtime.control_socket import ControlError, ask
-from nfqlb.gateway.shm.board import NotRunning
 from nfqlb.lab import LabError, kamailio, namespaces
 from nfqlb.lab.lab import tail
 from nfqlb.lab.ping import wait_answer

@@ -13,7 +13,7 @@ from devtools.fuzz.target import Target
 from nfqlb.capture.errors import CaptureError
 from nfqlb.capture.packets import PacketReader
 from nfqlb.capture.source import Source
-from nfqlb.config.model import build, parse
+from nfqlb.config.build import build, parse
 from nfqlb.config.problems import ConfigError
 
 CAPTURE_MAX = 1 << 20
