@@ -46,13 +46,13 @@ class Engine:
         recent: Recent | None = None,
         verify_checksums: bool = True,
         first_ident: int = 0,
-        careful: bool = False,
+        slow: bool = False,
     ) -> None:
         """`standings` of the backends; one that is missing is UNKNOWN. `ready`: tables that exist already; those that
         are the same here are not built again. `recent`: what the workers remember of their choices (P31); without it
         the verdict is a function of packet, setup and standings alone. `verify_checksums`: off for captures, whose
         packets may have been taken before the sending host's card filled the checksum in. `first_ident`: give each
-        worker another one, so that their IP identifications lie apart. `careful`: no fast path.
+        worker another one, so that their IP identifications lie apart. `slow`: no fast path.
         """
         self.tables = Tables(setup.pools, setup.places, standings, ready)
         """Shared with all siblings, and with whom `share` says. One process may write them."""
@@ -60,9 +60,9 @@ class Engine:
         self._verify = verify_checksums
         self._ident = first_ident
         self._setup = setup
-        self._careful = careful
+        self._slow = slow
         self.fast = self._fast_path(recent)
-        """Gives the verdict on plain packets. None: there is none, and all go the careful way."""
+        """Gives the verdict on plain packets. None: there is none, and all take the slow path."""
 
     def sibling(self, first_ident: int, recent: Recent | None = None, names: Names | None = None) -> "Engine":
         """An engine of the same rules and tables, shared with this one, with a counter and a memory of its own.
@@ -77,7 +77,7 @@ class Engine:
 
     @property
     def path(self) -> str:
-        """What plain packets go by: "compiled" for the fast path, "pure" for the careful one."""
+        """What plain packets go by: "compiled" for the fast path, "pure" for the slow one."""
         return "pure" if self.fast is None else "compiled"
 
     def share(self, memory: memoryview) -> None:
@@ -100,7 +100,7 @@ class Engine:
         return self.consider(packet, trace)
 
     def consider(self, packet: bytes, trace: Trace | None = None) -> Verdict:
-        """The same, by the careful path."""
+        """The same, by the slow path."""
         try:
             src, dst, payload, tos = datagram.parse(packet, verify=self._verify)
         except DatagramError as error:
@@ -141,7 +141,7 @@ class Engine:
         return not src.port or src in self._proxy.identity.sockets or src.addr in NEVER_SOURCES
 
     def _fast_path(self, recent: Recent | None) -> "FastPath | None":
-        if self._careful:
+        if self._slow:
             return None
         return fast.make(self._setup, self._proxy, recent, verify=self._verify, ident=self._ident)
 

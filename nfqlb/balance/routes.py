@@ -54,7 +54,7 @@ class RouteRule:
     """0..100: this part of the keys of `pool`, always the same ones (a canary)."""
 
 
-class Asked(Protocol):
+class RouteFacts(Protocol):
     """What rules may ask of a request; bytes are as received unless told."""
 
     @property
@@ -93,10 +93,10 @@ class Asked(Protocol):
         """What the table of that pool would be asked with (P29)."""
 
 
-Test = Callable[[Asked], bool]
+Test = Callable[[RouteFacts], bool]
 
 
-class Rules:
+class Routes:
     """All rules, in order, made ready to be asked. Can be pickled."""
 
     def __init__(self, rules: Sequence[RouteRule]) -> None:
@@ -104,7 +104,7 @@ class Rules:
         self.ask_nothing = bool(self._rules) and not self._rules[0][1]
         """Does the first rule take everything?"""
 
-    def first(self, asked: Asked) -> int:
+    def first(self, asked: RouteFacts) -> int:
         """The index of the first rule that holds, -1 when none does."""
         for index, (_, tests) in enumerate(self._rules):
             for test in tests:
@@ -189,57 +189,57 @@ def _encoded(texts: Collection[str]) -> frozenset[bytes]:
     return frozenset(text.encode() for text in texts)
 
 
-def _method(wanted: frozenset[bytes], asked: Asked) -> bool:
+def _method(wanted: frozenset[bytes], asked: RouteFacts) -> bool:
     return asked.method in wanted
 
 
-def _no_invite(asked: Asked) -> bool:
+def _no_invite(asked: RouteFacts) -> bool:
     return asked.method != b"INVITE"
 
 
-def _listener(wanted: frozenset[str], asked: Asked) -> bool:
+def _listener(wanted: frozenset[str], asked: RouteFacts) -> bool:
     return asked.listener in wanted
 
 
-def _domain(wanted: frozenset[bytes], asked: Asked) -> bool:
+def _domain(wanted: frozenset[bytes], asked: RouteFacts) -> bool:
     return asked.domain in wanted
 
 
-def _from_domain(wanted: frozenset[bytes], asked: Asked) -> bool:
+def _from_domain(wanted: frozenset[bytes], asked: RouteFacts) -> bool:
     return asked.from_domain in wanted
 
 
-def _to_domain(wanted: frozenset[bytes], asked: Asked) -> bool:
+def _to_domain(wanted: frozenset[bytes], asked: RouteFacts) -> bool:
     return asked.to_domain in wanted
 
 
-def _source(wanted: "NetworkSet", asked: Asked) -> bool:
+def _source(wanted: "NetworkSet", asked: RouteFacts) -> bool:
     return asked.source in wanted
 
 
-def _header(wanted: frozenset[bytes], asked: Asked) -> bool:
+def _header(wanted: frozenset[bytes], asked: RouteFacts) -> bool:
     headers = asked.headers
     return any(name in headers for name in wanted)
 
 
-def _user_prefix(wanted: tuple[bytes, ...], asked: Asked) -> bool:
+def _user_prefix(wanted: tuple[bytes, ...], asked: RouteFacts) -> bool:
     return asked.user.startswith(wanted)
 
 
-def _user_pattern(wanted: Pattern, asked: Asked) -> bool:
+def _user_pattern(wanted: Pattern, asked: RouteFacts) -> bool:
     return wanted.found(asked.user[:TEXT_MAX])
 
 
-def _user_agent(wanted: tuple[bytes, ...], asked: Asked) -> bool:
+def _user_agent(wanted: tuple[bytes, ...], asked: RouteFacts) -> bool:
     text = asked.user_agent[:TEXT_MAX].lower()
     return any(part in text for part in wanted)
 
 
-def _user_agent_pattern(wanted: Pattern, asked: Asked) -> bool:
+def _user_agent_pattern(wanted: Pattern, asked: RouteFacts) -> bool:
     return wanted.found(asked.user_agent[:TEXT_MAX])
 
 
-def _percent(pool: str, salt: bytes, below: int, asked: Asked) -> bool:
+def _percent(pool: str, salt: bytes, below: int, asked: RouteFacts) -> bool:
     """By a hash of its own for each pool: the second of two canaries must not get just the keys that the first took.
 
     The keys of 5 % are among those of 10 %.

@@ -72,8 +72,8 @@ def command(config_path: Path, apply_rules: bool, log_level: LogLevel | None, lo
     runtime_log.begin(log_level, log_format, runtime_log.STDERR if predecessor is None else predecessor.stderr)
     try:
         check_privilege()
-        made = apart(lambda: make(config_path))
-        runtime_log.follow(made.plan.log)
+        made = run_in_child(lambda: make(config_path))
+        runtime_log.apply(made.plan.log)
         for line in made.warnings(place=apply_rules or made.plan.misled):
             logger.warning("%s", line)
         run(made.plan, config_path, apply_rules, predecessor)
@@ -97,7 +97,7 @@ def run(plan: Plan, config_path: Path, apply_rules: bool, predecessor: Predecess
     """Run until a signal, or until a successor has taken over. Raises UserError."""
     from nfqlb.gateway.plan.build import FromFile
     from nfqlb.gateway.runtime.job import Refused
-    from nfqlb.gateway.runtime.pidfile import InstanceError
+    from nfqlb.gateway.runtime.pidfile import PidfileError
     from nfqlb.gateway.supervisor.rollover import CannotRun, span
     from nfqlb.gateway.supervisor.supervisor import Supervisor
     from nfqlb.gateway.worker.nfqueue import QueueError
@@ -119,8 +119,8 @@ def run(plan: Plan, config_path: Path, apply_rules: bool, predecessor: Predecess
                 supervisor.run(ready)
             finally:
                 if apply_rules and supervisor.in_force:
-                    logger.info("the rules are removed (%d changes)", apart(supervisor.plan.displace))
-    except (InstanceError, QueueError, CannotRun, Refused) as error:
+                    logger.info("the rules are removed (%d changes)", run_in_child(supervisor.plan.displace))
+    except (PidfileError, QueueError, CannotRun, Refused) as error:
         raise UserError(str(error)) from None
 
 
@@ -134,7 +134,7 @@ def check_privilege() -> None:
         )
 
 
-def apart(work: Callable[[], T]) -> T:
+def run_in_child(work: Callable[[], T]) -> T:
     """Do `work` in a child process and return what it returns. Raises UserError for the Refused that it raises."""
     from nfqlb.gateway.runtime.job import Job, Refused
 

@@ -1,5 +1,5 @@
 """The fast path: a compiled module that gives the verdict on plain packets. All others, and all where it is missing, go
-the careful way, which is nfqlb.proxy and says the same.
+the slow path, which is nfqlb.proxy and says the same.
 
 Knows whether there is one: it is built at installation where there is a compiler, and NFQLB_PURE=1 in the environment
 does without.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nfqlb.proxy.setup import Setup
 
 PURE = "NFQLB_PURE"
-"""Set to 1, the environment asks for the careful path alone."""
+"""Set to 1, the environment asks for the slow path alone."""
 
 
 def which() -> str:

@@ -1,6 +1,6 @@
 # BLAKE2b [RFC 7693] for the fast path: keyed or not, with a purpose ("person"), digests up to 64 bytes.
 #
-# hashlib has it too, and the careful path uses that; but there each hash costs three objects and half a microsecond,
+# hashlib has it too, and the slow path uses that; but there each hash costs three objects and half a microsecond,
 # and a request needs up to five. What is computed here is the same: a difference would show in every branch and signature.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t

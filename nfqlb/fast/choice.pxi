@@ -41,7 +41,7 @@ cdef bint put_credentials(Buffer *work, Reading *m, Facts *f):
 
 
 cdef int put_key(FastPath path, Reading *m, Facts *f, list by, const Address *source) except -1:
-    """selection.key, appended to `work`; 0 for the careful path."""
+    """selection.key, appended to `work`; 0 for the slow path."""
     cdef Buffer *work = &path.work
     cdef int begin = work.used
     cdef Uri uri
@@ -89,7 +89,7 @@ cdef class Asked:
     cdef Facts *f
     cdef const Address *from_addr
     cdef Door door
-    cdef bint unusual       # the answer was not the true one: let the careful path ask
+    cdef bint unusual       # the answer was not the true one: let the slow path ask
     cdef readonly bytes method
     cdef readonly str listener
 
@@ -147,7 +147,7 @@ cdef class Asked:
 
 
 cdef Pool by_rules(FastPath path, Reading *m, Facts *f, Door door, const Address *source):
-    """The pool that the rules name, None for the careful path."""
+    """The pool that the rules name, None for the slow path."""
     cdef Asked asked = Asked.__new__(Asked)
     asked.path, asked.m, asked.f, asked.from_addr, asked.door, asked.listener = path, m, f, source, door, door.name
     if f.method == ACK or f.method == CANCEL:
@@ -162,13 +162,13 @@ cdef Pool by_rules(FastPath path, Reading *m, Facts *f, Door door, const Address
 
 
 cdef int ask_choice(FastPath path, Reading *m, Facts *f, Door door, const Address *source, Choosing *asked) except -1:
-    """Choice.choose, up to its hashes; 0 for the careful path."""
+    """Choice.choose, up to its hashes; 0 for the slow path."""
     cdef Rulebook rules = path.rules
     cdef Pool pool
     asked.named = -1
     if f.to.tag.b:
         asked.named = rules.backend_at(&f.uri.host, port_of(&f.uri))
-        # The careful path refuses one of another IP version, but only once it has remembered it.
+        # The slow path refuses one of another IP version, but only once it has remembered it.
         if asked.named >= 0 and rules.targets[asked.named].addr.six != source.six:
             return 0
     if asked.named < 0:
@@ -210,7 +210,7 @@ cdef int by_table(FastPath path, const Choosing *asked) except -2:
 
 
 cdef int choose(FastPath path, Facts *f, Door door, const Choosing *asked) except -2:
-    """Choice.choose, -1 for the careful path; then nothing has been remembered."""
+    """Choice.choose, -1 for the slow path; then nothing has been remembered."""
     cdef Rulebook rules = path.rules
     cdef const uint64_t *mac
     cdef uint64_t token

@@ -92,14 +92,14 @@ cdef void identify(
 cdef int written(
     FastPath path, Reading *m, Edit *edits, int count, Packet *sent, int reason, int backend, object src, object dst
 ) noexcept:
-    """SENT: the packet, and what else there is to its verdict, stand in `path`. CAREFUL when it would be too large.
+    """SENT: the packet, and what else there is to its verdict, stand in `path`. SLOW when it would be too large.
     `dst`: None for one to be made."""
     cdef Buffer *out = &path.out
     out.used = HEADERS6 if sent.src.six else HEADERS
     write_edited(out, m.p, m.end, edits, count)
     # The length in a header of IPv6 is without that header.
     if out.overflow or path.text.overflow or path.work.overflow or out.used > MAX_PACKET + 40 * sent.src.six:
-        return CAREFUL
+        return SLOW
     path.ident = path.ident + 1 & 0xFFFF
     write_headers(out.p, out.used, sent, path.ident)
     path.reason, path.backend, path.src, path.dst = reason, backend, src, dst

@@ -13,4 +13,4 @@ ctypedef int (*Decide)(void *, const uint8_t *, Py_ssize_t, const uint8_t **, Py
 
 cdef struct Direct:
     Decide decide
-    void *lane
+    void *worker_path

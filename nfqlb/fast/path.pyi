@@ -23,7 +23,7 @@ class FastPath:
     def next_ident(self) -> int: ...
     def process(self, packet: bytes) -> Verdict | None: ...
 
-class Lane:
+class WorkerPath:
     open: bool
     def __init__(
         self,

@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The fast path: the verdict on plain packets, in C; None for all others.
 
-Its model is the careful path (nfqlb.proxy), rule by rule: what this answers is what that would answer, byte for byte.
+Its model is the slow path (nfqlb.proxy), rule by rule: what this answers is what that would answer, byte for byte.
 Tests hold the two against each other over real, generated and mutilated messages. Plain packets are of IPv4 without
 options or of IPv6 without extension headers. Whatever is unusual, refused or answered by ourselves is None here, and
-goes the careful way. Of what is dropped, only that has its verdict here of which strangers send most: no SIP, scanners,
+takes the slow path. Of what is dropped, only that has its verdict here of which strangers send most: no SIP, scanners,
 stray responses, sources inside that are no backends.
 
 Nothing is remembered from packet to packet but what P31 says, so a million sources cost what one costs.
@@ -24,7 +24,7 @@ from nfqlb.proxy import identity as _identity
 from nfqlb.proxy import keys as _keys
 from nfqlb.proxy import request as _request
 from nfqlb.proxy import selection as _selection
-from nfqlb.proxy import added_headers as _stamp
+from nfqlb.proxy import added_headers as _added_headers
 from nfqlb.proxy.identity import Half
 from nfqlb.proxy.verdict import REASON_SLOTS, Reason, Verdict
 
@@ -73,7 +73,7 @@ cdef int LOOP_BYTES = _keys.LOOP_BYTES
 cdef int SIG_BYTES = _keys.SIG_BYTES
 
 cdef enum:                      # what has become of a packet
-    CAREFUL = 0                 # it goes the careful way
+    SLOW = 0                    # it takes the slow path
     SENT = 1
     DROPPED = 2
 
@@ -113,10 +113,10 @@ cdef class FastPath:
     def process(self, bytes packet not None):
         """Engine.process, or None."""
         cdef int found = self.answer(<const uint8_t *>PyBytes_AS_STRING(packet), len(packet))
-        return None if found == CAREFUL else self.verdict() if found == SENT else DROPS[self.reason]
+        return None if found == SLOW else self.verdict() if found == SENT else DROPS[self.reason]
 
     def next_ident(self):
-        """For a packet that went the careful way."""
+        """For a packet that took the slow path."""
         self.ident = self.ident + 1 & 0xFFFF
         return self.ident
 
@@ -131,7 +131,7 @@ cdef class FastPath:
         return DROPPED
 
     cdef int answer(self, const uint8_t *packet, Py_ssize_t size) except -1:
-        """SENT: what to send stands in `out`; DROPPED: for `reason`; or CAREFUL."""
+        """SENT: what to send stands in `out`; DROPPED: for `reason`; or SLOW."""
         cdef Rulebook rules = self.rules
         cdef Packet heard
         cdef Reading m
@@ -139,12 +139,12 @@ cdef class FastPath:
         cdef bint inside
         cdef int backend = -1, at
         if not read_packet(packet, size, rules.verify, &heard):
-            return CAREFUL
+            return SLOW
         at = rules.doors.find(&heard.dst, heard.dst_port)
         if at < 0 or not heard.src_port or in_networks(&rules.never_sources, &heard.src):
-            return CAREFUL
+            return SLOW
         if rules.sockets.find(&heard.src, heard.src_port) >= 0:
-            return CAREFUL
+            return SLOW
         door = <Door>rules.by_number[at]
         inside = door.half == INTERNAL
         if door.half != EXTERNAL:
@@ -157,7 +157,7 @@ cdef class FastPath:
         self.text.used = 0
         if not read_message(&m):
             at = junk(heard.payload, heard.length)
-            return CAREFUL if at < 0 else self.drop(at)
+            return SLOW if at < 0 else self.drop(at)
         if m.request:
             if not inside and m.agent.start and rules.is_scanner(m.p + m.agent.a, m.agent.b - m.agent.a):
                 return self.drop(SCANNER)

@@ -4,7 +4,7 @@ cdef enum:
     MOST_EDITS = ROUTES + 5
     LOOP_ROOM = 8           # LOOP_BYTES are no more
 
-cdef frozenset _UNRECORDED = _stamp.RECORD_ROUTED_NEVER
+cdef frozenset _UNRECORDED = _added_headers.RECORD_ROUTED_NEVER
 cdef bint RECORDED[OTHER + 1]
 RECORDED[OTHER] = True
 for _number, _name in enumerate(METHODS):
@@ -62,7 +62,7 @@ cdef bint is_new_here(FastPath path, Reading *m, const Job *loop) noexcept:
 
 
 cdef int behind_nat(FastPath path, Reading *m, bint differs, const Address *source) noexcept:
-    """stamp.is_behind_nat; -1 for the careful path."""
+    """stamp.is_behind_nat; -1 for the slow path."""
     cdef Party contact
     cdef Uri uri
     if differs:
@@ -145,13 +145,13 @@ cdef int request(FastPath path, Reading *m, Packet *heard, Door door, bint insid
     cdef Buffer *text = &path.text
     dst = None
     if not check(m, &f) or not read_way(rules, m, &f.uri, inside, &way):
-        return CAREFUL
+        return SLOW
     if way.exit >= 0:
         by = <Door>rules.by_number[way.exit]
     entering = not way.leaving and not way.hairpin
     registered = entering and f.method == REGISTER
     if registered and not rules.paths:
-        return CAREFUL
+        return SLOW
     recorded = RECORDED[f.method] and not way.hairpin
     differs = not f.via.host.literal or f.via.port != heard.src_port
     differs = differs or not same_address(&f.via.host.addr, &heard.src)
@@ -166,30 +166,30 @@ cdef int request(FastPath path, Reading *m, Packet *heard, Door door, bint insid
     )
     end_job(path, branch)
     if entering and not way.has_next and not ask_choice(path, m, &f, door, &heard.src, &choosing):
-        return CAREFUL
+        return SLOW
     if not ask_flow(path, m, &way, &flow):
-        return CAREFUL
+        return SLOW
     loop = ask_loop(path, m, &way, inside)
     if registered or (entering and recorded):
         row = ask_row(path, m, door, &heard.src, heard.src_port, registered)
     if path.work.overflow:
-        return CAREFUL
+        return SLOW
     digests(path.jobs, path.asked, path.work.p)
     if entering and not way.has_next and rules.recent is not None:
         prefetch(set_of(&rules.cells[0], <uint32_t>path.jobs[choosing.transaction].mac[1]))
     if not is_new_here(path, m, &path.jobs[loop]):
-        return CAREFUL
+        return SLOW
 
     known = read_flow(path, m, &f, &way, &flow)
     if known < 0:
-        return CAREFUL
+        return SLOW
     target = &way.next if way.has_next else &f.uri
     if entering:
         by = door
         if recorded:
             nat = behind_nat(path, m, differs, &heard.src)
             if nat < 0:
-                return CAREFUL
+                return SLOW
         reason, src = REQUEST_ENTERING, by.internal.socket
         sent.src, sent.src_port = by.internal.addr, by.internal.port
     else:
@@ -197,10 +197,10 @@ cdef int request(FastPath path, Reading *m, Packet *heard, Door door, bint insid
             addr, port = flow.addr, flow.port
         else:
             if not target.host.literal or not rules.may_be_peer(&target.host.addr):
-                return CAREFUL
+                return SLOW
             spare_fits = known == 1 and same_address(&flow.addr, &target.host.addr)
             if not spare_fits and not in_networks(&rules.egress, &target.host.addr):
-                return CAREFUL
+                return SLOW
             addr, port = target.host.addr, port_of(target)
         nat = not f.uri.host.literal or not same_address(&f.uri.host.addr, &addr) or port_of(&f.uri) != port
         if way.hairpin:
@@ -226,7 +226,7 @@ cdef int request(FastPath path, Reading *m, Packet *heard, Door door, bint insid
             row = path.asked
             ask_row(path, m, by, &addr, port, False)
             if path.work.overflow:
-                return CAREFUL
+                return SLOW
             digests(path.jobs + row, 1, path.work.p)
         put_record_route(path, by, &addr, port, nat, False, path.jobs[row].mac)
     if f.hops < 0:
@@ -257,10 +257,10 @@ cdef int request(FastPath path, Reading *m, Packet *heard, Door door, bint insid
         else:
             backend = choose(path, &f, door, &choosing)
         if backend < 0:
-            return CAREFUL
+            return SLOW
         addr, port, dst = rules.targets[backend].addr, rules.targets[backend].port, rules.backends[backend]
     if addr.six != heard.src.six or sent.src.six != heard.src.six:
-        return CAREFUL
+        return SLOW
     sent.dst, sent.dst_port, sent.tos = addr, port, heard.tos
     return written(path, m, edits, count, &sent, reason, backend, src, dst)
 

@@ -36,44 +36,44 @@ cdef int response(FastPath path, Reading *m, Packet *heard, Door door, bint insi
     cdef Own own
     cdef Door entered
     if m.vias < 2 or not read_via(p, m.via[0].a, m.via[0].b, &f.via):
-        return CAREFUL
+        return SLOW
     if not read_via(p, m.via[1].a, m.via[1].b, &below) or not read_facts(m, &f):
-        return CAREFUL
+        return SLOW
     own = rules.own(p, &f.via.host, f.via.port)
     if own is None:
         return path.drop(STRAY_RESPONSE)
     if own.door is not door:
-        return CAREFUL
+        return SLOW
     hash.a = f.via.branch.a + MARK
     hash.b = hash.a + 2 * BRANCH_BYTES
     if hash.b > f.via.branch.b or memcmp(p + f.via.branch.a, PyBytes_AS_STRING(MARKER), MARK) != 0:
         return path.drop(STRAY_RESPONSE)
     if hash.b < f.via.branch.b and p[hash.b] != c".":
-        return CAREFUL
+        return SLOW
     for i in range(hash.a, hash.b):
         if LOWER[p[i]] != p[i]:
-            return CAREFUL
+            return SLOW
     # Where it goes: received, else sent-by; rport, else the port of sent-by (P35).
     if below.branch.b == 0:
-        return CAREFUL
+        return SLOW
     if below.received.b:
         if not read_address(p, below.received, &sent.dst):
-            return CAREFUL
+            return SLOW
         received = &sent.dst
     elif below.host.literal:
         sent.dst = below.host.addr
     else:
-        return CAREFUL
+        return SLOW
     port = below.port
     if below.rport.b:
         port = number(p, below.rport.a, below.rport.b, 5)
     if not 0 < port < 65536 or not rules.may_be_peer(&sent.dst):
-        return CAREFUL
+        return SLOW
     entered = entered_at(path, m, &f, &below, received, port, p + hash.a, door)
     if entered is None:
-        return path.drop(STRAY_RESPONSE) if rules.complete and not path.work.overflow else CAREFUL
+        return path.drop(STRAY_RESPONSE) if rules.complete and not path.work.overflow else SLOW
     if sent.dst.six != heard.src.six or entered.addr.six != heard.src.six:
-        return CAREFUL
+        return SLOW
     edit.a, edit.b, edit.p, edit.length = m.via[0].start, m.via[0].end, NULL, 0
     sent.src, sent.src_port = entered.addr, entered.port
     sent.dst_port, sent.tos = port, heard.tos

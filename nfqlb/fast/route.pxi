@@ -186,7 +186,7 @@ cdef int ask_row(FastPath path, Reading *m, Door door, const Address *addr, int 
 
 
 cdef bint ask_flow(FastPath path, Reading *m, const Way *way, Flow *flow) noexcept:
-    """The flow that a request leaves by, if any; False for the careful path."""
+    """The flow that a request leaves by, if any; False for the slow path."""
     cdef const uint8_t *p = m.p
     cdef Span s
     cdef Host host
@@ -210,7 +210,7 @@ cdef bint ask_flow(FastPath path, Reading *m, const Way *way, Flow *flow) noexce
 
 cdef int read_flow(FastPath path, Reading *m, Facts *f, const Way *way, Flow *flow) noexcept:
     """RequestRules._flow: 2 where the signed flow is the destination, 1 where it is if nothing better is known, 0 where
-    there is none, -1 for the careful path. P18.
+    there is none, -1 for the slow path. P18.
     """
     cdef Rulebook rules = path.rules
     cdef const uint8_t *sig

@@ -147,7 +147,7 @@ cdef class Rulebook:
             raise Unusual
         fill_networks(&self.never_sources, _identity.NEVER_SOURCES)
         fill_networks(&self.never_peers, _identity.NEVER_PEERS)
-        fill_networks(&self.private, _stamp.PRIVATE)
+        fill_networks(&self.private, _added_headers.PRIVATE)
         fill_networks(&self.egress, _NetworkSet(setup.egress))
         self.scanners = b""
         for text in setup.scanners:
@@ -218,7 +218,7 @@ cdef class Rulebook:
             door.force = FORCES[listener.force_rport]
             unpack(&door.addr, socket.addr)
             door.port = socket.port
-            door.socket, door.text = socket, _stamp.socket_text(socket)
+            door.socket, door.text = socket, _added_headers.socket_text(socket)
             door.via_inside = b"Via: SIP/2.0/UDP %b;branch=%b" % (inside, MARKER)
             door.via_outside = b"Via: SIP/2.0/UDP %b;branch=%b" % (outside, MARKER)
             door.path = b"Path: <sip:%b@%b;lr;received=" % (self.name, inside)

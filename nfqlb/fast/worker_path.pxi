@@ -82,7 +82,7 @@ cdef bint begins_something(const uint8_t *p, int end) noexcept nogil:
     return False
 
 
-cdef class Lane:
+cdef class WorkerPath:
     cdef FastPath path
     cdef uint64_t[::1] slot
     cdef int columns[6]         # by number of the Reason: which of a backend's counters; -1: none
@@ -111,12 +111,12 @@ cdef class Lane:
         self.sampled, self.settle, self.otherwise = sampled, settle, otherwise
         self.open = True
         self.pressed = 0
-        self.entrance.decide, self.entrance.lane = decide_directly, <void *>self
+        self.entrance.decide, self.entrance.worker_path = decide_directly, <void *>self
 
     @property
     def direct(self):
-        """`decide` for a compiled loop: a capsule, which keeps the Lane alive."""
-        capsule = PyCapsule_New(&self.entrance, DIRECT, let_go)
+        """`decide` for a compiled loop: a capsule, which keeps the WorkerPath alive."""
+        capsule = PyCapsule_New(&self.entrance, DIRECT, release)
         PyCapsule_SetContext(capsule, <void *>self)
         Py_INCREF(self)
         return capsule
@@ -165,7 +165,7 @@ cdef class Lane:
                 return False
             return self._hold(self.otherwise(copied(packet, size)), answer, answer_size)
         found = path.answer(packet, size)
-        if found == CAREFUL:
+        if found == SLOW:
             return self._hold(self.otherwise(copied(packet, size)), answer, answer_size)
         if found == DROPPED:
             return self._hold(self.settle(copied(packet, size), DROPS[path.reason]), answer, answer_size)
@@ -190,14 +190,14 @@ cdef class Lane:
         return True
 
 
-cdef void let_go(object capsule) noexcept:
+cdef void release(object capsule) noexcept:
     Py_DECREF(<object>PyCapsule_GetContext(capsule))
 
 
 cdef int decide_directly(
-    void *lane, const uint8_t *packet, Py_ssize_t size, const uint8_t **answer, Py_ssize_t *answer_size
+    void *worker_path, const uint8_t *packet, Py_ssize_t size, const uint8_t **answer, Py_ssize_t *answer_size
 ) except -1:
-    return (<Lane>lane)._decide(packet, size, answer, answer_size)
+    return (<WorkerPath>worker_path)._decide(packet, size, answer, answer_size)
 
 
 cdef inline bytes copied(const uint8_t *packet, Py_ssize_t size):

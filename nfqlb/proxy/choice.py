@@ -12,13 +12,13 @@ from ipaddress import ip_address
 from nfqlb.balance import recent as memory
 from nfqlb.balance.pool import Backend
 from nfqlb.balance.recent import Recent
-from nfqlb.balance.routes import Rules, conditions
+from nfqlb.balance.routes import Routes, conditions
 from nfqlb.balance.tables import Tables
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy import selection
 from nfqlb.proxy.facts import Facts, Reject
 from nfqlb.proxy.identity import Identity
-from nfqlb.proxy.route_facts import Asked
+from nfqlb.proxy.route_facts import RouteFacts
 from nfqlb.proxy.setup import Listener, Setup
 from nfqlb.proxy.verdict import Reason
 from nfqlb.sip.message import Message
@@ -39,7 +39,7 @@ class Choice:
 
     def __init__(self, setup: Setup, identity: Identity, tables: Tables, recent: Recent | None) -> None:
         self._identity = identity
-        self.rules = Rules(setup.routes)
+        self.rules = Routes(setup.routes)
         self._routes = setup.routes
         self.tables = tables
         self.hash_on = {pool.name: pool.hash_on for pool in setup.pools}
@@ -114,7 +114,7 @@ class Choice:
                 return target, number
         rule = 0
         if not self.rules.ask_nothing:
-            rule = self.rules.first(Asked(message, facts, request_uri, listener.name, source, self.hash_on))
+            rule = self.rules.first(RouteFacts(message, facts, request_uri, listener.name, source, self.hash_on))
             if rule < 0:
                 raise Reject(Reason.NO_BACKEND, RETRY_AFTER, detail="no route rule matches")
         if note:

@@ -18,7 +18,7 @@ _SEPARATORS = b"-.()"
 """They mean nothing in a telephone number [RFC 3966 5.1.1]."""
 
 
-class Asked:
+class RouteFacts:
     """One request."""
 
     __slots__ = (

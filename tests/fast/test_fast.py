@@ -1,4 +1,4 @@
-"""The fast path against the careful one: the same verdict, byte for byte, the same memory of choices, or None.
+"""The fast path against the slow one: the same verdict, byte for byte, the same memory of choices, or None.
 
 Real messages of every kind, over gateways of every kind, are mutilated; nothing may tell the two apart. What the fast
 path must answer itself is in a table, so that it cannot pass by answering nothing.
@@ -49,10 +49,10 @@ def test_plain_messages_have_the_same_verdict(name: str) -> None:
     twins.check_memory()
 
 
-CAREFUL = {
+SLOW = {
     "source-ip, no paths": {"register"},
 }
-"""Kinds that go the careful way there: Path depends on Supported."""
+"""Kinds that take the slow path there: Path depends on Supported."""
 
 
 @pytest.mark.parametrize("name", SETUPS)
@@ -62,7 +62,7 @@ def test_plain_messages_take_the_fast_path(name: str) -> None:
     versions = {endpoint(src).version for _, (src, _, _) in passed(name)}
     assert versions == ({6} if name.endswith("IPv6") else {4, 6} if name.startswith("both") else {4})
     assert len(passed(name)) > 25 * len(versions)
-    assert slow <= CAREFUL.get(name.removesuffix(", IPv6"), set())
+    assert slow <= SLOW.get(name.removesuffix(", IPv6"), set())
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_P31_what_has_begun_stays_where_it_is(name: str) -> None:
     ]
     states = [{}, {("registrars", "reg1"): State.DRAINING}, {("registrars", "reg2"): State.DOWN}]
     for each in states:
-        for engine in (twins.swift, twins.careful):
+        for engine in (twins.swift, twins.slow):
             built = [tables.build(draft) for draft in engine.tables.changed(standing(each))]
             engine.tables.put(standing(each), built)
         for packet in packets:
@@ -215,12 +215,12 @@ def test_P7_large_messages_have_the_same_verdict(size: int) -> None:
 @pytest.mark.parametrize("kind", ["two-armed", "one-armed", "two-armed-ipv6", "one-armed-ipv6"])
 def test_stored_packets_have_the_same_verdict(kind: str) -> None:
     with_setup = load(ROOT / "pcaps" / kind / "nfqlb.toml").setup()
-    swift, careful = (
-        pickle.loads(pickle.dumps(Engine(with_setup, verify_checksums=False, careful=each))) for each in (False, True)
+    swift, slow = (
+        pickle.loads(pickle.dumps(Engine(with_setup, verify_checksums=False, slow=each))) for each in (False, True)
     )
-    assert (swift.path, careful.path) == ("compiled", "pure")
+    assert (swift.path, slow.path) == ("compiled", "pure")
     for packet in stored(ROOT / "pcaps" / kind):
-        assert swift.process(packet) == careful.process(packet)
+        assert swift.process(packet) == slow.process(packet)
 
 
 def stored(directory: Path) -> Iterator[bytes]:

@@ -235,7 +235,7 @@ def test_P7_large_ipv6_messages_have_the_same_verdict(size: int) -> None:
 
 
 def test_sources_that_are_no_backends_are_dropped_at_once() -> None:
-    """P21, and what is no SIP; IPv4 addresses inside IPv6 go the careful way, which knows both of their texts."""
+    """P21, and what is no SIP; IPv4 addresses inside IPv6 take the slow path, which knows both of their texts."""
     stranger = six("192.168.1.99:5060")
     for src, dst, payload, reason in (
         (stranger, I6, b"x", Reason.NOT_FROM_BACKEND),
@@ -254,7 +254,7 @@ def test_sources_that_are_no_backends_are_dropped_at_once() -> None:
 
 @pytest.mark.parametrize("name", SETUPS)
 def test_the_lane_and_triage_say_the_same_of_what_is_new(name: str) -> None:
-    from nfqlb.fast.path import Lane
+    from nfqlb.fast.path import WorkerPath
 
     def nobody(*_: object) -> None:
         raise AssertionError
@@ -262,7 +262,7 @@ def test_the_lane_and_triage_say_the_same_of_what_is_new(name: str) -> None:
     triage, path = Triage(SETUPS[name]), Engine(SETUPS[name]).fast
     assert path is not None
     slot, layout = memoryview(bytearray(8)).cast("Q"), (0, 0, 0, [-1] * 6, 0)
-    lane = Lane(path, slot, layout, (0, 0, 1), nobody, nobody, nobody)
+    lane = WorkerPath(path, slot, layout, (0, 0, 1), nobody, nobody, nobody)
     told = set()
     for _, (src, dst, payload) in passed(name):
         for changed in (payload, payload.replace(b";tag=t1", b""), payload.replace(b"To:", b"t :"), b"\r\n" + payload):

@@ -13,7 +13,7 @@ from nfqlb import fast
 from nfqlb.engine import Engine
 from nfqlb.gateway.shm.board import Cell, Traffic
 from nfqlb.gateway.worker.overload import Load
-from nfqlb.gateway.worker.shedding import Bounds, Shield
+from nfqlb.gateway.worker.shedding import Bounds, LoadShedder
 from nfqlb.gateway.worker.worker import SAMPLE
 from nfqlb.net import datagram
 from nfqlb.proxy.triage import Triage
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(fast.which() != "compiled", reason=f"no fast pat
 
 @pytest.mark.parametrize("name", SETUPS)
 def test_answers_and_counters_are_the_same(tmp_path: Path, name: str) -> None:
-    benches = [Bench(tmp_path, SETUPS[name], careful=each) for each in (False, True)]
+    benches = [Bench(tmp_path, SETUPS[name], slow=each) for each in (False, True)]
     messages = [packet for _, packet in passed(name)]
     messages += [(PHONE, EXT, b"\r\n"), (PHONE, EXT, b"junk"), ("192.168.1.99:5060", INT, b"x")]
     for src, dst, payload in messages * 3:
@@ -40,7 +40,7 @@ def test_answers_and_counters_are_the_same(tmp_path: Path, name: str) -> None:
 def test_responses_are_counted_by_their_class(tmp_path: Path, status: str) -> None:
     gateway = Gateway()
     invite = gateway.from_phone(request())
-    bench = Bench(tmp_path, gateway.setup, careful=False)
+    bench = Bench(tmp_path, gateway.setup, slow=False)
     for _ in range(2):  # the first one is timed, and goes another way
         text = response_to(invite, status)
         bench.worker.decide(datagram.build(endpoint(invite.dst), endpoint(INT), text.replace("\n", "\r\n").encode()))
@@ -50,9 +50,9 @@ def test_responses_are_counted_by_their_class(tmp_path: Path, status: str) -> No
     )
 
 
-@pytest.mark.parametrize("careful", [False, True])
-def test_a_packet_too_long_for_the_queue_is_dropped(tmp_path: Path, careful: bool) -> None:
-    bench = Bench(tmp_path, setup(), careful=careful)
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_packet_too_long_for_the_queue_is_dropped(tmp_path: Path, slow: bool) -> None:
+    bench = Bench(tmp_path, setup(), slow=slow)
     message = request("MESSAGE", Content_Length=None).replace("\n", "\r\n").encode()  # type: ignore[arg-type]
     for grown in range(60, 130):
         bench.worker.decide(datagram.build(endpoint(PHONE), endpoint(EXT), message.ljust(65_507 - grown, b"x")))
@@ -62,8 +62,8 @@ def test_a_packet_too_long_for_the_queue_is_dropped(tmp_path: Path, careful: boo
 @pytest.mark.parametrize("name", ["two-armed, IPv6", "both versions"])
 def test_P38_ipv6_packets_over_1280_bytes_leave_by_a_socket(tmp_path: Path, name: str) -> None:
     """With the endpoints of the verdict, and counted alike; those of 1280 bytes, and all of IPv4, by the queue."""
-    benches = [Bench(tmp_path, SETUPS[name], careful=each) for each in (False, True)]
-    engine = Engine(SETUPS[name], careful=True)
+    benches = [Bench(tmp_path, SETUPS[name], slow=each) for each in (False, True)]
+    engine = Engine(SETUPS[name], slow=True)
     for kind, (src, dst, payload) in passed(name):
         payload = payload.replace(b"Content-Length", b"X")
         written = len(engine.process(datagram.build(endpoint(src), endpoint(dst), payload)).packet)
@@ -87,7 +87,7 @@ def test_overload_closes_the_lane(tmp_path: Path, ext: str) -> None:
     """Then new requests are shed, and some of them are for the shield to answer."""
     asked = []
 
-    class Closed(Shield):
+    class Closed(LoadShedder):
         failing = False
 
         def __init__(self) -> None:
@@ -100,7 +100,7 @@ def test_overload_closes_the_lane(tmp_path: Path, ext: str) -> None:
             asked.append(packet)
             return Verdict(Reason.SHED, b"")
 
-    bench = Bench(tmp_path, both_versions(setup(keys=(KEY,))), careful=False, shield=Closed())
+    bench = Bench(tmp_path, both_versions(setup(keys=(KEY,))), slow=False, shedder=Closed())
     phone = PHONE if ext == EXT else six(PHONE)
     packet = datagram.build(endpoint(phone), endpoint(ext), request().replace("\n", "\r\n").encode())
     answers = []
@@ -133,7 +133,7 @@ def test_a_queue_that_gets_no_emptier_although_new_requests_are_shed_is_noted(
     tmp_path: Path, fills: tuple[float, ...], shed_at: float, noted: int
 ) -> None:
     bounds = Bounds(replies=10, replies_per_network=10, peers=(), shed_at=shed_at, shed_age=60.0)
-    bench = Bench(tmp_path, setup(), careful=True, shield=Shield(bounds, 1, Triage(setup()), lambda _: None))
+    bench = Bench(tmp_path, setup(), slow=True, shedder=LoadShedder(bounds, 1, Triage(setup()), lambda _: None))
     for fill in fills:
         bench.load = Load(fill, 0.0)
         bench.worker._look_at = 0

@@ -7,14 +7,14 @@ from pathlib import Path
 from selectors import DefaultSelector
 from typing import Any
 
-from nfqlb.gateway.runtime.control_socket import Control, Conversation
+from nfqlb.gateway.runtime.control_socket import ControlSocket, Conversation
 
 
 @contextmanager
 def answering(run_dir: Path, handle: Callable[[dict[str, Any], Conversation], None]) -> Iterator[None]:
     """While this lasts, requests to the gateway of that run directory are given to `handle`."""
     selector, ended = DefaultSelector(), threading.Event()
-    control = Control(run_dir, selector, handle)
+    control = ControlSocket(run_dir, selector, handle)
     control.publish()
 
     def serve() -> None:

@@ -62,9 +62,9 @@ def pumped(
 
 def served(ours: socket.socket, consumer: Any, hands: mmap.mmap | None = None) -> Any:
     """The compiled loop, after it has decided about all that waited."""
-    from nfqlb.gateway.worker._nfqueue_loop import ROOM, Pump
+    from nfqlb.gateway.worker._nfqueue_loop import ROOM, QueueLoop
 
-    pump = Pump(ours.fileno(), 9, consumer, hands or mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
+    pump = QueueLoop(ours.fileno(), 9, consumer, hands or mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
     pump.stop(time.monotonic() + 60)
     pump.run()
     return pump

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from nfqlb.balance.recent import Recent
 from nfqlb.gateway.plan.model import Plan
-from nfqlb.gateway.runtime.pidfile import InstanceError
+from nfqlb.gateway.runtime.pidfile import PidfileError
 from nfqlb.gateway.supervisor.rollover import CannotRun
 from nfqlb.gateway.supervisor.supervisor import Supervisor
 from nfqlb.gateway.worker.nfqueue import QueueError
-from nfqlb.gateway.worker.shedding import Bounds, Shield
+from nfqlb.gateway.worker.shedding import Bounds, LoadShedder
 from nfqlb.gateway.worker.worker import Process
 from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint
@@ -105,12 +105,12 @@ def make_slow_process(first_ident: int, recent: Recent, names: object) -> Proces
     return slow
 
 
-def make_shield(_first_ident: int, _recent: Recent, workers: int) -> Shield:
+def make_shield(_first_ident: int, _recent: Recent, workers: int) -> LoadShedder:
     """Sheds what a gateway at EXTERNAL would; nobody is told to come again."""
     listeners = tuple(Listener(f"v{version}", EXTERNAL[version], INTERNAL[version]) for version in (4, 6))
     triage = Triage(Setup("lb", (bytes(32),), listeners, pools=(), routes=()))
     bounds = Bounds(replies=10, replies_per_network=10, peers=(), shed_at=0.5, shed_age=60.0)
-    return Shield(bounds, workers, triage, lambda _: Verdict(Reason.SHED, b""))
+    return LoadShedder(bounds, workers, triage, lambda _: Verdict(Reason.SHED, b""))
 
 
 def crash(_first_ident: int, _recent: Recent, _names: object) -> Process:
@@ -151,7 +151,7 @@ def make_plan(run_dir: str, workers: str, how: str = "") -> Plan:
         socket_buffer=int(how.removeprefix("buffer=")) if how.startswith("buffer=") else SOCKET_BUFFER,
         run_dir=Path(run_dir),
         process=processes.get(how, partial(make_process, backend=elsewhere)),
-        shield=make_shield if how == "slow" else None,
+        shedder=make_shield if how == "slow" else None,
         place=divert_late if how == "tardy" else divert,
         displace=lambda: 0,
     )
@@ -166,7 +166,7 @@ def main(run_dir: str, workers: str, how: str = "") -> int:
             if how == "tardy":
                 there = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True, timeout=30).stdout
                 print("rules" if "NFQUEUE" in there else "no rules", flush=True)
-    except (InstanceError, QueueError, CannotRun) as error:
+    except (PidfileError, QueueError, CannotRun) as error:
         print(json.dumps({"error": type(error).__name__, "text": str(error)}), flush=True)
         return 1
     return 0

@@ -151,8 +151,8 @@ class Twins:
             self.memories.append(Recent(cells))
             self.memories[-1].now = 2**24 - 5
         self.swift = Engine(with_setup, recent=self.memories[0])
-        self.careful = Engine(with_setup, recent=self.memories[1], careful=True)
-        assert (self.swift.path, self.careful.path) == ("compiled", "pure")
+        self.slow = Engine(with_setup, recent=self.memories[1], slow=True)
+        assert (self.swift.path, self.slow.path) == ("compiled", "pure")
 
     def process(self, src: str, dst: str, payload: bytes) -> Verdict:
         packet = datagram.build(endpoint(src), endpoint(dst), payload, tos=0xB8)
@@ -160,13 +160,13 @@ class Twins:
 
     def packet(self, packet: bytes) -> Verdict:
         verdict = self.swift.process(packet)
-        assert verdict == self.careful.process(packet)
+        assert verdict == self.slow.process(packet)
         assert type(verdict) is Verdict
         return verdict
 
     def check_memory(self) -> None:
-        swift, careful = ((each.stored, each.kept, each.misses, each.evicted) for each in self.memories)
-        assert swift == careful
+        swift, slow = ((each.stored, each.kept, each.misses, each.evicted) for each in self.memories)
+        assert swift == slow
         assert self.memories[0].cells == self.memories[1].cells
 
     def answers(self, src: str, dst: str, payload: bytes) -> bool:
@@ -197,7 +197,7 @@ def passed(name: str) -> list[tuple[str, Packet]]:
     for version, spelled in ((4, str), (6, six)):
         listener = next((each for each in with_setup.listeners if each.external.version == version), None)
         if listener is not None and any(each.address.version == version for each in with_setup.backends):
-            found += played(Engine(with_setup, careful=True), listener, spelled)
+            found += played(Engine(with_setup, slow=True), listener, spelled)
     return found
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from nfqlb.balance.recent import SIZE, Recent
 from nfqlb.engine import Engine
 from nfqlb.gateway.shm.board import About, Board, Cell, Slot, read
-from nfqlb.gateway.shm.offence_ring import Rings
-from nfqlb.gateway.worker.ipv6_sender import Sender
+from nfqlb.gateway.shm.offence_ring import OffenceRings
+from nfqlb.gateway.worker.ipv6_sender import Ipv6Sender
 from nfqlb.gateway.worker.overload import Load
-from nfqlb.gateway.worker.shedding import Shield
+from nfqlb.gateway.worker.shedding import LoadShedder
 from nfqlb.gateway.worker.worker import Worker
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import Setup
@@ -17,7 +17,7 @@ Sent = tuple[bytes, Endpoint, Endpoint]
 TIMES = (Cell.HEARTBEAT, Cell.ENGINE_NS)
 
 
-class Collector(Sender):
+class Collector(Ipv6Sender):
     """What leaves by a socket."""
 
     def __init__(self) -> None:
@@ -30,8 +30,8 @@ class Collector(Sender):
 class Bench:
     """A worker with a real engine."""
 
-    def __init__(self, folder: Path, with_setup: Setup, *, careful: bool, shield: Shield | None = None) -> None:
-        self.path = folder / ("careful" if careful else "fast")
+    def __init__(self, folder: Path, with_setup: Setup, *, slow: bool, shedder: LoadShedder | None = None) -> None:
+        self.path = folder / ("slow" if slow else "fast")
         names = tuple(f"b{number}" for number in range(len(with_setup.known)))
         self.board = Board(self.path, About("lb", (1,), names))
         self.board.publish()
@@ -40,16 +40,16 @@ class Bench:
         memory = Recent(cells)
         self.load = Load(0.0, 0.0)
         self.sender = Collector()
-        self.rings = Rings()
+        self.rings = OffenceRings()
         self.worker = Worker(
-            Engine(with_setup, careful=careful).sibling(7, memory),
+            Engine(with_setup, slow=slow).sibling(7, memory),
             self.sender,
             self.board.slot(0),
             self.board.header,
             memory,
             lambda: None,
             self.rings.notebook(0),
-            shield=shield,
+            shedder=shedder,
             load=lambda: self.load,
         )
 

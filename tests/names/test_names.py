@@ -16,7 +16,7 @@ from nfqlb.config.build import build
 from nfqlb.config.model import Config
 from nfqlb.config.resolve import answers_for, at_hand, unanswered, unused
 from nfqlb.gateway.dns import plan as dns_plan
-from nfqlb.gateway.dns.manager import Directory
+from nfqlb.gateway.dns.manager import DnsManager
 from nfqlb.gateway.runtime.event_loop import Loop
 from nfqlb.gateway.supervisor import reload as supervisor_reload
 from nfqlb.names import remembered
@@ -342,10 +342,10 @@ def test_of_two_names_with_one_address_the_second_says_why_it_has_none(config: C
     ]
 
 
-def unresolved(plan: dns_plan.Naming) -> Mapping[Place, tuple[str, str]]:
+def unresolved(plan: dns_plan.DnsPlan) -> Mapping[Place, tuple[str, str]]:
     """As the gateway says it that runs with that plan."""
     loop = Loop((), lambda: None)
-    directory = Directory(loop)
+    directory = DnsManager(loop)
     try:
         directory._naming, directory._known = plan, dict(plan.answers)
         return directory.unresolved()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sipcase import Gateway, request, setup
 
 from nfqlb.gateway.dns.resolver import BURST, UNDER_WAY, Counts, Resolver, entry_of
-from nfqlb.gateway.shm.name_lookups import Desk
+from nfqlb.gateway.shm.name_lookups import NameLookups
 from nfqlb.names.lookup import NEGATIVE_TTL, RETRY, Found
 from nfqlb.names.target import Address, Dns
 from nfqlb.net.endpoint import Endpoint
@@ -251,7 +251,7 @@ def test_silence_keeps_what_was_told_and_no_is_an_answer() -> None:
 
 class Running:
     def __init__(self, server: DnsServer, versions: Collection[int] = (4, 6)) -> None:
-        self.desk = Desk()
+        self.desk = NameLookups()
         self.counts = Counts()
         self._reading, writing = os.pipe()
         settings = Dns(servers=(Endpoint.parse(f"127.0.0.1:{server.port}"),), timeout=0.3, min_ttl=1)
@@ -343,7 +343,7 @@ def test_a_flood_of_names_makes_few_questions(running: Running, server: DnsServe
 
 
 def test_who_asks_never_waits() -> None:
-    desk = Desk()
+    desk = NameLookups()
     try:
         for number in range(5000):  # nobody reads them
             desk._ask(b"h%d.example.com:5060" % number)

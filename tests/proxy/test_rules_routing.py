@@ -11,8 +11,8 @@ from sipcase import OTHER, Gateway, endpoint, request, setup
 
 from nfqlb.balance.pattern import PATTERN_MAX, Pattern, PatternError
 from nfqlb.balance.pool import Backend, Pool
-from nfqlb.balance.routes import ALL, TEXT_MAX, RouteRule, Rules
-from nfqlb.config.checks.routes import apart, covers
+from nfqlb.balance.routes import ALL, TEXT_MAX, RouteRule, Routes
+from nfqlb.config.checks.routes import covers, disjoint
 from nfqlb.engine import Engine
 from nfqlb.proxy.setup import HashOn, Setup
 from nfqlb.proxy.verdict import Reason
@@ -285,7 +285,7 @@ REQUESTS = st.builds(
 
 
 def holds(rule: RouteRule, asked: Stub) -> bool:
-    return Rules([rule]).first(asked) == 0
+    return Routes([rule]).first(asked) == 0
 
 
 @given(RULES, RULES, st.lists(REQUESTS, min_size=5, max_size=30))
@@ -293,7 +293,7 @@ def test_what_check_says_of_two_rules_is_so(before: RouteRule, after: RouteRule,
     for asked in requests:
         if covers(before, after):
             assert holds(before, asked) or not holds(after, asked)
-        if apart(before, after):
+        if disjoint(before, after):
             assert not (holds(before, asked) and holds(after, asked))
 
 
@@ -312,4 +312,4 @@ def test_P29_the_invite_and_its_cancel_meet_one_rule_whatever_headers_they_have(
 ) -> None:
     invite = replace(one, method=b"INVITE")
     cancel = replace(invite, user_agent=other.user_agent, headers=other.headers)
-    assert Rules(rules).first(invite) == Rules(rules).first(cancel)
+    assert Routes(rules).first(invite) == Routes(rules).first(cancel)

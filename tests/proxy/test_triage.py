@@ -51,7 +51,7 @@ def test_what_follows_something_is_not(method: str) -> None:
 def test_a_to_tag_is_found_however_it_is_written(to: str) -> None:
     message = wire(request()).replace(b"To: <sip:bob@example.org>", to.encode())
     assert not TRIAGE.is_new(packet(message))
-    assert not WORLD.is_new(packet(message)), "the compiled lane, if there is one, says the same"
+    assert not WORLD.is_new(packet(message)), "the compiled path, if there is one, says the same"
 
 
 @pytest.mark.parametrize("to", ["To: <sip:stage@x>", 't: "tag=" <sip:b@x>', "Topic: ;tag=1\r\nTo: <sip:b@x>"])

@@ -98,7 +98,7 @@ def overlaps(before: RouteRule, after: RouteRule) -> bool:
         before.pool != after.pool
         and before.percent == ALL
         and after.percent > 0
-        and not apart(before, after)
+        and not disjoint(before, after)
         and not covers(before, after)
         and not covers(replace(after, percent=ALL), before)
     )
@@ -122,7 +122,7 @@ def covers(before: RouteRule, after: RouteRule) -> bool:
     )
 
 
-def apart(one: RouteRule, other: RouteRule) -> bool:
+def disjoint(one: RouteRule, other: RouteRule) -> bool:
     """Whether it is sure that no request matches both."""
     pairs = [(getattr(one, key), getattr(other, key)) for key in ONE_VALUE]
     if any(mine and yours and not mine & yours for mine, yours in pairs):

@@ -56,7 +56,7 @@ def tell_alarms(before: Mapping[str, str], now: Mapping[str, str]) -> None:
 def tell_order(word: str, place: Place, seconds: float | None) -> None:
     """What an operator has said, and for how long; None: until told otherwise."""
     span = "" if seconds is None else f" for {seconds:.0f} s"
-    told = about(pool=place[0], backend=place[1], order=word, seconds=seconds)
+    told = about(pool=place[0], backend=place[1], override=word, seconds=seconds)
     logger.info("an operator says: %s %s%s", word, named(place), span, extra=told)
 
 

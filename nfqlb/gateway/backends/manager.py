@@ -5,7 +5,7 @@ Knows who has to be told of what, and in which order. What a Standing follows fr
 made in `balance.tables`; whom workers choose from changes in the memory that they share, so no worker is asked or
 replaced for it.
 
-A gateway whose plan has no Charge (a stand-in) has no backends to care for.
+A gateway whose plan has no BackendsPlan (a stand-in) has no backends to care for.
 """
 
 import logging
@@ -19,18 +19,18 @@ from nfqlb.balance.states import Place, Standings, State
 from nfqlb.balance.tables import Built, Draft, build
 from nfqlb.gateway.backends import activity
 from nfqlb.gateway.backends import log as backends_log
-from nfqlb.gateway.backends import overrides as order_file
+from nfqlb.gateway.backends import overrides as override_file
 from nfqlb.gateway.backends import rows as backends_rows
 from nfqlb.gateway.backends import status as backends_status
 from nfqlb.gateway.backends.activity import LOOK_INTERVAL, Activity
 from nfqlb.gateway.backends.log import named
-from nfqlb.gateway.backends.override_request import Unknown, find, order_of
-from nfqlb.gateway.backends.overrides import WORDS, Order, OrdersError
-from nfqlb.gateway.backends.plan import Charge
-from nfqlb.gateway.backends.status import Roll, whole
-from nfqlb.gateway.health.manager import Checkup
+from nfqlb.gateway.backends.override_request import UnknownBackend, find, override_of
+from nfqlb.gateway.backends.overrides import WORDS, Override, OverridesError
+from nfqlb.gateway.backends.plan import BackendsPlan
+from nfqlb.gateway.backends.status import BackendStatuses, whole
+from nfqlb.gateway.health.manager import HealthManager
 from nfqlb.gateway.runtime.control_socket import Conversation
-from nfqlb.gateway.runtime.event_loop import Flow, Loop
+from nfqlb.gateway.runtime.event_loop import Loop, Task
 from nfqlb.gateway.runtime.job import Refused
 from nfqlb.gateway.shm.board import Board, Header, Traffic
 from nfqlb.gateway.stats import traffic
@@ -62,27 +62,28 @@ REQUESTS = ("backends", *WORDS, ENABLE)
 logger = logging.getLogger("nfqlb")
 
 
-class Care:
+class BackendsManager:
     """For the backends of one gateway over all its configurations."""
 
     def __init__(
         self,
         loop: Loop,
-        charge: Charge | None,
+        backends_plan: BackendsPlan | None,
         run_dir: Path,
         *,
         past: bool,
         nameless: Callable[[], Mapping[Place, tuple[str, str]]] = dict,
     ) -> None:
-        """Ready for the first crew to be forked. `past`: workers of another supervisor are to be relieved, and what
-        that one knew of health goes on. `nameless`: the backends with a name that has no address, their names, and why.
+        """Ready for the first worker pool to be forked. `past`: workers of another supervisor are to be relieved, and
+        what that one knew of health goes on. `nameless`: the backends with a name that has no address, their names, and
+        why.
         """
         self._nameless = nameless
-        self._loop, self._charge, self._run_dir = loop, charge, run_dir
-        self._live: list[Charge] = []
+        self._loop, self._backends_plan, self._run_dir = loop, backends_plan, run_dir
+        self._live: list[BackendsPlan] = []
         """Those whose tables workers may look into."""
-        self._roll = Roll({}, {})
-        self._checkup: Checkup | None = None
+        self._statuses = BackendStatuses({}, {})
+        self._health: HealthManager | None = None
         self._board: Board | None = None
         self._stale = self._refreshing = self._unsaved = False
         self._next_save = self._next_sample = 0.0
@@ -94,66 +95,66 @@ class Care:
         self._unsaved_activity = False
         self._next_look = self._next_activity = 0.0
         self._alarms: dict[str, str] = {}
-        if charge is None:
+        if backends_plan is None:
             return
         try:
-            orders = order_file.read(charge.state_dir)
-        except OrdersError as error:
+            overrides = override_file.read(backends_plan.state_dir)
+        except OverridesError as error:
             logger.error("%s", error)
-            orders = {}
-        self._roll = Roll(orders, backends_status.load(run_dir) if past else {})
-        self._adopt(charge)
-        standings = self._standings(charge)
-        charge.tables.put(standings, [build(each) for each in charge.tables.changed(standings)])
-        self._live.append(charge)
+            overrides = {}
+        self._statuses = BackendStatuses(overrides, backends_status.load(run_dir) if past else {})
+        self._adopt(backends_plan)
+        standings = self._standings(backends_plan)
+        backends_plan.tables.put(standings, [build(each) for each in backends_plan.tables.changed(standings)])
+        self._live.append(backends_plan)
 
-    # -- with each crew
+    # -- with each worker pool
 
-    def prepare(self, charge: Charge | None) -> Flow[None]:
-        """Before a crew with that charge is forked: its tables become those of the moment. Raises Refused."""
-        if charge is not None:
-            self._adopt(charge)
-            yield from self._bring(charge)
-            self._live.append(charge)
+    def prepare(self, backends_plan: BackendsPlan | None) -> Task[None]:
+        """Before a worker pool with that plan is forked: its tables become those of the moment. Raises Refused."""
+        if backends_plan is not None:
+            self._adopt(backends_plan)
+            yield from self._bring(backends_plan)
+            self._live.append(backends_plan)
             self._stale = True  # much may have come meanwhile
 
-    def follow(self, charge: Charge | None, board: Board) -> None:
-        """The crew in force is the one with that charge: the one before is gone, or the one to come does not."""
-        if charge is None:
+    def apply_plan(self, backends_plan: BackendsPlan | None, board: Board) -> None:
+        """The worker pool in force is the one with that plan: the one before is gone, or the one to come does not."""
+        if backends_plan is None:
             return
-        self._charge, self._board = charge, board
-        self._live = [charge]
-        self._roll.keep(charge.places)
-        self._tell_unheard(charge)
+        self._backends_plan, self._board = backends_plan, board
+        self._live = [backends_plan]
+        self._statuses.keep(backends_plan.places)
+        self._tell_unheard(backends_plan)
         self._samples.clear()
-        if self._checkup is not None and self._checkup.board is not board:
-            self._checkup.end()
-            self._checkup = None
-        if self._checkup is None and charge.round.targets:
-            self._checkup = Checkup(charge.round, board, self._known, self._heard, self._loop.selector)
+        if self._health is not None and self._health.board is not board:
+            self._health.end()
+            self._health = None
+        if self._health is None and backends_plan.round.targets:
+            self._health = HealthManager(backends_plan.round, board, self._known, self._heard, self._loop.selector)
         self._stale = self._unsaved = True
 
     def end(self, *, others_go_on: bool) -> None:
         """Stop asking. `others_go_on`: with what is known, in the run directory."""
-        if self._checkup is not None:
-            self._checkup.end()
-            self._checkup = None
-        if self._charge is not None and not others_go_on:
+        if self._health is not None:
+            self._health.end()
+            self._health = None
+        if self._backends_plan is not None and not others_go_on:
             backends_status.remove(self._run_dir)
             activity.remove(self._run_dir)
 
     @property
     def prober(self) -> int:
         """Its process id; 0 when none runs."""
-        return 0 if self._checkup is None else self._checkup.pid
+        return 0 if self._health is None else self._health.pid
 
     # -- every turn
 
-    def look_after(self, now: float) -> float:
+    def tick(self, now: float) -> float:
         """Do what time brings; `now` of time.monotonic(). Seconds until there is something to do again."""
         if self._board is None:
             return 1.0
-        pause = 1.0 if self._checkup is None else self._checkup.look_after(now)
+        pause = 1.0 if self._health is None else self._health.tick(now)
         today = time.time()
         if today >= self._next_change:
             self._next_change = float("inf")
@@ -175,14 +176,14 @@ class Care:
         return min(pause, max(0.0, self._next_change - today))
 
     def _lapse(self, now: float) -> None:
-        if places := self._roll.lapse(now):
+        if places := self._statuses.lapse(now):
             backends_log.tell_lapsed(places)
-            self._keep_orders()
+            self._keep_overrides()
 
     def _save(self, now: float) -> None:
         self._unsaved, self._next_save = False, now + SAVE_INTERVAL
         try:
-            backends_status.save(self._run_dir, self._roll.records)
+            backends_status.save(self._run_dir, self._statuses.records)
         except OSError as error:
             logger.error("what is known of the health of backends cannot be kept for a successor: %s", error)
 
@@ -198,35 +199,37 @@ class Care:
 
     # -- tables
 
-    def _adopt(self, charge: Charge) -> None:
-        charge.tables.share(memoryview(mmap.mmap(-1, charge.tables.size)))
-        self._roll.adopt(dict(zip(charge.places, charge.addresses, strict=True)), charge.warmups, time.time())
+    def _adopt(self, backends_plan: BackendsPlan) -> None:
+        backends_plan.tables.share(memoryview(mmap.mmap(-1, backends_plan.tables.size)))
+        self._statuses.adopt(
+            dict(zip(backends_plan.places, backends_plan.addresses, strict=True)), backends_plan.warmups, time.time()
+        )
 
-    def _standings(self, charge: Charge) -> Standings:
-        return self._roll.standings(charge.places, time.time())
+    def _standings(self, backends_plan: BackendsPlan) -> Standings:
+        return self._statuses.standings(backends_plan.places, time.time())
 
-    def _refresh(self) -> Flow[None]:
+    def _refresh(self) -> Task[None]:
         """Until all tables are what they should be."""
         try:
             while self._stale:
                 self._stale = False
-                for charge in list(self._live):
-                    yield from self._bring(charge)
-            self._next_change = self._roll.next_change(time.time())
+                for backends_plan in list(self._live):
+                    yield from self._bring(backends_plan)
+            self._next_change = self._statuses.next_change(time.time())
             self._watch_pools()
         except Refused as error:
             logger.error("rebuilding the tables of backends failed; the current ones stay in use: %s", error)
         finally:
             self._refreshing = False
 
-    def _bring(self, charge: Charge) -> Flow[None]:
-        standings = self._standings(charge)
-        drafts = charge.tables.changed(standings)
+    def _bring(self, backends_plan: BackendsPlan) -> Task[None]:
+        standings = self._standings(backends_plan)
+        drafts = backends_plan.tables.changed(standings)
         if sum(draft.intake.slots for draft in drafts) <= DIRECT_SLOTS:
             built = _build(drafts)
         else:
             built = yield from self._loop.work(lambda: _build(drafts), BUILD_WITHIN)
-        charge.tables.put(standings, built)
+        backends_plan.tables.put(standings, built)
 
     def _watch_pools(self) -> None:
         alarms = self.alarms()
@@ -238,13 +241,13 @@ class Care:
     @property
     def digest(self) -> str:
         """Of the tables that workers use now."""
-        return "" if self._charge is None else self._charge.tables.digest()
+        return "" if self._backends_plan is None else self._backends_plan.tables.digest()
 
     def alarms(self) -> dict[str, str]:
         """What is wrong with each pool that something is wrong with."""
-        if self._charge is None:
+        if self._backends_plan is None:
             return {}
-        conditions = {pool: self._charge.tables.condition(pool) for pool in self._charge.pools}
+        conditions = {pool: self._backends_plan.tables.condition(pool) for pool in self._backends_plan.pools}
         return {
             pool: 'all backends are down; they get requests all the same (panic = "all")'
             if each.panic
@@ -256,53 +259,57 @@ class Care:
     # -- the prober
 
     def _known(self) -> Sequence[State]:
-        assert self._charge is not None
-        records = self._roll.records
-        return [records[target.places[0]].state for target in self._charge.round.targets]
+        assert self._backends_plan is not None
+        records = self._statuses.records
+        return [records[target.places[0]].state for target in self._backends_plan.round.targets]
 
     def _heard(self, line: dict[str, Any]) -> None:
-        assert self._checkup is not None
+        assert self._health is not None
         if trouble := line.get("trouble"):
             logger.warning("health checks of backends: %s", trouble)
             return
         state, error = State(line["state"]), line["error"]
-        for place in self._checkup.round.targets[line["target"]].places:
-            if self._roll.heard(place, state, error, time.time()):
+        for place in self._health.round.targets[line["target"]].places:
+            if self._statuses.heard(place, state, error, time.time()):
                 self._stale = True
                 backends_log.tell_state(place, state, error)
             self._unsaved = True
 
-    def _tell_unheard(self, charge: Charge) -> None:
+    def _tell_unheard(self, backends_plan: BackendsPlan) -> None:
         """Say whom we take to be up without knowing it, pool by pool, and of each backend once."""
-        asked = {place for target in charge.round.targets for place in target.places}
-        places = [each for each in charge.places if each[0] and self._roll.records[each].state is State.UNKNOWN]
+        asked = {place for target in backends_plan.round.targets for place in target.places}
+        places = [
+            each for each in backends_plan.places if each[0] and self._statuses.records[each].state is State.UNKNOWN
+        ]
         fresh = [place for place in places if place not in self._unheard]
         self._unheard = set(places)
         backends_log.tell_unheard(fresh, asked)
 
     # -- the operator
 
-    def order(self, word: str, name: str, seconds: float | None) -> tuple[list[Place], str]:
+    def override(self, word: str, name: str, seconds: float | None) -> tuple[list[Place], str]:
         """Do what an operator wants: "drain", "disable", "enable". Whom it concerns, and a warning or nothing.
 
         `name` is that of a backend, or pool/backend where several have it. Raises Unknown.
         """
         places, now = self._find(name), time.time()
         state = WORDS.get(word)
-        if state is None and any(whole(place) != place and whole(place) in self._roll.orders for place in places):
-            raise Unknown(f"All addresses of that backend are out: say 'enable {whole(places[0])[1]}'.")
+        if state is None and any(
+            whole(place) != place and whole(place) in self._statuses.overrides for place in places
+        ):
+            raise UnknownBackend(f"All addresses of that backend are out: say 'enable {whole(places[0])[1]}'.")
         for place in places:
-            order = None if state is None else Order(state, now, None if seconds is None else now + seconds)
-            self._roll.say(place, order, now)
+            override = None if state is None else Override(state, now, None if seconds is None else now + seconds)
+            self._statuses.say(place, override, now)
             backends_log.tell_order(word, place, None if state is None else seconds)
         self._stale = self._unsaved = True
-        return places, " ".join(each for each in (self._left_alone(places, now), self._keep_orders()) if each)
+        return places, " ".join(each for each in (self._left_alone(places, now), self._keep_overrides()) if each)
 
     def _left_alone(self, places: Iterable[Place], now: float) -> str:
         """Which pools these leave without anybody who takes requests."""
-        assert self._charge is not None
-        standings = self._roll.standings(self._charge.places, now)
-        pools = dict.fromkeys(place[0] for place in places if self._roll.order(place, now) is not None)
+        assert self._backends_plan is not None
+        standings = self._statuses.standings(self._backends_plan.places, now)
+        pools = dict.fromkeys(place[0] for place in places if self._statuses.override(place, now) is not None)
         empty = [
             pool
             for pool in pools
@@ -311,15 +318,15 @@ class Care:
         return "".join(f"Nobody in pool {pool} takes requests now." for pool in empty)
 
     def _find(self, name: str) -> list[Place]:
-        places = [] if self._charge is None else [place for place in self._charge.places if place[0]]
+        places = [] if self._backends_plan is None else [place for place in self._backends_plan.places if place[0]]
         places = list(dict.fromkeys([*places, *map(whole, places), *self._nameless()]))
         return find(name, places)
 
-    def _keep_orders(self) -> str:
-        assert self._charge is not None
+    def _keep_overrides(self) -> str:
+        assert self._backends_plan is not None
         try:
-            order_file.write(self._charge.state_dir, self._roll.orders)
-        except OrdersError as error:
+            override_file.write(self._backends_plan.state_dir, self._statuses.overrides)
+        except OverridesError as error:
             logger.error("%s", error)
             return str(error)
         return ""
@@ -334,8 +341,8 @@ class Care:
             conversation.end(True, started=started / 1e9, backends=self.report(), alarms=self.alarms())
             return True
         try:
-            places, warning = self.order(what, *order_of(request))
-        except Unknown as error:
+            places, warning = self.override(what, *override_of(request))
+        except UnknownBackend as error:
             conversation.refuse(str(error))
         else:
             conversation.end(True, backends=list(map(named, places)), warning=warning)
@@ -345,36 +352,36 @@ class Care:
 
     def report(self) -> list[dict[str, Any]]:
         """A row for each backend, leaving ones too; as `nfqlb backends --json` shows them."""
-        charge, board = self._charge, self._board
-        if charge is None or board is None:
+        backends_plan, board = self._backends_plan, self._board
+        if backends_plan is None or board is None:
             return []
         self._look(board)
         snapshot, now = board.snapshot(), time.time()
         slots = (*snapshot.slots, snapshot.retired)
-        shares, rates, vitals = charge.tables.shares(), self._rates(board), self._vitals()
+        shares, rates, results = backends_plan.tables.shares(), self._rates(board), self._results()
         return [
             backends_rows.row(
                 place,
                 address,
-                self._roll,
+                self._statuses,
                 now,
                 share=shares.get(place, 0.0),
                 rate=rates[number] if rates else None,
                 counts=traffic(slots, number),
                 seen=self._activity.of(name),
-                vital=vitals.get(place),
+                result=results.get(place),
             )
             for number, (place, address, name) in enumerate(
-                zip(charge.places, charge.addresses, board.about.backends, strict=True)
+                zip(backends_plan.places, backends_plan.addresses, board.about.backends, strict=True)
             )
         ] + [backends_rows.without_address(place, *why) for place, why in self._nameless().items()]
 
-    def _vitals(self) -> dict[Place, Any]:
-        checkup = self._checkup
-        if checkup is None:
+    def _results(self) -> dict[Place, Any]:
+        health = self._health
+        if health is None:
             return {}
         return {
-            place: checkup.vital(number) for number, each in enumerate(checkup.round.targets) for place in each.places
+            place: health.result(number) for number, each in enumerate(health.round.targets) for place in each.places
         }
 
     def _requests(self, board: Board) -> list[int]:

@@ -13,7 +13,7 @@ LONGEST = 10 * 365 * 86400.0
 """Seconds that an order may last which has an end."""
 
 
-class Unknown(Exception):
+class UnknownBackend(Exception):
     """No backend goes by that name, or several do; the text says what to do."""
 
 
@@ -26,19 +26,21 @@ def find(name: str, places: list[Place]) -> list[Place]:
     if not found:
         near = nearest(name, dict.fromkeys(named(place) if slash else place[1] for place in places))
         hint = f" Did you mean {near!r}?" if near else ""
-        raise Unknown(f"No backend is called {name!r}.{hint} 'nfqlb backends' lists them.")
-    raise Unknown(f"Several backends are called {name!r}; name one of {', '.join(map(named, found))}.")
+        raise UnknownBackend(f"No backend is called {name!r}.{hint} 'nfqlb backends' lists them.")
+    raise UnknownBackend(f"Several backends are called {name!r}; name one of {', '.join(map(named, found))}.")
 
 
-def order_of(request: dict[str, Any]) -> tuple[str, float | None]:
+def override_of(request: dict[str, Any]) -> tuple[str, float | None]:
     """Whom, and for how many seconds. Raises Unknown."""
     name, seconds = request.get("backend"), request.get("for")
     if not isinstance(name, str):
-        raise Unknown('Say which backend: {"do": "drain", "backend": "reg1"}.')
+        raise UnknownBackend('Say which backend: {"do": "drain", "backend": "reg1"}.')
     if seconds is None:
         return name, None
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-        raise Unknown('Say for how many seconds: {"do": "drain", "backend": "reg1", "for": 600}.')
+        raise UnknownBackend('Say for how many seconds: {"do": "drain", "backend": "reg1", "for": 600}.')
     if seconds > LONGEST:
-        raise Unknown(f"That is too long: {LONGEST / 86400:.0f} days at most, or without an end, until 'enable'.")
+        raise UnknownBackend(
+            f"That is too long: {LONGEST / 86400:.0f} days at most, or without an end, until 'enable'."
+        )
     return name, float(seconds)

@@ -19,7 +19,7 @@ WORDS = {"drain": State.DRAINING, "disable": State.DISABLED}
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Override:
     state: State
     """DRAINING or DISABLED."""
     since: float
@@ -30,20 +30,20 @@ class Order:
         return self.until is None or now < self.until
 
 
-class OrdersError(Exception):
+class OverridesError(Exception):
     """The file cannot be read or written; the text says why and what follows."""
 
 
-Orders = dict[Place, Order]
+Overrides = dict[Place, Override]
 
 
-def read(state_dir: Path) -> Orders:
-    """What the file says; nothing where there is none. Raises OrdersError."""
+def read(state_dir: Path) -> Overrides:
+    """What the file says; nothing where there is none. Raises OverridesError."""
     path = state_dir / FILE_NAME
     try:
         rows = json.loads(path.read_bytes())
         return {
-            (str(row["pool"]), str(row["backend"])): Order(
+            (str(row["pool"]), str(row["backend"])): Override(
                 WORDS[row["order"]], float(row["since"]), None if row["until"] is None else float(row["until"])
             )
             for row in rows["orders"]
@@ -51,23 +51,23 @@ def read(state_dir: Path) -> Orders:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise OrdersError(
+        raise OverridesError(
             f"{path} cannot be read ({error.strerror}): backends that were drained or disabled take requests again."
         ) from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise OrdersError(
+        raise OverridesError(
             f"{path} is not what this program writes: backends that were drained or disabled take requests again. "
             "Remove it, and say anew with 'nfqlb backends' what shall be out."
         ) from None
 
 
-def write(state_dir: Path, orders: Orders) -> None:
-    """All of it at once or nothing. Raises OrdersError."""
+def write(state_dir: Path, overrides: Overrides) -> None:
+    """All of it at once or nothing. Raises OverridesError."""
     path = state_dir / FILE_NAME
     word = {state: word for word, state in WORDS.items()}
     rows = [
         {"pool": pool, "backend": name, "order": word[each.state], "since": each.since, "until": each.until}
-        for (pool, name), each in sorted(orders.items())
+        for (pool, name), each in sorted(overrides.items())
     ]
     fresh = path.with_name(f"{FILE_NAME}.{os.getpid()}")
     try:
@@ -77,4 +77,4 @@ def write(state_dir: Path, orders: Orders) -> None:
     except OSError as error:
         with suppress(OSError):
             fresh.unlink()
-        raise OrdersError(f"{path} cannot be written ({error.strerror}): a restart will forget it.") from None
+        raise OverridesError(f"{path} cannot be written ({error.strerror}): a restart will forget it.") from None

@@ -17,7 +17,7 @@ from nfqlb.proxy.setup import Setup
 
 
 @dataclass(frozen=True)
-class Charge:
+class BackendsPlan:
     tables: Tables
     """Those of the engine that the workers of this plan share."""
     places: tuple[Place, ...]
@@ -40,10 +40,10 @@ def make(
     checks: dict[str, Check],
     state_dir: Path,
     own_source: Callable[[Endpoint], Endpoint | None] = lambda _: None,
-) -> Charge:
+) -> BackendsPlan:
     """`checks`: by pool. `own_source`: the address to ask a backend from, where it is not that of a listener."""
     internals = tuple(listener.internal for listener in setup.listeners)
-    return Charge(
+    return BackendsPlan(
         tables=tables,
         places=setup.places,
         addresses=tuple(str(backend.address) for backend in setup.known),

@@ -8,42 +8,42 @@ from typing import Any
 
 from nfqlb.balance.states import WHOLE, Place, State
 from nfqlb.gateway.backends.activity import Seen
-from nfqlb.gateway.backends.status import Roll
-from nfqlb.gateway.shm.probe_results import Vital
+from nfqlb.gateway.backends.status import BackendStatuses
+from nfqlb.gateway.shm.probe_results import ProbeResult
 from nfqlb.gateway.stats import traffic
 
 
 def row(
     place: Place,
     address: str,
-    roll: Roll,
+    statuses: BackendStatuses,
     now: float,
     *,
     share: float,
     rate: float | None,
     counts: Mapping[str, float],
     seen: Seen,
-    vital: Vital | None,
+    result: ProbeResult | None,
 ) -> dict[str, Any]:
     """`now` in seconds since 1970. `share` of the keys of its pool, 0..1. `rate`: requests per second."""
-    order, record = roll.order(place, now), roll.records[place]
+    override, record = statuses.override(place, now), statuses.records[place]
     return {
         "pool": place[0],
         "name": place[1],
         "address": address,
-        "state": (record.state if order is None else order.state).name.lower(),
-        "since": record.since if order is None else order.since,
-        "until": None if order is None else order.until,
+        "state": (record.state if override is None else override.state).name.lower(),
+        "since": record.since if override is None else override.since,
+        "until": None if override is None else override.until,
         "health": record.state.name.lower(),
-        "warming": roll.share(place, now) / WHOLE,
+        "warming": statuses.share(place, now) / WHOLE,
         "share": share,
         "requests_per_second": rate,
         "counts": dict(counts),
         "last_request": seen.last_request or None,
         "last_response": seen.last_response or None,
         "probe": None
-        if vital is None or not vital.answered
-        else {"round_trip": vital.round_trip, "status": vital.status, "at": vital.answered},
+        if result is None or not result.answered
+        else {"round_trip": result.round_trip, "status": result.status, "at": result.answered},
         "error": record.error or None,
         "error_at": record.error_at or None,
         "leaving": not place[0],

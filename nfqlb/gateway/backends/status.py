@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nfqlb.balance.states import WHOLE, Place, Standing, State
 from nfqlb.config.dns_backends import base
-from nfqlb.gateway.backends.overrides import Order, Orders
+from nfqlb.gateway.backends.overrides import Override, Overrides
 
 FILE_NAME = "health"
 """In the run directory: what is known of health, for the next supervisor of the same workers."""
@@ -33,12 +33,12 @@ class Record:
     """When it came back; None where it has been there all the time."""
 
 
-class Roll:
+class BackendStatuses:
     """All backends that any tables in use know of."""
 
-    def __init__(self, orders: Orders, records: Mapping[Place, Record]) -> None:
+    def __init__(self, overrides: Overrides, records: Mapping[Place, Record]) -> None:
         """`records`: of an earlier supervisor."""
-        self.orders = orders
+        self.overrides = overrides
         self._records = dict(records)
         self._warmups: dict[Place, float] = {}
 
@@ -79,47 +79,47 @@ class Roll:
         self._records[place] = record
         return changed
 
-    def say(self, place: Place, order: Order | None, now: float) -> None:
+    def say(self, place: Place, override: Override | None, now: float) -> None:
         """What the operator says: None is `enable`."""
-        before = self.order(place, now)
-        if order is None:
-            self.orders.pop(place, None)
+        before = self.override(place, now)
+        if override is None:
+            self.overrides.pop(place, None)
             self._back(place, before, now)
         else:
-            self.orders[place] = order
+            self.overrides[place] = override
 
     def lapse(self, now: float) -> list[Place]:
         """Forget what has run out; of whom."""
-        over = [place for place, order in self.orders.items() if not order.holds(now)]
+        over = [place for place, override in self.overrides.items() if not override.holds(now)]
         for place in over:
-            self._back(place, self.orders.pop(place), now)
+            self._back(place, self.overrides.pop(place), now)
         return over
 
-    def _back(self, place: Place, order: Order | None, now: float) -> None:
+    def _back(self, place: Place, override: Override | None, now: float) -> None:
         """One that was disabled comes back cold, one that was draining is warm."""
-        if order is not None and order.state is State.DISABLED:
+        if override is not None and override.state is State.DISABLED:
             for each, record in self._records.items():
                 if place in (each, whole(each)):
                     self._records[each] = replace(record, warm_from=now)
 
     # -- what follows
 
-    def order(self, place: Place, now: float) -> Order | None:
+    def override(self, place: Place, now: float) -> Override | None:
         """What was said of that backend, or else of the name that it is one of the addresses of."""
         for said_of in (place, whole(place)):
-            order = self.orders.get(said_of)
-            if order is not None and order.holds(now):
-                return order
+            override = self.overrides.get(said_of)
+            if override is not None and override.holds(now):
+                return override
         return None
 
     def standings(self, places: Iterable[Place], now: float) -> dict[Place, Standing]:
         return {place: self._standing(place, now) for place in places}
 
     def _standing(self, place: Place, now: float) -> Standing:
-        order = self.order(place, now)
+        override = self.override(place, now)
         record = self._records[place]
-        if order is not None:
-            return Standing(order.state)
+        if override is not None:
+            return Standing(override.state)
         return Standing(record.state, self.share(place, now))
 
     def share(self, place: Place, now: float) -> int:
@@ -131,7 +131,7 @@ class Roll:
 
     def next_change(self, now: float) -> float:
         """When a standing changes without anybody saying anything; inf for never."""
-        times = [order.until for order in self.orders.values() if order.until is not None]
+        times = [override.until for override in self.overrides.values() if override.until is not None]
         for place, record in self._records.items():
             if record.warm_from is not None and (share := self.share(place, now)) < WHOLE:
                 times.append(record.warm_from + self._warmups[place] * share / WHOLE)

@@ -12,13 +12,13 @@ from ipaddress import IPv4Address, IPv6Address
 
 from nfqlb.errors import HostError
 from nfqlb.gateway.bans.kernel_bans import KernelBans
-from nfqlb.gateway.bans.plan import Guarding
-from nfqlb.gateway.bans.scoring import SOURCES, Penalties, Source
+from nfqlb.gateway.bans.plan import BansPlan
+from nfqlb.gateway.bans.scoring import SOURCES, OffenceScores, Source
 from nfqlb.gateway.netfilter import ipset
 from nfqlb.gateway.netfilter.kernel_sets import Address, KernelSets
 from nfqlb.gateway.runtime.log import about
 from nfqlb.gateway.runtime.log_limit import LogLimit
-from nfqlb.gateway.shm.offence_ring import WEIGHTS, Note, Rings, Tally
+from nfqlb.gateway.shm.offence_ring import WEIGHTS, Note, OffenceRings, Tally
 
 LOG_LINES = 5
 """Bans in log_limit.INTERVAL seconds that are logged one by one; the others only as a number."""
@@ -33,15 +33,15 @@ BY_KERNEL = {"junk": "junk: bytes that are no SIP", "flood": "a flood: too many 
 logger = logging.getLogger("nfqlb")
 
 
-class Bans:
+class Banning:
     """Counts offences, and bans."""
 
-    def __init__(self, guarding: Guarding, rings: Rings, tally: memoryview, kernel: KernelSets) -> None:
-        self._guarding, self._rings, self._tally, self._kernel = guarding, rings, tally, kernel
-        self._penalties = Penalties(guarding.offences)
+    def __init__(self, bans_plan: BansPlan, rings: OffenceRings, tally: memoryview, kernel: KernelSets) -> None:
+        self._bans_plan, self._rings, self._tally, self._kernel = bans_plan, rings, tally, kernel
+        self._scores = OffenceScores(bans_plan.offences)
         self._banned_at: dict[Source, float] = {}
         """Those of the last BACKLOG seconds, and some before them."""
-        self._by_kernel = KernelBans(guarding.outside, kernel, self._banned_by_kernel)
+        self._by_kernel = KernelBans(bans_plan.outside, kernel, self._banned_by_kernel)
         self._lines, self._failures = LogLimit(LOG_LINES), LogLimit()
 
     def turn(self, now: float) -> None:
@@ -52,7 +52,7 @@ class Bans:
             source = note.version, note.source
             if now - self._banned_at.get(source, float("-inf")) < BACKLOG:
                 continue
-            if self._penalties.add(source, WEIGHTS[note.reason], now):
+            if self._scores.add(source, WEIGHTS[note.reason], now):
                 if len(self._banned_at) >= SOURCES:
                     self._banned_at.clear()
                 self._banned_at[source] = now
@@ -64,12 +64,12 @@ class Bans:
 
     def _ban(self, note: Note, now: float) -> None:
         address = IPv4Address(note.source) if note.version == 4 else IPv6Address(note.source << 64)
-        if any(address in network for network in self._guarding.allowed):
+        if any(address in network for network in self._bans_plan.allowed):
             return
         self._tally[Tally.HEARTBEAT] = time.monotonic_ns()  # many of them take their time, on a busy machine
         slug = note.reason.slug
         try:
-            self._kernel.put(ipset.name_of("ban", address.version), address, self._guarding.seconds, slug)
+            self._kernel.put(ipset.name_of("ban", address.version), address, self._bans_plan.seconds, slug)
         except HostError as error:
             if self._failures.passes(now):
                 text = "%s cannot be banned (%s). Are the rules in place? Try: nfqlb rules apply"
@@ -85,7 +85,7 @@ class Bans:
         self._tell_of_others(now)
         if self._lines.passes(now):
             source = str(address) if address.version == 4 else f"{address}/{ipset.SOURCE_BITS[6]}"
-            seconds = self._guarding.seconds
+            seconds = self._bans_plan.seconds
             told = about(source=source, reason=reason, seconds=seconds, by=by)
             logger.warning("%s banned for %d s for %s", source, seconds, text, extra=told)
 

@@ -12,12 +12,12 @@ import logging
 from ipaddress import ip_address
 
 from nfqlb.errors import HostError
-from nfqlb.gateway.bans.plan import Guarding
+from nfqlb.gateway.bans.plan import BansPlan
 from nfqlb.gateway.netfilter import ipset
 from nfqlb.gateway.netfilter.kernel_sets import KernelSets
 from nfqlb.gateway.runtime.log import about
 from nfqlb.gateway.runtime.log_limit import LogLimit
-from nfqlb.gateway.shm.offence_ring import Rings
+from nfqlb.gateway.shm.offence_ring import OffenceRings
 
 TICK = 0.02
 """Seconds between two looks: a third of a queue with room for 8,192 packets is filled in about that time."""
@@ -34,9 +34,9 @@ AGAIN = 10.0
 logger = logging.getLogger("nfqlb")
 
 
-class Relief:
-    def __init__(self, guarding: Guarding, rings: Rings, kernel: KernelSets) -> None:
-        self._workers, self._outside = guarding.workers, guarding.outside
+class KernelShedding:
+    def __init__(self, bans_plan: BansPlan, rings: OffenceRings, kernel: KernelSets) -> None:
+        self._workers, self._outside = bans_plan.workers, bans_plan.outside
         self._rings, self._kernel = rings, kernel
         self._until = float("-inf")
         self._failures = LogLimit()

@@ -13,7 +13,7 @@ from nfqlb.proxy.setup import Network
 
 
 @dataclass(frozen=True)
-class Guarding:
+class BansPlan:
     """Made in a child, so it must be picklable."""
 
     offences: int
@@ -27,7 +27,7 @@ class Guarding:
     """Our external addresses."""
 
 
-def make(config: Config) -> Guarding | None:
+def make(config: Config) -> BansPlan | None:
     """None: nobody is banned, and nothing relieved."""
     from nfqlb.gateway.netfilter import ipset  # not for the supervisor, nor for workers
 
@@ -37,4 +37,4 @@ def make(config: Config) -> Guarding | None:
     outside = tuple(sorted({listener.external.host for listener in config.listeners}))
     own = [ip_network(each.host) for listener in config.listeners for each in (listener.external, listener.internal)]
     allowed = (*ipset.allowed(config, 4), *ipset.allowed(config, 6), *own)
-    return Guarding(limits.offences, limits.ban_for, allowed, len(config.workers.queues), outside)
+    return BansPlan(limits.offences, limits.ban_for, allowed, len(config.workers.queues), outside)

@@ -20,7 +20,7 @@ class _Account(NamedTuple):
     at: float
 
 
-class Penalties:
+class OffenceScores:
     """A leaky bucket for each source: `limit` points are too many, and so many drain away in a minute."""
 
     def __init__(self, limit: int) -> None:

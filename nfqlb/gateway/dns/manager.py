@@ -16,12 +16,12 @@ from selectors import EVENT_READ
 from typing import Any
 
 from nfqlb.balance.states import Place
-from nfqlb.gateway.dns.plan import Naming
+from nfqlb.gateway.dns.plan import DnsPlan
 from nfqlb.gateway.runtime import privileges
 from nfqlb.gateway.runtime.event_loop import Loop
-from nfqlb.gateway.runtime.helper import Aide
+from nfqlb.gateway.runtime.helper import Helper
 from nfqlb.gateway.runtime.log import about
-from nfqlb.gateway.shm.name_lookups import Desk
+from nfqlb.gateway.shm.name_lookups import NameLookups
 from nfqlb.names import remembered
 from nfqlb.names.target import Known, Target, from_plain, merged
 
@@ -37,15 +37,15 @@ CHANGE_INTERVAL = 10.0
 logger = logging.getLogger("nfqlb")
 
 
-class Directory:
+class DnsManager:
     """For one supervisor, over all its plans."""
 
     def __init__(self, loop: Loop) -> None:
-        self.desk = Desk()
+        self.lookups = NameLookups()
         self._selector = loop.selector
         title = "the process that looks up names"
-        self._aide = Aide(NAME, title, "what is known stands", self._said, loop.selector)
-        self._naming: Naming | None = None
+        self._helper = Helper(NAME, title, "what is known stands", self._said, loop.selector)
+        self._dns_plan: DnsPlan | None = None
         self._known: dict[Target, Known] = {}
         self._taken: dict[Target, Known] = {}
         """What the plan is made of that is to come."""
@@ -57,38 +57,38 @@ class Directory:
 
     @property
     def pid(self) -> int:
-        return self._aide.pid
+        return self._helper.pid
 
     # -- with each plan
 
-    def follow(self, naming: Naming | None) -> None:
+    def apply_plan(self, dns_plan: DnsPlan | None) -> None:
         """The plan in force is the one with that."""
-        before, self._naming = self._naming, naming
-        if naming is None:
+        before, self._dns_plan = self._dns_plan, dns_plan
+        if dns_plan is None:
             return
-        if before is not naming:
+        if before is not dns_plan:
             # A plan that was made of what we knew may be behind what has come since; one that asked DNS itself is not.
             stale = [self._taken, {} if before is None else before.answers]
             self._known = {
                 target: self._known[target] if any(each.get(target) == known for each in stale) else known
-                for target, known in naming.answers.items()
+                for target, known in dns_plan.answers.items()
             }
             self._taken = {}
-        if before is None or before.orders != naming.orders:
-            self._aide.end()
-            if before is not None and not naming.versions <= before.versions:
-                self.desk.memory.forget()  # that a name has no address there only says that nobody has asked
+        if before is None or before.needs != dns_plan.needs:
+            self._helper.end()
+            if before is not None and not dns_plan.versions <= before.versions:
+                self.lookups.memory.forget()  # that a name has no address there only says that nobody has asked
             self._listen(self._start_if_asked)
-            if naming.answers:
+            if dns_plan.answers:
                 self._start()
-        if before is None or (before.answers, before.versions) != (naming.answers, naming.versions):
+        if before is None or (before.answers, before.versions) != (dns_plan.answers, dns_plan.versions):
             self._remember()
 
     def due(self, now: float) -> bool:
         """Is it time for a plan with other addresses? `now` of time.monotonic()."""
-        if self._naming is None or now < self._next_change:
+        if self._dns_plan is None or now < self._next_change:
             return False
-        return any(self._known[target].addresses != known.addresses for target, known in self._naming.answers.items())
+        return any(self._known[target].addresses != known.addresses for target, known in self._dns_plan.answers.items())
 
     def take(self, now: float) -> Mapping[Target, Known]:
         """What to make that plan with; the next one is due some time later."""
@@ -99,15 +99,15 @@ class Directory:
     def end(self) -> None:
         if not self._closed:
             self._closed = True
-            self._aide.end()
+            self._helper.end()
             self._listen(None)
-            self.desk.close()
+            self.lookups.close()
 
-    def look_after(self, now: float) -> float:
+    def tick(self, now: float) -> float:
         """Replace a process that has died or hangs; seconds until there is something to do again."""
         runs = bool(self.pid)
-        self._aide.look_after(now, self._heard_at, STUCK_AFTER)
-        if not runs and self._aide.start_at and now >= self._aide.start_at:
+        self._helper.tick(now, self._heard_at, STUCK_AFTER)
+        if not runs and self._helper.start_at and now >= self._helper.start_at:
             self._start()
         return 1.0
 
@@ -115,12 +115,12 @@ class Directory:
 
     def unresolved(self) -> dict[Place, tuple[str, str]]:
         """The backends whose names have no address: their names, and what is wrong."""
-        if self._naming is None:
+        if self._dns_plan is None:
             return {}
-        dismissed, served = self._naming.dismissed, self._naming.served
+        dismissed, served = self._dns_plan.dismissed, self._dns_plan.served
         return {
             place: (str(target), dismissed.get(place) or self._known[target].error or "not looked up yet")
-            for place, target in self._naming.places.items()
+            for place, target in self._dns_plan.places.items()
             if place not in served
         }
 
@@ -162,10 +162,10 @@ class Directory:
             logger.info("the name %s is answered again", target, extra=about(name=str(target)))
 
     def _remember(self) -> None:
-        assert self._naming is not None
+        assert self._dns_plan is not None
         if any(known.addresses for known in self._known.values()):
             try:
-                remembered.write(self._naming.state_dir, self._known, self._naming.versions)
+                remembered.write(self._dns_plan.state_dir, self._known, self._dns_plan.versions)
             except OSError as error:
                 text = "the addresses of names cannot be kept for a restart: %s cannot be written (%s)"
                 logger.error(text, error.filename, error.strerror)
@@ -175,33 +175,33 @@ class Directory:
     def _listen(self, what: Any) -> None:
         """Have `what` called at a question of a worker, or nothing."""
         if self._listening:
-            self._selector.unregister(self.desk.questions)
+            self._selector.unregister(self.lookups.questions)
         self._listening = what is not None
         if self._listening:
-            self._selector.register(self.desk.questions, EVENT_READ, what)
+            self._selector.register(self.lookups.questions, EVENT_READ, what)
 
     def _start_if_asked(self) -> None:
-        if not self.pid and time.monotonic() >= self._aide.start_at:
+        if not self.pid and time.monotonic() >= self._helper.start_at:
             self._start()
         else:
             self._listen(None)  # until the next is to be started
 
     def _start(self) -> None:
-        assert self._naming is not None
-        naming = self._naming
+        assert self._dns_plan is not None
+        dns_plan = self._dns_plan
         self._listen(None)
         self._heard_at = time.monotonic()
-        self._aide.start(lambda writing: self._work(naming, writing), (self.desk.questions.fileno(),))
+        self._helper.start(lambda writing: self._work(dns_plan, writing), (self.lookups.questions.fileno(),))
 
-    def _work(self, naming: Naming, writing: int) -> None:
+    def _work(self, dns_plan: DnsPlan, writing: int) -> None:
         """In the child."""
         from nfqlb.gateway.dns.resolver import Counts, Resolver  # what it imports, no other process needs
         from nfqlb.names import lookup
 
         os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
         counts = Counts(**self._counts)
-        wanted = tuple(naming.answers), naming.dns, naming.versions
-        resolver = Resolver(*wanted, self.desk.memory, self.desk.questions, writing, counts)
+        wanted = tuple(dns_plan.answers), dns_plan.dns, dns_plan.versions
+        resolver = Resolver(*wanted, self.lookups.memory, self.lookups.questions, writing, counts)
         lookup.load_all()
         privileges.drop(keep=None)
         resolver.run()

@@ -14,7 +14,7 @@ from nfqlb.names.target import Answers, Dns, Known, Target
 
 
 @dataclass(frozen=True)
-class Naming:
+class DnsPlan:
     """Made in a child, so it must be picklable."""
 
     dns: Dns
@@ -33,12 +33,12 @@ class Naming:
     """Of these, those with an address that is not used, and why."""
 
     @property
-    def orders(self) -> tuple[object, ...]:
+    def needs(self) -> tuple[object, ...]:
         """Two of them that are equal need the same of the process which asks."""
         return self.dns, self.versions, tuple(self.answers)
 
 
-def make(config: Config, answers: Answers) -> Naming:
+def make(config: Config, answers: Answers) -> DnsPlan:
     """`config` with the addresses of `answers`, which may have more."""
     wanted = {named.address: answers.get(named.address, Known(())) for named in config.names}
     places = {(named.pool, named.name): named.address for named in config.names}
@@ -46,7 +46,7 @@ def make(config: Config, answers: Answers) -> Naming:
     reasons: dict[Place, list[str]] = {}
     for named, why in config.dismissed(wanted):
         reasons.setdefault((named.pool, named.name), []).append(why)
-    return Naming(
+    return DnsPlan(
         dns=config.dns,
         state_dir=config.gateway.state_dir,
         versions=config.versions,

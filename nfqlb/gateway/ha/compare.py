@@ -1,4 +1,5 @@
-"""Are the two nodes of a pair fit for one another? Compares what each says of itself (`Keeper.report`, `told_by_file`).
+"""Are the two nodes of a pair fit for one another? Compares what each says of itself (`HaManager.report`,
+`told_by_file`).
 
 Knows these reports, and how the peer's is had over the network. Does not know keepalived or the running gateway.
 """
@@ -31,7 +32,7 @@ DIFFERENT = {
     "code": "the code differs; harmless for as long as an upgrade takes, one node after the other",
     "tables": "the tables differ, as the nodes think differently of their backends: compare 'nfqlb backends' on both",
 }
-"""Name of a digest → what it means when it is not the same. `Duties.digests`, and the tables."""
+"""Name of a digest → what it means when it is not the same. `HaPlan.digests`, and the tables."""
 
 
 class PeerError(Exception):

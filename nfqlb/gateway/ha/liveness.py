@@ -70,12 +70,12 @@ class Lifeline:
             raise
         self._descriptor = descriptor
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         if self.held:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def let_go_when_orphaned(self, supervisor: int) -> None:
+    def release_when_orphaned(self, supervisor: int) -> None:
         """In a worker, when it has given up its privileges: a change of user would undo this. Takes SIGALRM."""
         if not self.held:
             return
@@ -87,5 +87,5 @@ class Lifeline:
 
     def _alarmed(self, *_: object) -> None:
         """First by the death of the supervisor, then by the clock."""
-        signal.signal(signal.SIGALRM, lambda *_: self.let_go())
+        signal.signal(signal.SIGALRM, lambda *_: self.release())
         signal.setitimer(signal.ITIMER_REAL, ORPHANED_FOR)

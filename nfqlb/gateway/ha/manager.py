@@ -21,12 +21,12 @@ from selectors import EVENT_READ
 from typing import Any
 
 from nfqlb.gateway.ha.liveness import Lifeline
-from nfqlb.gateway.ha.plan import Duties
+from nfqlb.gateway.ha.plan import HaPlan
 from nfqlb.gateway.ha.protocol import DEAD, TRACK_FILE, UNWELL, YIELDING
 from nfqlb.gateway.host.network import is_here, is_running
 from nfqlb.gateway.host.procfs import IPPROTO_VRRP, raw_sockets
 from nfqlb.gateway.runtime.control_socket import Conversation
-from nfqlb.gateway.runtime.event_loop import Flow, Loop
+from nfqlb.gateway.runtime.event_loop import Loop, Task
 from nfqlb.gateway.runtime.job import Refused
 from nfqlb.gateway.runtime.log import about
 
@@ -74,14 +74,14 @@ _IPV6_FREEBIND = 78
 logger = logging.getLogger("nfqlb")
 
 
-class Keeper:
+class HaManager:
     """For one supervisor. Does nothing while the plan has no pair."""
 
     def __init__(self, loop: Loop, run_dir: Path, tables: Callable[[], str]) -> None:
         """`tables`: a digest of the tables that workers use now."""
         self._loop, self._run_dir, self._tables = loop, run_dir, tables
         self.lifeline = Lifeline()
-        self._duties: Duties | None = None
+        self._ha_plan: HaPlan | None = None
         self._news: socket.socket | None = None
         self._port: socket.socket | None = None
         self._written: int | None = None
@@ -103,9 +103,9 @@ class Keeper:
         """Group → role, and since when (seconds since 1970)."""
         self._transitions: deque[dict[str, Any]] = deque(maxlen=TRANSITIONS)
 
-    def prepare(self, duties: Duties | None, *, fresh: bool = False) -> None:
-        """Before a crew is forked: it shall have hold of the lifeline. `fresh`: nobody serves packets yet."""
-        if duties is not None:
+    def prepare(self, ha_plan: HaPlan | None, *, fresh: bool = False) -> None:
+        """Before a worker pool is forked: it shall have hold of the lifeline. `fresh`: nobody serves packets yet."""
+        if ha_plan is not None:
             if fresh:
                 self._write(UNWELL)
             try:
@@ -117,12 +117,12 @@ class Keeper:
                     error.strerror,
                 )
 
-    def follow(self, duties: Duties | None) -> None:
-        """That crew is in force."""
-        if duties == self._duties:
+    def apply_plan(self, ha_plan: HaPlan | None) -> None:
+        """That worker pool is in force."""
+        if ha_plan == self._ha_plan:
             return
-        before, self._duties = self._duties, duties
-        if duties is None:
+        before, self._ha_plan = self._ha_plan, ha_plan
+        if ha_plan is None:
             self._close()
             return
         if before is None:
@@ -130,24 +130,24 @@ class Keeper:
             self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
             self._news.bind((0, _NEWS_OF_ADDRESSES))
             self._loop.selector.register(self._news, EVENT_READ, self._addresses_change)
-        self._roles = {name: role for name, role in self._roles.items() if name in duties.groups}
-        for name in duties.groups:
+        self._roles = {name: role for name, role in self._roles.items() if name in ha_plan.groups}
+        for name in ha_plan.groups:
             self._roles.setdefault(name, ("standby", time.time()))
-        self._open_port(duties)
+        self._open_port(ha_plan)
         self._next_look = 0.0
         self._look_at_addresses()
 
-    def look_after(self, now: float, *, alive: bool, ask_alarms: Alarms, queues: range, changing: bool) -> float:
+    def tick(self, now: float, *, alive: bool, ask_alarms: Alarms, queues: range, changing: bool) -> float:
         """Tell keepalived how we are; seconds until there is something to do again."""
-        duties = self._duties
-        if duties is None:
+        ha_plan = self._ha_plan
+        if ha_plan is None:
             return 60.0
         if self._moving:
             self._look_at_addresses()
         alarms = ask_alarms()
         if now >= self._next_look and not self._looking and not changing:
             self._looking = True
-            self._loop.begin(self._look_at_rules(duties, queues))
+            self._loop.begin(self._look_at_rules(ha_plan, queues))
         if not alarms:
             self._alarmed_since = 0.0
         elif not self._alarmed_since:
@@ -179,7 +179,7 @@ class Keeper:
 
     def end(self, *, others_go_on: bool) -> None:
         """Give the addresses away, if somebody takes them, and the lifeline up."""
-        if self._duties is not None and not others_go_on:
+        if self._ha_plan is not None and not others_go_on:
             self._write(DEAD)
             deadline = time.monotonic() + STEP_DOWN_WITHIN
             while self.active and time.monotonic() < deadline:
@@ -194,7 +194,7 @@ class Keeper:
         what = request["do"]
         if what not in REQUESTS:
             return False
-        if self._duties is None:
+        if self._ha_plan is None:
             conversation.refuse("This gateway stands alone: its configuration has no [ha].")
         elif what == "ha-yield":
             self._loop.begin(self._yield(conversation))
@@ -206,32 +206,32 @@ class Keeper:
 
     def report(self) -> dict[str, Any]:
         """As `nfqlb ha status --json` shows it, and the check port tells it."""
-        duties = self._duties
-        assert duties is not None
+        ha_plan = self._ha_plan
+        assert ha_plan is not None
         return {
-            "address": duties.address,
-            "peer": duties.peer,
+            "address": ha_plan.address,
+            "peer": ha_plan.peer,
             "groups": [
                 {
                     "name": name,
                     "role": self._roles[name][0],
                     "since": self._roles[name][1],
                     "addresses": list(addresses),
-                    "priority": duties.priorities[name],
+                    "priority": ha_plan.priorities[name],
                 }
-                for name, addresses in duties.groups.items()
+                for name, addresses in ha_plan.groups.items()
             ],
             "weight": self._written,
             "unwell": list(self._reasons),
             "yielding": self._yielding,
             "lifeline": self.lifeline.held,
             "keepalived": bool(raw_sockets(IPPROTO_VRRP)),
-            "interfaces_down": [name for name in duties.interfaces if not is_running(name)],
+            "interfaces_down": [name for name in ha_plan.interfaces if not is_running(name)],
             "transitions": list(self._transitions),
-            "digests": {**duties.digests, "tables": self._tables()},
+            "digests": {**ha_plan.digests, "tables": self._tables()},
         }
 
-    def _yield(self, conversation: Conversation) -> Flow[None]:
+    def _yield(self, conversation: Conversation) -> Task[None]:
         self._set_yielding(True)
         if (yield from self._loop.until(lambda: not self.active, YIELD_WITHIN)):
             conversation.end(True, **self.report())
@@ -270,9 +270,9 @@ class Keeper:
                 logger.error(text, path, error.strerror)
         self._written = weight
 
-    def _look_at_rules(self, duties: Duties, queues: range) -> Flow[None]:
+    def _look_at_rules(self, ha_plan: HaPlan, queues: range) -> Task[None]:
         try:
-            self._misplaced = yield from self._loop.work(lambda: duties.misplaced(queues), 30.0)
+            self._misplaced = yield from self._loop.work(lambda: ha_plan.misplaced(queues), 30.0)
         except Refused as error:
             self._misplaced = str(error)
         finally:
@@ -289,10 +289,10 @@ class Keeper:
         self._look_at_addresses()
 
     def _look_at_addresses(self) -> None:
-        if self._duties is None:
+        if self._ha_plan is None:
             return
         changed = False
-        for name, addresses in self._duties.groups.items():
+        for name, addresses in self._ha_plan.groups.items():
             here = sum(map(is_here, addresses))
             role = "active" if here == len(addresses) else "partly" if here else "standby"
             if role != "partly":
@@ -326,11 +326,11 @@ class Keeper:
 
     # -- who may compare
 
-    def _open_port(self, duties: Duties) -> None:
+    def _open_port(self, ha_plan: HaPlan) -> None:
         self._close_port()
-        if not duties.check_port:
+        if not ha_plan.check_port:
             return
-        version6 = ":" in duties.address
+        version6 = ":" in ha_plan.address
         opened = socket.socket(socket.AF_INET6 if version6 else socket.AF_INET, socket.SOCK_STREAM)
         try:
             opened.setblocking(False)
@@ -340,14 +340,14 @@ class Keeper:
                 opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
             else:
                 opened.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-            opened.bind((duties.address, duties.check_port))
+            opened.bind((ha_plan.address, ha_plan.check_port))
             opened.listen(4)
         except OSError as error:
             opened.close()
             logger.error(
                 "the pair: the other node cannot compare itself with this one: %s port %d cannot be opened (%s)",
-                duties.address,
-                duties.check_port,
+                ha_plan.address,
+                ha_plan.check_port,
                 error.strerror,
             )
             return
@@ -357,13 +357,13 @@ class Keeper:
     def _compare(self) -> None:
         """Somebody asks. Only the peer gets an answer, which it need not ask for: nothing is read."""
         assert self._port is not None
-        assert self._duties is not None
+        assert self._ha_plan is not None
         try:
             connection, whence = self._port.accept()
         except OSError:
             return
         with connection:
-            if whence[0] == self._duties.peer:
+            if whence[0] == self._ha_plan.peer:
                 connection.setblocking(False)
                 with suppress(OSError):  # a fresh socket's buffer takes some kilobytes at once
                     connection.sendall(json.dumps(self.report()).encode() + b"\n")
@@ -380,8 +380,8 @@ class Keeper:
             self._loop.selector.unregister(self._news)
             self._news.close()
             self._news = None
-        self.lifeline.let_go()
-        self._duties = None
+        self.lifeline.release()
+        self._ha_plan = None
         self._written = None
 
 

@@ -14,7 +14,7 @@ from nfqlb.proxy.setup import Setup
 
 
 @dataclass(frozen=True)
-class Duties:
+class HaPlan:
     """Made in a child, so it must be picklable."""
 
     groups: Mapping[str, tuple[str, ...]]
@@ -32,7 +32,7 @@ class Duties:
     """Without any of them keepalived keeps the addresses away from this node."""
 
 
-def make(config: Config, setup: Setup) -> Duties | None:
+def make(config: Config, setup: Setup) -> HaPlan | None:
     from nfqlb.gateway.ha.digest import digests
 
     pair = config.ha
@@ -47,7 +47,7 @@ def make(config: Config, setup: Setup) -> Duties | None:
         ]
         for group in pair.groups
     }
-    return Duties(
+    return HaPlan(
         groups={name: tuple(dict.fromkeys(each.host for each in found)) for name, found in sockets.items()},
         priorities={group.name: group.priority for group in pair.groups},
         address=str(pair.address),

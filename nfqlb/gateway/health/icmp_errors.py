@@ -46,37 +46,37 @@ class Complaint(NamedTuple):
     """For people: "ICMP: connection refused"."""
 
 
-def open_ear(endpoint: Endpoint) -> socket.socket:
+def open_error_socket(endpoint: Endpoint) -> socket.socket:
     """A socket that hears of ICMP errors about packets from `endpoint`, and of nothing else. Raises OSError.
 
     It is alone there as far as the kernel's choice goes: of several sockets it takes one that does not share its port
     by SO_REUSEPORT first, and those of `worker.ipv6_sender` do.
     """
-    ear = _socket(endpoint)
+    error_socket = _socket(endpoint)
     try:
-        ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        error_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # On the other node of a pair the address is not here yet: then it hears as soon as it comes.
         level, option = (
             (socket.IPPROTO_IP, _IP_FREEBIND) if endpoint.version == 4 else (socket.IPPROTO_IPV6, _IPV6_FREEBIND)
         )
-        ear.setsockopt(level, option, 1)
-        let_nothing_in(ear)
-        ear.bind((endpoint.host, endpoint.port))
+        error_socket.setsockopt(level, option, 1)
+        let_nothing_in(error_socket)
+        error_socket.bind((endpoint.host, endpoint.port))
     except BaseException:
-        ear.close()
+        error_socket.close()
         raise
-    return ear
+    return error_socket
 
 
-def open_mouth(host: Endpoint) -> socket.socket:
+def open_probe_socket(host: Endpoint) -> socket.socket:
     """A socket to ask from, on a port of its own at that host; it hears of ICMP errors, too. Raises OSError."""
-    mouth = _socket(host)
+    probe_socket = _socket(host)
     try:
-        mouth.bind((host.host, 0))
+        probe_socket.bind((host.host, 0))
     except BaseException:
-        mouth.close()
+        probe_socket.close()
         raise
-    return mouth
+    return probe_socket
 
 
 def complaints(opened: socket.socket) -> Iterator[Complaint]:

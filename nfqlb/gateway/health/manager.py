@@ -13,9 +13,9 @@ from nfqlb.balance.states import State
 from nfqlb.gateway.health.probe import Round, Target
 from nfqlb.gateway.health.prober import Prober
 from nfqlb.gateway.runtime import privileges
-from nfqlb.gateway.runtime.helper import Aide
+from nfqlb.gateway.runtime.helper import Helper
 from nfqlb.gateway.shm.board import BACKENDS, RESPONSES_FROM, Board, Traffic
-from nfqlb.gateway.shm.probe_results import Vital, Vitals
+from nfqlb.gateway.shm.probe_results import ProbeResult, ProbeResults
 
 NAME = "nfqlb-health"
 """What ps and top call it."""
@@ -24,7 +24,7 @@ STUCK_AFTER = 10.0
 """Seconds without a sign of life after which it is replaced."""
 
 
-class Checkup:
+class HealthManager:
     """One prober at a time, for one round."""
 
     def __init__(
@@ -39,39 +39,39 @@ class Checkup:
         each start. `heard`: called with each line that it says.
         """
         self.round, self.board, self._known = round_, board, known
-        self.vitals = Vitals(len(round_.targets))
+        self.results = ProbeResults(len(round_.targets))
         stands = "what is known of backends stands until another asks"
-        self._aide = Aide(NAME, "the prober of health", stands, heard, selector)
+        self._helper = Helper(NAME, "the prober of health", stands, heard, selector)
         self._start()
 
     @property
     def pid(self) -> int:
-        return self._aide.pid
+        return self._helper.pid
 
-    def vital(self, target: int) -> Vital:
-        return self.vitals.read(target)
+    def result(self, target: int) -> ProbeResult:
+        return self.results.read(target)
 
-    def look_after(self, now: float) -> float:
+    def tick(self, now: float) -> float:
         """Replace one that has died or hangs; seconds until there is something to do again."""
-        aide = self._aide
-        aide.look_after(now, max(self._born, self.vitals.heartbeat / 1e9), STUCK_AFTER)
-        if not aide.pid and now >= aide.start_at:
+        helper = self._helper
+        helper.tick(now, max(self._born, self.results.heartbeat / 1e9), STUCK_AFTER)
+        if not helper.pid and now >= helper.start_at:
             self._start()
-        return 1.0 if aide.pid else max(0.0, aide.start_at - now)
+        return 1.0 if helper.pid else max(0.0, helper.start_at - now)
 
     def end(self) -> None:
-        self._aide.end()
-        self.vitals.close()
+        self._helper.end()
+        self.results.close()
 
     def _start(self) -> None:
         known = self._known()
         self._born = time.monotonic()
-        self._aide.start(lambda writing: self._work(known, writing))
+        self._helper.start(lambda writing: self._work(known, writing))
 
     def _work(self, known: Sequence[State], writing: int) -> None:
         """In the child."""
         round_, responses = self.round, _responses(self.board, self.round.targets)
-        prober = Prober(round_.targets, known, round_.ears, round_.name, responses, self.vitals, writing)
+        prober = Prober(round_.targets, known, round_.internals, round_.name, responses, self.results, writing)
         privileges.drop(keep=None)
         prober.run()
 

@@ -36,7 +36,7 @@ class Round:
     """Whom a prober asks."""
 
     targets: tuple[Target, ...]
-    ears: tuple[Endpoint, ...]
+    internals: tuple[Endpoint, ...]
     """Internal sockets."""
     name: str
     """User part of our URI."""

@@ -17,8 +17,8 @@ from typing import Any
 from nfqlb.balance.states import State
 from nfqlb.gateway.health import icmp_errors
 from nfqlb.gateway.health.probe import Questions, Target
-from nfqlb.gateway.health.scheduler import CannotAsk, Report, Rounds
-from nfqlb.gateway.shm.probe_results import Vital, Vitals
+from nfqlb.gateway.health.scheduler import CannotAsk, ProbeScheduler, Report
+from nfqlb.gateway.shm.probe_results import ProbeResult, ProbeResults
 from nfqlb.net.endpoint import Endpoint
 
 HEARTBEAT = 1.0
@@ -27,8 +27,8 @@ HEARTBEAT = 1.0
 LOOK_AGAIN = 1.0
 """Seconds between two looks whether an internal address is this host's: on a standby node it is not, until it is."""
 
-EAR_PAUSE = 0.02
-"""Seconds for which an ear is closed after it was heard: ICMP errors may come with every packet of a flood."""
+ERROR_SOCKET_PAUSE = 0.02
+"""Seconds for which an error socket is closed after it was heard: ICMP errors may come with every packet of a flood."""
 
 ANSWER_MAX = 65535
 """Bytes."""
@@ -50,48 +50,52 @@ class Prober:
         self,
         targets: Sequence[Target],
         known: Sequence[State],
-        ears: Sequence[Endpoint],
+        internals: Sequence[Endpoint],
         name: str,
         traffic: Callable[[int], int],
-        vitals: Vitals,
+        results: ProbeResults,
         tell: int,
     ) -> None:
-        """`known`: what is known of each target. `ears`: the internal sockets, whose packets may come to nothing.
+        """`known`: what is known of each target. `internals`: the internal sockets, whose packets may come to nothing.
         `name`: user part of our URI. `traffic`: responses that workers have seen of target number … `tell`: the end of
         a pipe to write to.
         """
-        self._targets, self._vitals, self._pipe = targets, vitals, tell
+        self._targets, self._results, self._pipe = targets, results, tell
         self._questions = Questions(name, os.urandom(8).hex())
         self._selector = DefaultSelector()
         self._selector.register(tell, EVENT_READ, self._orphaned)  # nobody writes there, so: the other end is closed
         self._by_address: dict[Endpoint, list[int]] = {}
         for number, target in enumerate(targets):
             self._by_address.setdefault(target.address, []).append(number)
-        self._mouths: dict[Endpoint, socket.socket] = {}
-        self._ears: dict[Endpoint, socket.socket] = {}
-        self._wanted_ears = tuple(dict.fromkeys(ears))
+        self._probe_sockets: dict[Endpoint, socket.socket] = {}
+        self._error_sockets: dict[Endpoint, socket.socket] = {}
+        self._wanted_error_sockets = tuple(dict.fromkeys(internals))
         self._sources = tuple(dict.fromkeys(target.source for target in targets))
-        self._deaf: list[tuple[float, socket.socket]] = []
-        """Ears that are closed for a while, and until when."""
+        self._paused: list[tuple[float, socket.socket]] = []
+        """Error sockets that are closed for a while, and until when."""
         self._told_closed: set[str] = set()
         self._running = True
         self._next_look = 0.0
         checks = [target.check for target in targets]
-        self._rounds = Rounds(checks, known, time.monotonic(), self._send, traffic, self._report, Random())
+        self._scheduler = ProbeScheduler(checks, known, time.monotonic(), self._send, traffic, self._report, Random())
         self.look_around(time.monotonic())
 
     def run(self) -> None:
         """Until whom we tell is gone."""
         while self._running:
             now = time.monotonic()
-            self._vitals.heartbeat = time.monotonic_ns()
+            self._results.heartbeat = time.monotonic_ns()
             if now >= self._next_look:
                 self.look_around(now)
-            while self._deaf and self._deaf[0][0] <= now:
-                self._selector.register(ear := self._deaf.pop(0)[1], EVENT_READ, lambda ear=ear: self._hear(ear))
-            wake = min(self._rounds.turn(now), self._next_look, now + HEARTBEAT)
-            if self._deaf:
-                wake = min(wake, self._deaf[0][0])
+            while self._paused and self._paused[0][0] <= now:
+                self._selector.register(
+                    error_socket := self._paused.pop(0)[1],
+                    EVENT_READ,
+                    lambda error_socket=error_socket: self._hear(error_socket),
+                )
+            wake = min(self._scheduler.turn(now), self._next_look, now + HEARTBEAT)
+            if self._paused:
+                wake = min(wake, self._paused[0][0])
             for key, _ in self._selector.select(max(0.0, wake - time.monotonic())):
                 key.data()
 
@@ -102,41 +106,43 @@ class Prober:
         self._next_look = now + LOOK_AGAIN
         for source in self._sources:
             try:
-                fresh = icmp_errors.open_mouth(source)
+                fresh = icmp_errors.open_probe_socket(source)
             except OSError as error:
                 self._trouble(f"{source.host} cannot be asked from: {error.strerror}")
-                if source in self._mouths:
-                    self._drop(self._mouths.pop(source))
+                if source in self._probe_sockets:
+                    self._drop(self._probe_sockets.pop(source))
                 continue
-            if source in self._mouths:
+            if source in self._probe_sockets:
                 fresh.close()
             else:
-                self._mouths[source] = fresh
-                self._selector.register(fresh, EVENT_READ, lambda mouth=fresh: self._listen(mouth))
-        for place in self._wanted_ears:
-            if place not in self._ears:
+                self._probe_sockets[source] = fresh
+                self._selector.register(fresh, EVENT_READ, lambda probe_socket=fresh: self._listen(probe_socket))
+        for place in self._wanted_error_sockets:
+            if place not in self._error_sockets:
                 try:
-                    ear = icmp_errors.open_ear(place)
+                    error_socket = icmp_errors.open_error_socket(place)
                 except OSError as error:
                     self._trouble(f"{place} hears of no ICMP errors: {error.strerror}")
                     continue
-                self._ears[place] = ear
-                self._selector.register(ear, EVENT_READ, lambda ear=ear: self._hear(ear))
+                self._error_sockets[place] = error_socket
+                self._selector.register(
+                    error_socket, EVENT_READ, lambda error_socket=error_socket: self._hear(error_socket)
+                )
 
-    def _drop(self, mouth: socket.socket) -> None:
-        self._selector.unregister(mouth)
-        mouth.close()
+    def _drop(self, probe_socket: socket.socket) -> None:
+        self._selector.unregister(probe_socket)
+        probe_socket.close()
 
     def _send(self, number: int, probe: int) -> str:
         target = self._targets[number]
-        mouth = self._mouths.get(target.source)
-        if mouth is None:
+        probe_socket = self._probe_sockets.get(target.source)
+        if probe_socket is None:
             raise CannotAsk
-        here = Endpoint(target.source.addr, mouth.getsockname()[1])
+        here = Endpoint(target.source.addr, probe_socket.getsockname()[1])
         question = self._questions.ask(target, number, probe, here)
         for last in (False, False, True):
             try:
-                mouth.sendto(question, (target.address.host, target.address.port))
+                probe_socket.sendto(question, (target.address.host, target.address.port))
             except OSError as error:
                 if error.errno in _STALE and not last:
                     continue  # most likely about an earlier one: it was told by raising it
@@ -148,14 +154,14 @@ class Prober:
 
     # -- what comes
 
-    def _listen(self, mouth: socket.socket) -> None:
+    def _listen(self, probe_socket: socket.socket) -> None:
         """Answers, and errors about questions."""
-        for complaint in icmp_errors.complaints(mouth):
+        for complaint in icmp_errors.complaints(probe_socket):
             for number in self._by_address.get(complaint.about, ()):
-                self._rounds.probe_unreachable(number, complaint.text, time.monotonic())
+                self._scheduler.probe_unreachable(number, complaint.text, time.monotonic())
         for _ in range(BATCH):
             try:
-                datagram = mouth.recv(ANSWER_MAX)
+                datagram = probe_socket.recv(ANSWER_MAX)
             except BlockingIOError:
                 return
             except OSError:
@@ -163,22 +169,22 @@ class Prober:
             answer = self._questions.answer(datagram)
             if answer is None or answer.status < 200 or answer.target >= len(self._targets):
                 continue
-            taken = self._rounds.answered(answer.target, answer.probe, answer.status, time.monotonic())
+            taken = self._scheduler.answered(answer.target, answer.probe, answer.status, time.monotonic())
             if taken is not None:
-                self._vitals.write(answer.target, Vital(time.time(), taken, answer.status))
+                self._results.write(answer.target, ProbeResult(time.time(), taken, answer.status))
 
-    def _hear(self, ear: socket.socket) -> None:
+    def _hear(self, error_socket: socket.socket) -> None:
         """Errors about forwarded packets."""
         now = time.monotonic()
         heard = {
             number: complaint.text
-            for complaint in icmp_errors.complaints(ear)
+            for complaint in icmp_errors.complaints(error_socket)
             for number in self._by_address.get(complaint.about, ())
         }
         for number, text in heard.items():
-            self._rounds.unreachable(number, text, now)
-        self._selector.unregister(ear)
-        self._deaf.append((now + EAR_PAUSE, ear))
+            self._scheduler.unreachable(number, text, now)
+        self._selector.unregister(error_socket)
+        self._paused.append((now + ERROR_SOCKET_PAUSE, error_socket))
 
     def _orphaned(self) -> None:
         self._running = False

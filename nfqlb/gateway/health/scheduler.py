@@ -44,7 +44,7 @@ class Report:
     """Why the last bad sign was one; empty when the last sign was good."""
 
 
-class Rounds:
+class ProbeScheduler:
     """The targets, by number, each with its Check and what was known of it before."""
 
     def __init__(

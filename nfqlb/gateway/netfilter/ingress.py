@@ -18,7 +18,7 @@ UNCABLED = ("lo", "dummy")
 
 
 @dataclass(frozen=True, slots=True)
-class Arrivals:
+class Ingress:
     """The interfaces, by name."""
 
     ipv4: frozenset[str] = frozenset()
@@ -29,7 +29,7 @@ class Arrivals:
     ipv6: frozenset[str] = frozenset()
 
 
-def arrivals(config: Config, network: Network) -> Arrivals:
+def find_ingress(config: Config, network: Network) -> Ingress:
     """Look at the host. Raises HostError when `[rules] interfaces` names one that is not there."""
     outside: dict[int, set[str]] = {4: set(), 6: set()}
     inside: dict[int, set[str]] = {4: set(), 6: set()}
@@ -45,7 +45,7 @@ def arrivals(config: Config, network: Network) -> Arrivals:
         named = existing(config.rules.interfaces, network, "[rules] interfaces")
         versions = {listener.external.version for listener in config.listeners}
         found = {version: named if version in versions else frozenset() for version in (4, 6)}
-    return Arrivals(
+    return Ingress(
         ipv4=found[4],
         unnumbered=frozenset(link for link in found[4] if not network.has_addresses(link, 4)),
         turning=found[4] & outside[4] & inside[4],

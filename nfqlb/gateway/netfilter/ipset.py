@@ -147,7 +147,7 @@ def present() -> bool:
     return any(name_of(kind, family) in _names() for kind in KINDS for family in FAMILIES)
 
 
-def apart(text: str) -> list[str]:
+def command_with_sets(text: str) -> list[str]:
     """A command that makes these sets and then becomes the command behind it: to try rules in a network namespace."""
     return ["sh", "-c", 'printf "%s" "$1" | "$2" restore && shift 2 && exec "$@"', "sh", text, _program()]
 

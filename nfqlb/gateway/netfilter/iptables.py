@@ -105,16 +105,16 @@ class Iptables:
         namespace (that needs CAP_SYS_ADMIN), only `test`, which asks the kernel less; and of no set, which may be
         missing yet.
         """
-        apart = [shutil.which("unshare", path=PATH) or "unshare", "--net", *before]
+        prefix = [shutil.which("unshare", path=PATH) or "unshare", "--net", *before]
         try:
-            self._run("restore", ["--noflush"], text, apart)
+            self._run("restore", ["--noflush"], text, prefix)
         except HostError as error:
             if "unshare" not in str(error):
                 raise
             self.restore("".join(f"{line}\n" for line in text.splitlines() if "-set NFQLB-" not in line), test=True)
 
     def _run(
-        self, command: Literal["save", "restore"], options: list[str], text: str = "", apart: Sequence[str] = ()
+        self, command: Literal["save", "restore"], options: list[str], text: str = "", prefix: Sequence[str] = ()
     ) -> str:
         name = self.name(command)
         program = shutil.which(name, path=PATH)
@@ -122,7 +122,7 @@ class Iptables:
             raise HostError(f"{name} is not installed; install the Debian package iptables.")
         try:
             done = subprocess.run(
-                [*apart, program, *options], input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False
+                [*prefix, program, *options], input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False
             )
         except subprocess.TimeoutExpired:
             raise HostError(f"{name} did not end within {TIMEOUT} s; who holds /run/xtables.lock?") from None

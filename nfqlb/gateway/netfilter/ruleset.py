@@ -29,7 +29,7 @@ from nfqlb.errors import BoardError, HostError, NotRunning
 from nfqlb.gateway.host.network import look
 from nfqlb.gateway.host.procfs import CAP_NET_ADMIN, alive, has_capability
 from nfqlb.gateway.netfilter import hashlimit, ipset
-from nfqlb.gateway.netfilter.ingress import arrivals
+from nfqlb.gateway.netfilter.ingress import find_ingress
 from nfqlb.gateway.netfilter.iptables import (
     BACKENDS,
     FAMILIES,
@@ -108,7 +108,7 @@ def render_sets(config: Config) -> dict[Family, str]:
 def wanted_sysctls(config: Config) -> dict[str, str]:
     """Key → value, as `Sysctls.wanted` has it. Depends on the addresses and routes of this host. Raises HostError."""
     with look() as network:
-        return Sysctls(config.gateway.run_dir).wanted(arrivals(config, network))
+        return Sysctls(config.gateway.run_dir).wanted(find_ingress(config, network))
 
 
 def chain(config: Config, socket: Endpoint) -> str:
@@ -210,7 +210,7 @@ def put_in_place(config: Config, queues: range | None) -> list[Difference]:
     """What `apply` does; the caller keeps others out."""
     wanted = {family: parse(text) for family, text in render(config, queues).items()}
     with look() as network:
-        where = arrivals(config, network)
+        where = find_ingress(config, network)
     rules, of_sets = plan(config.rules.backend, wanted), render_sets(config)
     changes = in_sets(ipset.differences(of_sets))
     if changes:
@@ -244,7 +244,7 @@ def differences(config: Config, queues: range | None = None) -> list[Difference]
     """What `apply` would put right: empty when all is in place. Raises HostError, ConfigError (the secret)."""
     wanted = {family: parse(text) for family, text in render(config, queues).items()}
     with look() as network:
-        where = arrivals(config, network)
+        where = find_ingress(config, network)
     found = in_sets(ipset.differences(render_sets(config)))
     found += [difference for step in plan(config.rules.backend, wanted) for difference in step.differences]
     return found + [
@@ -266,7 +266,7 @@ def foreseen(old: Config, new: Config, queues: range) -> list[Difference]:
         command = Iptables(family, new.rules.backend)
         found += [in_words(command, change) for change in compare(before.get(family, {}), after.get(family, {}))]
     with look() as network:
-        then, now = arrivals(new, network), arrivals(old, network)
+        then, now = find_ingress(new, network), find_ingress(old, network)
     sysctls = Sysctls(old.gateway.run_dir)
     missing = set(sysctls.differences(now))
     return found + [Difference("sysctl", "set", str(each)) for each in sysctls.differences(then) if each not in missing]

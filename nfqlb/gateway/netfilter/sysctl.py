@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nfqlb.errors import HostError
-from nfqlb.gateway.netfilter.ingress import Arrivals
+from nfqlb.gateway.netfilter.ingress import Ingress
 
 ROOT = Path("/proc/sys")
 
@@ -76,7 +76,7 @@ class Sysctls:
         self._file = run_dir / RECORD
         self._root = root
 
-    def apply(self, arrivals: Arrivals) -> list[Difference]:
+    def apply(self, arrivals: Ingress) -> list[Difference]:
         """Set what has to be set; what it no longer has to be, because interfaces changed, is put back. The changes."""
         record = self._recorded()
         wanted = {key: Entry(self._before(key, record), value) for key, value in self._wanted(arrivals, record).items()}
@@ -100,11 +100,11 @@ class Sysctls:
         self._write_record({})
         return changes
 
-    def wanted(self, arrivals: Arrivals) -> dict[str, str]:
+    def wanted(self, arrivals: Ingress) -> dict[str, str]:
         """Key → value, for all that is not so by itself: what `apply` would set on a host that it has never changed."""
         return self._wanted(arrivals, self._recorded())
 
-    def differences(self, arrivals: Arrivals) -> list[Difference]:
+    def differences(self, arrivals: Ingress) -> list[Difference]:
         """What `apply` would set."""
         record = self._recorded()
         wanted = self._wanted(arrivals, record)
@@ -125,7 +125,7 @@ class Sysctls:
     def _forwards_everywhere(self) -> bool:
         return self._read("net/ipv4/conf/all/forwarding") == "1"
 
-    def _wanted(self, arrivals: Arrivals, record: Record) -> dict[str, str]:
+    def _wanted(self, arrivals: Ingress, record: Record) -> dict[str, str]:
         """Key → value, for each key that must differ from what stood there before us."""
         wanted: dict[str, int] = {}
         for name in ("forwarding", "accept_local"):

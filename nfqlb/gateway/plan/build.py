@@ -1,4 +1,4 @@
-"""From a configuration file to a plan that a crew of workers can run.
+"""From a configuration file to a plan that a worker pool can run.
 
 Knows the configuration, the engine, the host and the rules, and brings them together. Does not know processes, queues
 or the order in which plans come into force.
@@ -30,10 +30,10 @@ from nfqlb.gateway.bans import plan as bans_plan
 from nfqlb.gateway.dns import plan as dns_plan
 from nfqlb.gateway.ha import plan as ha_plan
 from nfqlb.gateway.plan.model import LINGER, Plan, Reading
-from nfqlb.gateway.plan.tables import Building
+from nfqlb.gateway.plan.tables import TableBuild
 from nfqlb.gateway.runtime.job import Refused
 from nfqlb.gateway.shm import board
-from nfqlb.gateway.worker.shedding import Bounds, Shield
+from nfqlb.gateway.worker.shedding import Bounds, LoadShedder
 from nfqlb.gateway.worker.worker import Process
 from nfqlb.names.target import Answers
 from nfqlb.net.endpoint import Endpoint
@@ -45,7 +45,7 @@ NOT_IN_PLACE = ("rules", "sysctls")
 """Places of problems that placing the rules puts right."""
 
 RANGES = 8
-"""Ranges of queues that are tried, one behind the other. Two are in use while one crew follows another."""
+"""Ranges of queues that are tried, one behind the other. Two are in use while one worker pool follows another."""
 
 QUEUE_NUMBERS = 1 << 16
 
@@ -84,7 +84,7 @@ def make(path: Path, current: Plan | None = None) -> Made:
     Raises Refused.
     """
     source = settled(read(path), current)
-    with Building(source.setup.pools, tables_of(current)) as building:
+    with TableBuild(source.setup.pools, tables_of(current)) as building:
         found = look_at_host(source.config)
         plan = build(source, found.ranges, found.placed, building)
     of_names = (*unanswered(source.answers), *unused(source.config, source.answers))
@@ -159,7 +159,7 @@ def read(path: Path) -> Config:
         raise Refused(*str(error).splitlines()) from None
 
 
-def build(source: Source, ranges: tuple[range, ...], placed: range | None, building: Building) -> Plan:
+def build(source: Source, ranges: tuple[range, ...], placed: range | None, building: TableBuild) -> Plan:
     """The plan, with an engine that all workers share, on tables that are being built. Raises Refused."""
     from nfqlb.gateway.netfilter import ruleset
 
@@ -180,7 +180,7 @@ def build(source: Source, ranges: tuple[range, ...], placed: range | None, build
         socket_buffer=config.workers.socket_buffer,
         run_dir=config.gateway.run_dir,
         process=partial(worker_process, engine),
-        shield=partial(worker_shield, engine, bounds(config), Triage(setup)) if config.limits.enabled else None,
+        shedder=partial(worker_shedder, engine, bounds(config), Triage(setup)) if config.limits.enabled else None,
         place=partial(place_rules, config),
         displace=partial(take_rules_out, config),
         summary=", ".join(f"{each.name} {each.external} / {each.internal}" for each in config.listeners),
@@ -190,10 +190,12 @@ def build(source: Source, ranges: tuple[range, ...], placed: range | None, build
         reach=reach,
         placed=placed,
         leaving=len(setup.leaving),
-        charge=backends_plan.make(setup, engine.tables, checks, config.gateway.state_dir, ha_plan.own_sources(config)),
+        backends_plan=backends_plan.make(
+            setup, engine.tables, checks, config.gateway.state_dir, ha_plan.own_sources(config)
+        ),
         pair=ha_plan.make(config, setup),
-        naming=dns_plan.make(config, source.answers),
-        guarding=bans_plan.make(config),
+        dns_plan=dns_plan.make(config, source.answers),
+        bans_plan=bans_plan.make(config),
         log=config.log,
         pin=config.workers.pin,
     )
@@ -201,12 +203,12 @@ def build(source: Source, ranges: tuple[range, ...], placed: range | None, build
 
 def again(source: Source, current: Plan) -> Plan:
     """A plan from another source on the same host. Raises Refused."""
-    with Building(source.setup.pools, tables_of(current)) as building:
+    with TableBuild(source.setup.pools, tables_of(current)) as building:
         return build(source, current.ranges, current.placed, building)
 
 
 def tables_of(plan: Plan | None) -> Tables | None:
-    return None if plan is None or plan.charge is None else plan.charge.tables
+    return None if plan is None or plan.backends_plan is None else plan.backends_plan.tables
 
 
 def worker_process(engine: Engine, first_ident: int, recent: Recent, names: Names | None) -> Process:
@@ -214,11 +216,11 @@ def worker_process(engine: Engine, first_ident: int, recent: Recent, names: Name
     return engine.sibling(first_ident, recent, names)
 
 
-def worker_shield(
+def worker_shedder(
     engine: Engine, bounds: Bounds, triage: Triage, first_ident: int, recent: Recent, workers: int
-) -> Shield:
+) -> LoadShedder:
     """What a worker has against floods: its part of the bounds, and an engine to refuse requests by."""
-    return Shield(bounds, workers, triage, engine.sibling(first_ident, recent).refuse)
+    return LoadShedder(bounds, workers, triage, engine.sibling(first_ident, recent).refuse)
 
 
 def bounds(config: Config) -> Bounds:
@@ -291,7 +293,7 @@ class FromFile:
         lines += [f"warning: {text}" for text in made.warnings(place=place)]
         return Reading(changed, plan if replaced else None, lines)
 
-    def let_go(self, current: Plan) -> Plan:
+    def drop_removed(self, current: Plan) -> Plan:
         """`current` without the backends that an earlier reload removed. Reads no file."""
         source = _source(current)
         lighter = replace(source, setup=replace(source.setup, leaving=()), left={})
@@ -323,9 +325,9 @@ def changes(old: Plan, new: Plan) -> Iterator[str]:
     if not lines and _meaning(before) != _meaning(after):
         lines = ["the configuration means something else"]  # nothing shall be left out for want of a line
     yield from lines
-    if old.charge is not None and new.charge is not None:
-        at = {target.address: target.source for target in old.charge.round.targets}
-        for target in new.charge.round.targets:
+    if old.backends_plan is not None and new.backends_plan is not None:
+        at = {target.address: target.source for target in old.backends_plan.round.targets}
+        for target in new.backends_plan.round.targets:
             if (source := at.get(target.address, target.source)) != target.source:
                 yield f"backend {target.address}: probes leave from {source.host} → {target.source.host}"
 

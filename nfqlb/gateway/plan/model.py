@@ -1,6 +1,6 @@
 """What a gateway is to run, as the supervisor needs to know it: plain values and a few functions.
 
-Made from the configuration (build), run by a crew. Knows neither of them.
+Made from the configuration (build), run by a worker pool. Knows neither of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from nfqlb.balance.recent import Recent
 from nfqlb.config.model import Log
-from nfqlb.gateway.backends.plan import Charge
-from nfqlb.gateway.bans.plan import Guarding
-from nfqlb.gateway.dns.plan import Naming
-from nfqlb.gateway.ha.plan import Duties
-from nfqlb.gateway.worker.shedding import Shield
+from nfqlb.gateway.backends.plan import BackendsPlan
+from nfqlb.gateway.bans.plan import BansPlan
+from nfqlb.gateway.dns.plan import DnsPlan
+from nfqlb.gateway.ha.plan import HaPlan
+from nfqlb.gateway.worker.shedding import LoadShedder
 from nfqlb.gateway.worker.worker import Process
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.names import Names
@@ -25,7 +25,7 @@ LINGER = 180.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What a crew runs. Made in a child, so it must be picklable."""
+    """What a worker pool runs. Made in a child, so it must be picklable."""
 
     gateway: str
     backends: tuple[str, ...]
@@ -67,15 +67,15 @@ class Plan:
     """Rules and sysctls were seen in place for it, with the queues of the gateway that runs."""
     leaving: int = 0
     """How many of the backends at the end have been removed, and only finish what they have begun."""
-    charge: Charge | None = None
+    backends_plan: BackendsPlan | None = None
     """What there is to do about the backends' health; None: nothing."""
-    pair: Duties | None = None
+    pair: HaPlan | None = None
     """What there is to do for the pair; None when this node stands alone."""
-    naming: Naming | None = None
+    dns_plan: DnsPlan | None = None
     """What there is to do about names; None: nothing."""
-    guarding: Guarding | None = None
+    bans_plan: BansPlan | None = None
     """Who is banned; None: nobody."""
-    shield: Callable[[int, Recent, int], Shield] | None = None
+    shedder: Callable[[int, Recent, int], LoadShedder] | None = None
     """As `process`; given the number of workers instead of who knows names. None: nothing is limited or shed."""
     log: Log = field(default_factory=Log)
     """What is logged, and how."""

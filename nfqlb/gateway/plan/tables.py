@@ -22,7 +22,7 @@ PROCESSES_MAX = 8
 """Each has a copy of what it writes to, if only for a second."""
 
 
-class Building:
+class TableBuild:
     """The tables of some pools, begun; `with` ends what nobody has waited for."""
 
     def __init__(self, pools: Iterable[Pool], like: Tables | None = None) -> None:
@@ -44,7 +44,7 @@ class Building:
                 built[draft.which] = build(draft)
         return {**self._ready, **built}
 
-    def __enter__(self) -> "Building":
+    def __enter__(self) -> "TableBuild":
         return self
 
     def __exit__(

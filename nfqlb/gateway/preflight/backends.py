@@ -41,7 +41,7 @@ def problems(config: Config) -> Iterator[Problem]:
     internals = tuple(listener.internal for listener in config.listeners)
     checks = {pool.name: config.check(pool.name) for pool in config.pools}
     asked = targets(config.pools, checks, internals, ha_plan.own_sources(config))
-    call = Rollcall(asked, config.gateway.name)
+    call = PreflightProbe(asked, config.gateway.name)
     for source, reason in call.silent.items():
         text = f"backends cannot be asked from here whether they answer ({reason})"
         yield Problem(f"address {source}", text, "warning")
@@ -50,7 +50,7 @@ def problems(config: Config) -> Iterator[Problem]:
             yield Problem(f"backend {pool}/{name}", wrong, "warning", shown(str(target.address)))
 
 
-class Rollcall:
+class PreflightProbe:
     """One round of questions."""
 
     def __init__(self, asked: Sequence[Target], name: str) -> None:
@@ -60,25 +60,25 @@ class Rollcall:
         self._found: dict[int, str] = {}
         """By number of the target, what is wrong with it; empty: nothing."""
         self._numbers: dict[Endpoint, list[int]] = {}
-        self._mouths: dict[Endpoint, socket.socket] = {}
+        self._probe_sockets: dict[Endpoint, socket.socket] = {}
         self.silent: dict[str, str] = {}
         """Addresses that we cannot ask from, and why."""
         for number, target in enumerate(asked):
             self._numbers.setdefault(target.address, []).append(number)
-            if target.source not in self._mouths and target.source.host not in self.silent:
+            if target.source not in self._probe_sockets and target.source.host not in self.silent:
                 try:
-                    self._mouths[target.source] = icmp_errors.open_mouth(target.source)
+                    self._probe_sockets[target.source] = icmp_errors.open_probe_socket(target.source)
                 except OSError as error:
                     self.silent[target.source.host] = str(error.strerror)
 
     def answers(self) -> list[str]:
         """What is wrong with each target, in their order; empty: nothing, or it could not be asked."""
-        due = [(n * PACE, n, 0) for n, target in enumerate(self._asked) if target.source in self._mouths]
+        due = [(n * PACE, n, 0) for n, target in enumerate(self._asked) if target.source in self._probe_sockets]
         with ExitStack() as stack:
             selector = stack.enter_context(DefaultSelector())
-            for mouth in self._mouths.values():
-                stack.enter_context(mouth)
-                selector.register(mouth, EVENT_READ)
+            for probe_socket in self._probe_sockets.values():
+                stack.enter_context(probe_socket)
+                selector.register(probe_socket, EVENT_READ)
             begun = time.monotonic()
             while due:
                 now = time.monotonic() - begun
@@ -105,26 +105,26 @@ class Rollcall:
                 f"way back to {host}, and does a firewall let SIP through?"
             )
             return False
-        mouth = self._mouths[target.source]
-        here = Endpoint(target.source.addr, mouth.getsockname()[1])
+        probe_socket = self._probe_sockets[target.source]
+        here = Endpoint(target.source.addr, probe_socket.getsockname()[1])
         question = self._questions.ask(target, number, tries, here)
         for last in (False, False, True):
             try:
-                mouth.sendto(question, (target.address.host, target.address.port))
+                probe_socket.sendto(question, (target.address.host, target.address.port))
             except OSError as error:
                 if last or error.errno not in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH):
                     self._found[number] = f"it cannot be asked from {host} ({error.strerror})"
                     return False
-                self._complaints(mouth)  # of an earlier question, most likely: the next send tells
+                self._complaints(probe_socket)  # of an earlier question, most likely: the next send tells
             else:
                 return True
         return False
 
-    def _listen(self, mouth: socket.socket) -> None:
-        self._complaints(mouth)
+    def _listen(self, probe_socket: socket.socket) -> None:
+        self._complaints(probe_socket)
         for _ in range(BATCH):
             try:
-                datagram = mouth.recv(ANSWER_MAX)
+                datagram = probe_socket.recv(ANSWER_MAX)
             except BlockingIOError:
                 return
             except OSError:
@@ -139,8 +139,8 @@ class Rollcall:
                 else f"it answers {check.method} with {answer.status}, which [health] accept does not take for well"
             )
 
-    def _complaints(self, mouth: socket.socket) -> None:
-        for complaint in icmp_errors.complaints(mouth):
+    def _complaints(self, probe_socket: socket.socket) -> None:
+        for complaint in icmp_errors.complaints(probe_socket):
             for number in self._numbers.get(complaint.about, ()):
-                if self._mouths.get(self._asked[number].source) is mouth:
+                if self._probe_sockets.get(self._asked[number].source) is probe_socket:
                     self._found.setdefault(number, f"nothing answers there ({complaint.text})")

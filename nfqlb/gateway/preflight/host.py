@@ -138,7 +138,7 @@ def kernel(config: Config) -> Iterator[Problem]:
     for family, text in rendered.items():
         command = Iptables(family, config.rules.backend)
         try:
-            command.rehearse(text, ipset.apart(of_sets[family]) if family in of_sets else ())
+            command.rehearse(text, ipset.command_with_sets(of_sets[family]) if family in of_sets else ())
         except HostError as error:
             yield Problem(f"IPv{family} rules", str(error))
 

@@ -142,7 +142,7 @@ class Conversation:
             self._connection.close()
 
 
-class Control:
+class ControlSocket:
     """The socket itself. It has a name of its own until `publish` puts it where clients look."""
 
     def __init__(self, run_dir: Path, selector: BaseSelector, handle: Handle) -> None:

@@ -20,7 +20,7 @@ from nfqlb.gateway.runtime.job import Job, Refused
 T = TypeVar("T")
 
 Condition = Callable[[], object]
-Flow = Generator[Condition, None, T]
+Task = Generator[Condition, None, T]
 
 JOB_NICE = 0
 """Priority of work in children, below that of workers: reading a large configuration shall cost them little."""
@@ -38,7 +38,7 @@ class Loop:
         """
         self.selector = DefaultSelector()
         self._in_child = in_child
-        self._flows: list[tuple[Flow[None], Condition]] = []
+        self._tasks: list[tuple[Task[None], Condition]] = []
         self._caught: list[int] = []
         self._wakeup_read, self._wakeup_write = socket.socketpair()
         self._wakeup_read.setblocking(False)
@@ -47,15 +47,15 @@ class Loop:
         signal.set_wakeup_fd(self._wakeup_write.fileno(), warn_on_full_buffer=False)
         self._old_handlers = {number: signal.signal(number, _noted) for number in signals}
 
-    def drop_flows(self) -> None:
+    def drop_tasks(self) -> None:
         """End all flows where they stand; each takes back what it has begun."""
-        flows, self._flows = self._flows, []
-        for flow, _ in flows:
-            flow.close()
+        tasks, self._tasks = self._tasks, []
+        for task, _ in tasks:
+            task.close()
 
     def close(self) -> None:
         """Give the signals back."""
-        self.drop_flows()
+        self.drop_tasks()
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(-1)
@@ -63,15 +63,15 @@ class Loop:
         self._wakeup_read.close()
         self._wakeup_write.close()
 
-    def begin(self, flow: Flow[None]) -> None:
+    def begin(self, task: Task[None]) -> None:
         """Start a flow. It runs to its first condition in the next turn. What it raises, `turn` raises."""
-        self._flows.append((flow, lambda: True))
+        self._tasks.append((task, lambda: True))
 
     def turn(self, pause: float) -> list[int]:
         """Go on with the flows that can; else wait for something to happen, `pause` seconds at most. The signals that
         came meanwhile."""
         moved = self._step()
-        if self._flows:
+        if self._tasks:
             pause = min(pause, SOON)
         for key, _ in self.selector.select(0.0 if moved else pause):
             key.data()
@@ -80,16 +80,16 @@ class Loop:
 
     def _step(self) -> bool:
         moved = False
-        for place, (flow, condition) in enumerate(list(self._flows)):
+        for place, (task, condition) in enumerate(list(self._tasks)):
             if condition():
                 moved = True
                 try:
-                    self._flows[place] = flow, next(flow)
+                    self._tasks[place] = task, next(task)
                 except BaseException as error:
-                    self._flows[place] = flow, _never
+                    self._tasks[place] = task, _never
                     if not isinstance(error, StopIteration):
                         raise
-        self._flows = [each for each in self._flows if each[1] is not _never]
+        self._tasks = [each for each in self._tasks if each[1] is not _never]
         return moved
 
     def _woken(self) -> None:
@@ -97,7 +97,7 @@ class Loop:
 
     # -- what flows are made of
 
-    def until(self, condition: Condition, seconds: float) -> Flow[bool]:
+    def until(self, condition: Condition, seconds: float) -> Task[bool]:
         """Wait for the condition, `seconds` at most; whether it holds."""
         end = time.monotonic() + seconds
         held = False
@@ -110,11 +110,11 @@ class Loop:
         yield look
         return held
 
-    def pause(self, seconds: float) -> Flow[None]:
+    def pause(self, seconds: float) -> Task[None]:
         end = time.monotonic() + seconds
         yield lambda: time.monotonic() >= end
 
-    def work(self, work: Callable[[], T], seconds: float, *, whole: bool = False) -> Flow[T]:
+    def work(self, work: Callable[[], T], seconds: float, *, whole: bool = False) -> Task[T]:
         """Have `work` done in a child. Raises the Refused that it raises, or one of our own when it takes too long.
         `whole`: if the flow is dropped meanwhile, wait for the end of the work, which must not stay half done.
         """

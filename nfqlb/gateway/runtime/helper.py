@@ -26,7 +26,7 @@ PIECE = 1 << 16
 logger = logging.getLogger("nfqlb")
 
 
-class Aide:
+class Helper:
     """One process at a time."""
 
     def __init__(
@@ -69,8 +69,8 @@ class Aide:
         logger.debug("%s has started (pid %d)", self._title, pid, extra=about(child=self._name, child_pid=pid))
         self._selector.register(reading, EVENT_READ, self._hear)
 
-    def look_after(self, now: float, alive_at: float, stuck_after: float) -> None:
-        """Bury one that has died; kill one whose last sign of life, at `alive_at`, is more than `stuck_after` ago. One
+    def tick(self, now: float, alive_at: float, stuck_after: float) -> None:
+        """Reap one that has died; kill one whose last sign of life, at `alive_at`, is more than `stuck_after` ago. One
         that logs in another way than we do by now is to be replaced, too.
         """
         if not self.pid:
@@ -86,7 +86,7 @@ class Aide:
             told = about(child=self._name, child_pid=self.pid)
             logger.error("%s (pid %d) hangs and is killed", self._title, self.pid, extra=told)
             os.kill(self.pid, signal.SIGKILL)
-            self._killed_at = now  # once is enough; it is buried when it has died
+            self._killed_at = now  # once is enough; it is reaped when it has died
 
     def end(self) -> None:
         """Kill it: it has nothing to bring to an end."""

@@ -145,10 +145,10 @@ def begin(level: LogLevel | None = None, format: LogFormat | None = None, stderr
     logging.getLogger().handlers[:] = [_log]
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
-    follow(_told)
+    apply(_told)
 
 
-def follow(told: Log) -> None:
+def apply(told: Log) -> None:
     """Do as the configuration says, as far as the command line does not."""
     global _told
     _told = told

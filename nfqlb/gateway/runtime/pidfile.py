@@ -10,16 +10,16 @@ from pathlib import Path
 FILE_NAME = "pid"
 
 
-class InstanceError(Exception):
+class PidfileError(Exception):
     """The run directory cannot be ours; the text says why and what to do."""
 
 
-class Instance:
+class Pidfile:
     """The lock, held until `release` or the death of this process."""
 
     def __init__(self, run_dir: Path, inherited: int | None = None) -> None:
         """Make the directory where it is missing, and take the lock, or take over the one that a predecessor has
-        given us with its open file. Raises InstanceError.
+        given us with its open file. Raises PidfileError.
         """
         self._path = run_dir / FILE_NAME
         if inherited is not None:
@@ -29,7 +29,7 @@ class Instance:
             run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
             self._descriptor = self._locked()
         except OSError as error:
-            raise InstanceError(
+            raise PidfileError(
                 f"{self._path} cannot be written ({error.strerror}): start as root, or name another [gateway] run_dir."
             ) from error
         self.tell()
@@ -62,7 +62,7 @@ class Instance:
             except BlockingIOError:
                 holder = os.read(descriptor, 20).decode("ascii", "replace").strip() or "?"
                 os.close(descriptor)
-                raise InstanceError(
+                raise PidfileError(
                     f"Another gateway runs here (pid {holder}). Stop it first, or name another [gateway] run_dir."
                 ) from None
             except FileNotFoundError:  # the last holder removed the file between our open and our lock

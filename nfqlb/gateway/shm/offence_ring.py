@@ -97,7 +97,7 @@ class Note(NamedTuple):
     reason: Reason
 
 
-class Notebook:
+class OffenceWriter:
     """A worker's end."""
 
     def __init__(self, ring: memoryview) -> None:
@@ -130,16 +130,16 @@ class Notebook:
         self._ring[FULL] = now
 
 
-class Rings:
-    """The memory: made by a supervisor before any worker, for all its crews."""
+class OffenceRings:
+    """The memory: made by a supervisor before any worker, for all its worker pools."""
 
     def __init__(self) -> None:
         self._cells = memoryview(mmap.mmap(-1, SEATS * RING * CELL)).cast("Q")
         self.lost = 0
         """Notes that were overwritten before they were read."""
 
-    def notebook(self, seat: int) -> Notebook:
-        return Notebook(self._cells[seat * RING : (seat + 1) * RING])
+    def notebook(self, seat: int) -> OffenceWriter:
+        return OffenceWriter(self._cells[seat * RING : (seat + 1) * RING])
 
     def full(self, workers: int, since: int) -> int:
         """Of the workers in so many first seats, how many had a queue that was about to be full after that time."""

@@ -13,7 +13,7 @@ _CELLS = 3
 """For each target; before the first one, a cell for the heartbeat."""
 
 
-class Vital(NamedTuple):
+class ProbeResult(NamedTuple):
     answered: float
     """When the last answer came, in seconds since 1970; 0 when there was none yet."""
     round_trip: float
@@ -22,7 +22,7 @@ class Vital(NamedTuple):
     """Its status code."""
 
 
-class Vitals:
+class ProbeResults:
     """Of so many targets. Made before the fork."""
 
     def __init__(self, targets: int) -> None:
@@ -38,16 +38,16 @@ class Vitals:
     def heartbeat(self, now: int) -> None:
         self._cells[0] = now
 
-    def write(self, target: int, vital: Vital) -> None:
+    def write(self, target: int, result: ProbeResult) -> None:
         first = 1 + _CELLS * target
-        self._cells[first + _ROUND_TRIP] = int(vital.round_trip * 1e9)
-        self._cells[first + _STATUS] = vital.status
-        self._cells[first + _ANSWERED] = int(vital.answered * 1e9)
+        self._cells[first + _ROUND_TRIP] = int(result.round_trip * 1e9)
+        self._cells[first + _STATUS] = result.status
+        self._cells[first + _ANSWERED] = int(result.answered * 1e9)
 
-    def read(self, target: int) -> Vital:
+    def read(self, target: int) -> ProbeResult:
         first = 1 + _CELLS * target
         answered, round_trip, status = self._cells[first : first + _CELLS]
-        return Vital(answered / 1e9, round_trip / 1e9, status)
+        return ProbeResult(answered / 1e9, round_trip / 1e9, status)
 
     def close(self) -> None:
         self._cells.release()

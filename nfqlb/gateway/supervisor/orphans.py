@@ -3,8 +3,9 @@
 Knows the boards that they write to, and how to watch processes that are not our children. Does not know who serves
 their packets afterwards.
 
-Each crew of workers has a board. One lies where readers look. If a supervisor was killed in the middle of a change, the
-board of the crew that was to come, or that was to leave, lies beside it under the name that it had for the change.
+Each worker pool has a board. One lies where readers look. If a supervisor was killed in the middle of a change, the
+board of the worker pool that was to come, or that was to leave, lies beside it under the name that it had for the
+change.
 """
 
 import errno
@@ -19,7 +20,7 @@ from typing import Self
 from nfqlb.errors import BoardError
 from nfqlb.gateway.host import procfs
 from nfqlb.gateway.runtime.child import RELIEVE
-from nfqlb.gateway.runtime.event_loop import Flow, Loop
+from nfqlb.gateway.runtime.event_loop import Loop, Task
 from nfqlb.gateway.shm import board
 from nfqlb.gateway.shm.board import Board, Cell, FoundBoard, Snapshot
 from nfqlb.gateway.supervisor.rollover import PATIENCE, SETTLE
@@ -28,7 +29,7 @@ from nfqlb.gateway.supervisor.worker_pool import RELIEF_DRAIN, STOP_DRAIN, WORKE
 logger = logging.getLogger("nfqlb")
 
 
-class Elders:
+class Orphans:
     """Those workers of earlier generations that lived when they were looked for, and their boards."""
 
     def __init__(self, boards: list[FoundBoard]) -> None:
@@ -114,23 +115,23 @@ class Elders:
                     raise
 
 
-def retire(loop: Loop, elders: Elders) -> Flow[None]:
+def retire(loop: Loop, orphans: Orphans) -> Task[None]:
     """Have those leave that no packet is led to any more, after what waits for them."""
     yield from loop.pause(SETTLE)
-    elders.retire()
-    if not (yield from loop.until(elders.gone, RELIEF_DRAIN + PATIENCE)):
-        pids = ", ".join(map(str, elders.pids))
+    orphans.retire()
+    if not (yield from loop.until(orphans.gone, RELIEF_DRAIN + PATIENCE)):
+        pids = ", ".join(map(str, orphans.pids))
         logger.error("workers of an earlier supervisor do not stop and are killed (pids %s)", pids)
-        elders.kill()
-        yield from loop.until(elders.gone, PATIENCE)
+        orphans.kill()
+        yield from loop.until(orphans.gone, PATIENCE)
 
 
-def end(loop: Loop, elders: Elders) -> None:
+def end(loop: Loop, orphans: Orphans) -> None:
     """Have them leave soon, and kill who does not. Blocks until they are gone, for some seconds at most."""
     deadline = time.monotonic() + STOP_DRAIN + PATIENCE
-    elders.stop()
-    while not elders.gone() and time.monotonic() < deadline:
+    orphans.stop()
+    while not orphans.gone() and time.monotonic() < deadline:
         loop.turn(0.05)
-    elders.kill()
-    while not elders.gone() and time.monotonic() < deadline + PATIENCE:
+    orphans.kill()
+    while not orphans.gone() and time.monotonic() < deadline + PATIENCE:
         loop.turn(0.05)

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nfqlb import __version__
-from nfqlb.gateway.backends.manager import Care
-from nfqlb.gateway.bans.manager import Guard
-from nfqlb.gateway.dns.manager import Directory
-from nfqlb.gateway.ha.manager import Keeper
+from nfqlb.gateway.backends.manager import BackendsManager
+from nfqlb.gateway.bans.manager import BansManager
+from nfqlb.gateway.dns.manager import DnsManager
+from nfqlb.gateway.ha.manager import HaManager
 from nfqlb.gateway.plan.model import LINGER, Plan, Reading
 from nfqlb.gateway.runtime import log as runtime_log
 from nfqlb.gateway.runtime.control_socket import Conversation
-from nfqlb.gateway.runtime.event_loop import Flow, Loop
+from nfqlb.gateway.runtime.event_loop import Loop, Task
 from nfqlb.gateway.runtime.job import Refused
 from nfqlb.gateway.runtime.log import about
 from nfqlb.gateway.runtime.sd_notify import Notifier
-from nfqlb.gateway.supervisor.rollover import WORK_WITHIN, CannotRun, Succession, span
+from nfqlb.gateway.supervisor.rollover import WORK_WITHIN, CannotRun, Rollover, span
 from nfqlb.gateway.worker.nfqueue import QueueError
 from nfqlb.names.target import Answers
 
@@ -38,7 +38,7 @@ class Operator(Protocol):
         not.
         """
 
-    def let_go(self, current: Plan) -> Plan:
+    def drop_removed(self, current: Plan) -> Plan:
         """`current` without the backends that an earlier reload removed."""
 
     def rename(self, current: Plan, answers: Answers) -> Plan:
@@ -49,25 +49,25 @@ class Operator(Protocol):
 class Parts:
     """What follows a plan."""
 
-    crews: Succession
-    backends: Care
-    pair: Keeper
-    names: Directory
-    guard: Guard
+    rollover: Rollover
+    backends: BackendsManager
+    pair: HaManager
+    names: DnsManager
+    bans: BansManager
 
     @property
     def plan(self) -> Plan:
         """What runs now."""
-        return self.crews.crew.plan
+        return self.rollover.worker_pool.plan
 
     @property
     def summary(self) -> str:
-        return f"{self.plan.workers} workers on queues {span(self.crews.queues)}"
+        return f"{self.plan.workers} workers on queues {span(self.rollover.queues)}"
 
     def status(self) -> dict[str, Any]:
         """What runs, for who asks."""
-        crew = self.crews.crew
-        snapshot = crew.board.snapshot()
+        worker_pool = self.rollover.worker_pool
+        snapshot = worker_pool.board.snapshot()
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -76,27 +76,29 @@ class Parts:
             "started": snapshot.started / 1e9,
             "config": self.plan.path,
             "queues": list(snapshot.about.queues),
-            "workers": [{"worker": seat.index, "pid": seat.pid, "ready": seat.ready} for seat in self.crews.crew.seats],
+            "workers": [
+                {"worker": seat.index, "pid": seat.pid, "ready": seat.ready} for seat in self.rollover.worker_pool.seats
+            ],
             "backends": list(snapshot.about.backends),
             "leaving": self.plan.leaving,
             "prober": self.backends.prober,
-            "guard": self.guard.pid,
+            "guard": self.bans.pid,
             "alarms": self.backends.alarms(),
             "names": self.names.status(),
         }
 
-    def follow(self) -> None:
+    def apply_plan(self) -> None:
         """Everything but the workers does as the plan says that runs now."""
-        self.backends.follow(self.plan.charge, self.crews.crew.board)
-        self.pair.follow(self.plan.pair)
-        self.names.follow(self.plan.naming)
-        self.guard.follow(self.plan.guarding)
+        self.backends.apply_plan(self.plan.backends_plan, self.rollover.worker_pool.board)
+        self.pair.apply_plan(self.plan.pair)
+        self.names.apply_plan(self.plan.dns_plan)
+        self.bans.apply_plan(self.plan.bans_plan)
 
-    def look_after(self, now: float) -> float:
+    def tick(self, now: float) -> float:
         """Replace who has died; seconds until there is something to do again."""
-        board = self.crews.crew.board
-        parts = self.crews, self.backends, self.names
-        return min(*(each.look_after(now) for each in parts), self.guard.look_after(now, board))
+        board = self.rollover.worker_pool.board
+        parts = self.rollover, self.backends, self.names
+        return min(*(each.tick(now) for each in parts), self.bans.tick(now, board))
 
 
 class Changes:
@@ -121,7 +123,7 @@ class Changes:
         """What runs and what changes, for who asks."""
         return {**self._parts.status(), "changing": self.under_way}
 
-    def reload(self, tell: Conversation | None, *, force: bool = False) -> Flow[None]:
+    def reload(self, tell: Conversation | None, *, force: bool = False) -> Task[None]:
         """Read the configuration and put it in force, or leave everything as it is; also when nothing has changed,
         unless `force` says that the workers shall be replaced all the same.
         """
@@ -131,7 +133,7 @@ class Changes:
         self.under_way = "reload"
         self._notifier.reloading()
         assert self._operator is not None
-        operator, current, queues = self._operator, self._parts.plan, self._parts.crews.queues
+        operator, current, queues = self._operator, self._parts.plan, self._parts.rollover.queues
         try:
             read = yield from self._loop.work(lambda: operator.read(current, queues, force=force), WORK_WITHIN)
             if read.plan is not None:
@@ -150,23 +152,23 @@ class Changes:
             if tell is not None:
                 tell.end(True, changed=read.changed, changes=changes, **self.status())
             if read.plan is not None and read.plan.leaving:
-                self._loop.begin(self.let_go(weakref.ref(read.plan)))
+                self._loop.begin(self.drop_removed(weakref.ref(read.plan)))
         finally:
             self.under_way = ""
             self._notifier.ready(self._parts.summary)
 
-    def _put_in_force(self, plan: Plan) -> Flow[None]:
+    def _put_in_force(self, plan: Plan) -> Task[None]:
         """Raises Refused, QueueError, CannotRun: then everything is as it was."""
-        runtime_log.follow(plan.log)  # its workers are about to be forked
+        runtime_log.apply(plan.log)  # its workers are about to be forked
         try:
             self._parts.pair.prepare(plan.pair)
-            yield from self._parts.backends.prepare(plan.charge)
-            yield from self._parts.crews.put_in_force(plan)
+            yield from self._parts.backends.prepare(plan.backends_plan)
+            yield from self._parts.rollover.put_in_force(plan)
         finally:
-            runtime_log.follow(self._parts.plan.log)
-            self._parts.follow()
+            runtime_log.apply(self._parts.plan.log)
+            self._parts.apply_plan()
 
-    def rename(self) -> Flow[None]:
+    def rename(self) -> Task[None]:
         """Put in force what DNS has come to say of the backends' names."""
         yield lambda: not self.under_way
         self._renaming = False
@@ -184,15 +186,15 @@ class Changes:
             old, new = current.named, plan.named
             come, gone = sorted(new - old), sorted(old - new)
             logger.info("%s", _renamed(come, gone), extra=about(new=come, gone=gone))
-            for (pool, name), why in () if plan.naming is None else plan.naming.dismissed.items():
-                if current.naming is None or current.naming.dismissed.get((pool, name)) != why:
+            for (pool, name), why in () if plan.dns_plan is None else plan.dns_plan.dismissed.items():
+                if current.dns_plan is None or current.dns_plan.dismissed.get((pool, name)) != why:
                     logger.warning("backend %s/%s: %s", pool, name, why, extra=about(pool=pool, backend=name))
             if plan.leaving:
-                self._loop.begin(self.let_go(weakref.ref(plan)))
+                self._loop.begin(self.drop_removed(weakref.ref(plan)))
         finally:
             self.under_way = ""
 
-    def let_go(self, of: "weakref.ref[Plan]") -> Flow[None]:
+    def drop_removed(self, of: "weakref.ref[Plan]") -> Task[None]:
         """After LINGER, forget the backends that the reload of that plan removed, unless another reload came since:
         then the plan is gone, with its tables, and nothing here shall keep it.
         """
@@ -205,7 +207,7 @@ class Changes:
         operator = self._operator
         self.under_way = "letting go of removed backends"
         try:
-            lighter = yield from self._loop.work(lambda: operator.let_go(plan), WORK_WITHIN)
+            lighter = yield from self._loop.work(lambda: operator.drop_removed(plan), WORK_WITHIN)
             yield from self._put_in_force(lighter)
             logger.info("%d backends that a reload removed are no longer known", plan.leaving)
         except (Refused, CannotRun, OSError) as error:
@@ -213,7 +215,7 @@ class Changes:
         finally:
             self.under_way = ""
 
-    def look_after_names(self, now: float) -> None:
+    def tick_names(self, now: float) -> None:
         """Begin to `rename` when DNS has something new."""
         if not self._renaming and self._parts.names.due(now):
             self._renaming = True

@@ -1,11 +1,12 @@
-"""Which crew of workers is in force, and how another takes its place without losing a packet.
+"""Which worker pool is in force, and how another takes its place without losing a packet.
 
-Knows crews, their queues, boards and rules, and in what order they come and go. Does not know what a change is for.
+Knows worker pools, their queues, boards and rules, and in what order they come and go. Does not know what a change is
+for.
 
-A new crew is complete before anything else changes, and may still fail then:
-- Same rules as before: the new crew waits behind gates, and takes over the queues seat by seat.
-- Other rules: the new crew has queues of its own; one change of the rules leads to them; the old workers leave when
-  nothing waits for them any more.
+A new worker pool is complete before anything else changes, and may still fail then:
+- Same rules as before: the new worker pool waits behind gates, and takes over the queues seat by seat.
+- Other rules: the new worker pool has queues of its own; one change of the rules leads to them; the old workers leave
+  when nothing waits for them any more.
 """
 
 import logging
@@ -18,22 +19,22 @@ from nfqlb.balance.recent import Recent
 from nfqlb.gateway.ha.liveness import Lifeline
 from nfqlb.gateway.plan.model import Plan
 from nfqlb.gateway.runtime.child import HAND_ON, RELIEVE
-from nfqlb.gateway.runtime.event_loop import Flow, Loop
+from nfqlb.gateway.runtime.event_loop import Loop, Task
 from nfqlb.gateway.runtime.job import Refused
 from nfqlb.gateway.shm import board as board_file
 from nfqlb.gateway.shm import recent_file
 from nfqlb.gateway.shm.board import About, Board, Header, State
-from nfqlb.gateway.shm.name_lookups import Desk
-from nfqlb.gateway.shm.offence_ring import Rings
-from nfqlb.gateway.supervisor.worker_pool import RELIEF_DRAIN, Crew
-from nfqlb.gateway.worker.ipv6_sender import Sender
+from nfqlb.gateway.shm.name_lookups import NameLookups
+from nfqlb.gateway.shm.offence_ring import OffenceRings
+from nfqlb.gateway.supervisor.worker_pool import RELIEF_DRAIN, WorkerPool
+from nfqlb.gateway.worker.ipv6_sender import Ipv6Sender
 from nfqlb.gateway.worker.nfqueue import Queue, QueueError, QueueTaken
 
 PATIENCE = 3.0
 """Seconds that a worker may take longer to leave than it was given."""
 
 READY_WITHIN = 10.0
-"""Seconds that a new crew, or the successor in an upgrade, has to come up."""
+"""Seconds that a new worker pool, or the successor in an upgrade, has to come up."""
 
 WORK_WITHIN = 60.0
 """Seconds that reading a configuration, or changing rules, may take."""
@@ -45,69 +46,76 @@ logger = logging.getLogger("nfqlb")
 
 
 class CannotRun(Exception):
-    """What a crew needs is not to be had, or workers die as soon as they start; the text says what to do."""
+    """What a worker pool needs is not to be had, or workers die as soon as they start; the text says what to do."""
 
 
-class Succession:
-    """The crew in force, the one that comes, and those that leave."""
+class Rollover:
+    """The worker pool in force, the one that comes, and those that leave."""
 
     def __init__(
-        self, loop: Loop, plan: Plan, lifeline: Lifeline, desk: Desk, offences: Rings, *, beside_others: bool
+        self,
+        loop: Loop,
+        plan: Plan,
+        lifeline: Lifeline,
+        lookups: NameLookups,
+        offences: OffenceRings,
+        *,
+        beside_others: bool,
     ) -> None:
-        """The first crew, before any worker runs. `beside_others`: the queues may be another gateway's, which is to be
-        relieved. Raises QueueError, CannotRun.
+        """The first worker pool, before any worker runs. `beside_others`: the queues may be another gateway's, which is
+        to be relieved. Raises QueueError, CannotRun.
         """
-        self._loop, self._lifeline, self._desk, self._offences = loop, lifeline, desk, offences
-        self._coming: Crew | None = None
-        self._leaving: list[Crew] = []
+        self._loop, self._lifeline, self._lookups, self._offences = loop, lifeline, lookups, offences
+        self._coming: WorkerPool | None = None
+        self._leaving: list[WorkerPool] = []
         try:
             self._memory = recent_file.shared_memory(plan.run_dir)
         except OSError as error:
             raise CannotRun(f"{plan.run_dir} cannot be used ({error.strerror}).") from error
-        self.crew = self._new_crew(plan, look_further=beside_others)
+        self.worker_pool = self._new_worker_pool(plan, look_further=beside_others)
 
     @property
     def queues(self) -> range:
-        """Of the crew in force."""
-        return span_of(self.crew.queues)
+        """Of the worker pool in force."""
+        return span_of(self.worker_pool.queues)
 
-    def look_after(self, now: float) -> float:
+    def tick(self, now: float) -> float:
         """Replace who has died; seconds until there is something to do again."""
-        return min(crew.look_after(now) for crew in self._crews)
+        return min(worker_pool.tick(now) for worker_pool in self._worker_pools)
 
-    def bury(self) -> None:
+    def reap(self) -> None:
         """Take note of who has died."""
-        for crew in self._crews:
-            crew.bury()
+        for worker_pool in self._worker_pools:
+            worker_pool.reap()
 
     def tell_remembered(self, now: int) -> None:
         """Write on the board how many recent choices are remembered; `now` in seconds of CLOCK_MONOTONIC."""
         recent = Recent(self._memory)
         recent.now = now
-        self.crew.board.set(Header.RECENT_USED, recent.used())
+        self.worker_pool.board.set(Header.RECENT_USED, recent.used())
 
     def end(self, number: signal.Signals, seconds: float) -> None:
         """Stop all workers with that signal, in so many seconds, and give up queues and sockets; the board stays."""
-        crews = self._crews
-        for crew in crews:
-            crew.leave(number)
+        worker_pools = self._worker_pools
+        for worker_pool in worker_pools:
+            worker_pool.leave(number)
         deadline = time.monotonic() + seconds
-        while not all(crew.gone for crew in crews) and time.monotonic() < deadline:
+        while not all(worker_pool.gone for worker_pool in worker_pools) and time.monotonic() < deadline:
             self._loop.turn(0.1)
-            self.bury()
+            self.reap()
             self._hand_on()
-        for crew in crews:
-            crew.kill()
-        for crew in crews:
-            self._give_up(crew)
+        for worker_pool in worker_pools:
+            worker_pool.kill()
+        for worker_pool in worker_pools:
+            self._give_up(worker_pool)
 
     @property
-    def _crews(self) -> list[Crew]:
-        return [*self._leaving, *([self._coming] if self._coming else []), self.crew]
+    def _worker_pools(self) -> list[WorkerPool]:
+        return [*self._leaving, *([self._coming] if self._coming else []), self.worker_pool]
 
-    def put_in_force(self, plan: Plan) -> Flow[None]:
+    def put_in_force(self, plan: Plan) -> Task[None]:
         """Have workers of `plan` take the place of those that there are. Raises Refused, QueueError, CannotRun."""
-        current = self.crew.plan
+        current = self.worker_pool.plan
         if plan.run_dir != current.run_dir:
             raise Refused("[gateway] run_dir cannot change while the gateway runs; stop it, and start it anew.")
         if plan.keeps(self.queues, current):
@@ -117,11 +125,11 @@ class Succession:
         else:
             yield from self._take_over_by_rules(plan)
 
-    def _take_seats(self, plan: Plan) -> Flow[None]:
+    def _take_seats(self, plan: Plan) -> Task[None]:
         """The new workers on the queues of the old ones, seat by seat."""
-        old = self.crew
+        old = self.worker_pool
         board = self._board(plan, self.queues)
-        self._coming = new = self._crew(plan, old.queues, old.sender, board)
+        self._coming = new = self._worker_pool(plan, old.queues, old.sender, board)
         try:
             new.fill(gated=True)
             yield from self._until_ready(new)
@@ -140,10 +148,10 @@ class Succession:
 
         yield from self._see_out(old, handed_on, PATIENCE)
 
-    def _take_over_by_rules(self, plan: Plan) -> Flow[None]:
+    def _take_over_by_rules(self, plan: Plan) -> Task[None]:
         """The new workers on queues of their own, to which one change of the rules leads."""
-        old = self.crew
-        self._coming = new = self._new_crew(plan, look_further=True)
+        old = self.worker_pool
+        self._coming = new = self._new_worker_pool(plan, look_further=True)
         try:
             new.fill()
             yield from self._until_ready(new)
@@ -159,26 +167,26 @@ class Succession:
         old.leave(RELIEVE)
         yield from self._see_out(old, lambda: old.gone, RELIEF_DRAIN + PATIENCE)
 
-    def place_rules(self, plan: Plan, queues: range) -> Flow[None]:
+    def place_rules(self, plan: Plan, queues: range) -> Task[None]:
         """Raises Refused."""
         changes = yield from self._loop.work(lambda: plan.place(queues), WORK_WITHIN, whole=True)
         logger.info("the rules are in place (%d changes); packets go to queues %s", changes, span(queues))
 
     # -- what changes are made of
 
-    def _new_crew(self, plan: Plan, *, look_further: bool) -> Crew:
-        """A crew of that plan on queues of its own, before any worker runs. Raises QueueError, CannotRun."""
+    def _new_worker_pool(self, plan: Plan, *, look_further: bool) -> WorkerPool:
+        """A worker pool of that plan on queues of its own, before any worker runs. Raises QueueError, CannotRun."""
         queues = _bind(plan, look_further)
         try:
-            return self._crew(plan, queues, _sender(plan), self._board(plan, span_of(queues)))
+            return self._worker_pool(plan, queues, _sender(plan), self._board(plan, span_of(queues)))
         except BaseException:
             for queue in queues:
                 queue.close()
             raise
 
-    def _crew(self, plan: Plan, queues: Sequence[Queue], sender: Sender, board: Board) -> Crew:
-        shared = self._memory, self._loop.selector, self._lifeline, self._desk, self._offences
-        return Crew(plan, queues, sender, board, *shared)
+    def _worker_pool(self, plan: Plan, queues: Sequence[Queue], sender: Ipv6Sender, board: Board) -> WorkerPool:
+        shared = self._memory, self._loop.selector, self._lifeline, self._lookups, self._offences
+        return WorkerPool(plan, queues, sender, board, *shared)
 
     def _board(self, plan: Plan, queues: range) -> Board:
         about = About(plan.gateway, tuple(queues), plan.backends, plan.addresses)
@@ -189,16 +197,19 @@ class Succession:
         board.set(Header.PID, os.getpid())
         return board
 
-    def _until_ready(self, crew: Crew) -> Flow[None]:
-        if not (yield from self._loop.until(lambda: crew.ready or crew.failed, READY_WITHIN)) or crew.failed:
-            raise Refused(crew.failed or f"The new workers were not ready within {READY_WITHIN:.0f} s.")
+    def _until_ready(self, worker_pool: WorkerPool) -> Task[None]:
+        if (
+            not (yield from self._loop.until(lambda: worker_pool.ready or worker_pool.failed, READY_WITHIN))
+            or worker_pool.failed
+        ):
+            raise Refused(worker_pool.failed or f"The new workers were not ready within {READY_WITHIN:.0f} s.")
 
-    def _install(self, new: Crew) -> None:
-        self._leaving.append(self.crew)
-        self.crew, self._coming = new, None
+    def _install(self, new: WorkerPool) -> None:
+        self._leaving.append(self.worker_pool)
+        self.worker_pool, self._coming = new, None
 
-    def _dismiss(self, new: Crew) -> None:
-        """A crew that was to come does not."""
+    def _dismiss(self, new: WorkerPool) -> None:
+        """A worker pool that was to come does not."""
         self._coming = None
         new.destroy()
         new.board.withdraw()
@@ -206,32 +217,32 @@ class Succession:
 
     def _hand_on(self) -> None:
         """Let those in at whose seats nobody is left."""
-        before = [old for old in self._leaving if old.queues is self.crew.queues]
-        for seat in self.crew.seats:
+        before = [old for old in self._leaving if old.queues is self.worker_pool.queues]
+        for seat in self.worker_pool.seats:
             if seat.gated and not any(old.seats[seat.index].pid for old in before):
-                self.crew.let_in(seat.index)
+                self.worker_pool.let_in(seat.index)
 
-    def _see_out(self, old: Crew, gone: Callable[[], bool], seconds: float) -> Flow[None]:
+    def _see_out(self, old: WorkerPool, gone: Callable[[], bool], seconds: float) -> Task[None]:
         """Wait until the old workers have left, so many seconds at most, and go on with what they counted."""
-        self.crew.board.settle()
+        self.worker_pool.board.settle()
         if not (yield from self._loop.until(gone, seconds)):
             old.kill()
             gone()
-        self.crew.board.carry_over(old.board.snapshot())
+        self.worker_pool.board.carry_over(old.board.snapshot())
         self._leaving.remove(old)
         self._give_up(old)
 
-    def _give_up(self, crew: Crew) -> None:
-        """What belongs to this crew and to no other one in force."""
-        crew.close()
-        if self.crew is crew or self.crew.queues is not crew.queues:
-            for queue in crew.queues:
+    def _give_up(self, worker_pool: WorkerPool) -> None:
+        """What belongs to this worker pool and to no other one in force."""
+        worker_pool.close()
+        if self.worker_pool is worker_pool or self.worker_pool.queues is not worker_pool.queues:
+            for queue in worker_pool.queues:
                 queue.close()
-            crew.sender.close()
+            worker_pool.sender.close()
 
 
-def inherit(board: Board, old: Crew) -> None:
-    """What goes on from one crew's board to the next."""
+def inherit(board: Board, old: WorkerPool) -> None:
+    """What goes on from one worker pool's board to the next."""
     past = old.board.snapshot()
     board.carry_over(past)
     board.set(Header.STARTED, past.started)
@@ -268,9 +279,9 @@ def _bind(plan: Plan, look_further: bool) -> list[Queue]:
     raise taken
 
 
-def _sender(plan: Plan) -> Sender:
+def _sender(plan: Plan) -> Ipv6Sender:
     try:
-        return Sender(plan.sources, plan.socket_buffer)
+        return Ipv6Sender(plan.sources, plan.socket_buffer)
     except OSError as error:
         raise CannotRun(
             f"Large IPv6 packets need a socket at {error.filename}, which cannot be bound ({error.strerror}). "

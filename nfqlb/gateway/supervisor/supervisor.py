@@ -2,7 +2,7 @@
 
 Knows what starts a change, who is told of it, and the files in the run directory. Does not know packets, the
 configuration file or iptables: a Plan has what there is to run, and an Operator where another one comes from. How one
-crew of workers takes the place of another is in `rollover`, how one supervisor that of another in `upgrade`.
+worker pool takes the place of another is in `rollover`, how one supervisor that of another in `upgrade`.
 
 If it dies, the workers go on: nothing ties their lives to it. The next one finds them (`orphans`) and takes over.
 """
@@ -17,24 +17,24 @@ from contextlib import suppress
 from typing import Any, Self
 
 from nfqlb.gateway.backends import manager as backends_manager
-from nfqlb.gateway.backends.manager import Care
-from nfqlb.gateway.bans.manager import Guard
-from nfqlb.gateway.dns.manager import Directory
+from nfqlb.gateway.backends.manager import BackendsManager
+from nfqlb.gateway.bans.manager import BansManager
+from nfqlb.gateway.dns.manager import DnsManager
 from nfqlb.gateway.ha import manager as ha_manager
-from nfqlb.gateway.ha.manager import Keeper
+from nfqlb.gateway.ha.manager import HaManager
 from nfqlb.gateway.plan.model import Plan
 from nfqlb.gateway.runtime.child import RELIEVE
-from nfqlb.gateway.runtime.control_socket import Control, Conversation
-from nfqlb.gateway.runtime.event_loop import Flow, Loop
+from nfqlb.gateway.runtime.control_socket import ControlSocket, Conversation
+from nfqlb.gateway.runtime.event_loop import Loop, Task
 from nfqlb.gateway.runtime.job import Refused
-from nfqlb.gateway.runtime.pidfile import Instance
+from nfqlb.gateway.runtime.pidfile import Pidfile
 from nfqlb.gateway.runtime.sd_notify import Notifier
 from nfqlb.gateway.shm import board as board_file
 from nfqlb.gateway.shm import recent_file
 from nfqlb.gateway.shm.board import Header, State
-from nfqlb.gateway.supervisor.orphans import Elders, end, retire
+from nfqlb.gateway.supervisor.orphans import Orphans, end, retire
 from nfqlb.gateway.supervisor.reload import Changes, Operator, Parts
-from nfqlb.gateway.supervisor.rollover import PATIENCE, READY_WITHIN, CannotRun, Succession
+from nfqlb.gateway.supervisor.rollover import PATIENCE, READY_WITHIN, CannotRun, Rollover
 from nfqlb.gateway.supervisor.upgrade import Predecessor, hand_over
 from nfqlb.gateway.supervisor.worker_pool import RELIEF_DRAIN, STOP_DRAIN, hurry
 
@@ -53,7 +53,7 @@ class Supervisor:
     """`with Supervisor(plan, …) as supervisor: supervisor.run(…)`: workers run inside, and nothing is left behind
     after, unless it has handed over.
 
-    Entering raises InstanceError, QueueError or CannotRun before any worker runs.
+    Entering raises PidfileError, QueueError or CannotRun before any worker runs.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class Supervisor:
         self._notifier = notifier or Notifier.from_environment()
         self._run_dir = plan.run_dir
         self._first_plan = plan
-        self._instance: Instance | None = None
-        self._control: Control | None = None
-        self._elders: Elders | None = None
-        self._succession: Succession | None = None
-        self._care: Care | None = None
-        self._keeper: Keeper | None = None
-        self._directory: Directory | None = None
-        self._guard: Guard | None = None
+        self._pidfile: Pidfile | None = None
+        self._control: ControlSocket | None = None
+        self._orphans: Orphans | None = None
+        self._first_rollover: Rollover | None = None
+        self._backends: BackendsManager | None = None
+        self._ha: HaManager | None = None
+        self._dns: DnsManager | None = None
+        self._bans: BansManager | None = None
         self._made: Parts | None = None
         self._changing: Changes | None = None
         self._in_force = predecessor is None
@@ -104,12 +104,12 @@ class Supervisor:
     @property
     def queues(self) -> range:
         """Of the workers in force."""
-        return self._crews.queues
+        return self._rollover.queues
 
     @property
     def plan(self) -> Plan:
         """What runs now."""
-        return self._crews.crew.plan
+        return self._rollover.worker_pool.plan
 
     @property
     def in_force(self) -> bool:
@@ -122,8 +122,8 @@ class Supervisor:
         return self._made
 
     @property
-    def _crews(self) -> Succession:
-        return self._parts.crews
+    def _rollover(self) -> Rollover:
+        return self._parts.rollover
 
     @property
     def _changes(self) -> Changes:
@@ -140,11 +140,11 @@ class Supervisor:
         try:
             while not (self.handed_over or (self._stopping and not self._committed)):
                 self._turn()
-                if failed := self._crews.crew.failed:
+                if failed := self._rollover.worker_pool.failed:
                     raise CannotRun(failed)
         finally:
             # Whoever takes our rules out after us must find them, not be overtaken by a child that still puts them in.
-            self._loop.drop_flows()
+            self._loop.drop_tasks()
         if self._stopping and self.handed_over:
             with suppress(ProcessLookupError):
                 os.kill(self.handed_over, signal.SIGTERM)
@@ -154,123 +154,123 @@ class Supervisor:
     def _start(self, plan: Plan) -> None:
         """Take the run directory, bind queues, and fork the workers."""
         hurry()
-        self._instance = Instance(plan.run_dir, None if self._predecessor is None else self._predecessor.lock)
-        self._elders = Elders.find(plan.run_dir)
-        if self._elders is not None and self._elders.gone():
-            self._elders.close()
-            self._elders = None
-        self._keeper = Keeper(self._loop, plan.run_dir, lambda: self._parts.backends.digest)
-        self._keeper.prepare(plan.pair, fresh=self._elders is None)
-        self._directory, self._guard = Directory(self._loop), Guard(self._loop.selector)
-        shared = self._keeper.lifeline, self._directory.desk, self._guard.rings
-        self._succession = Succession(self._loop, plan, *shared, beside_others=self._elders is not None)
-        self._care = Care(
-            self._loop, plan.charge, plan.run_dir, past=self._elders is not None, nameless=self._directory.unresolved
+        self._pidfile = Pidfile(plan.run_dir, None if self._predecessor is None else self._predecessor.lock)
+        self._orphans = Orphans.find(plan.run_dir)
+        if self._orphans is not None and self._orphans.gone():
+            self._orphans.close()
+            self._orphans = None
+        self._ha = HaManager(self._loop, plan.run_dir, lambda: self._parts.backends.digest)
+        self._ha.prepare(plan.pair, fresh=self._orphans is None)
+        self._dns, self._bans = DnsManager(self._loop), BansManager(self._loop.selector)
+        shared = self._ha.lifeline, self._dns.lookups, self._bans.rings
+        self._first_rollover = Rollover(self._loop, plan, *shared, beside_others=self._orphans is not None)
+        self._backends = BackendsManager(
+            self._loop, plan.backends_plan, plan.run_dir, past=self._orphans is not None, nameless=self._dns.unresolved
         )
         try:
-            self._control = Control(plan.run_dir, self._loop.selector, self._asked)
+            self._control = ControlSocket(plan.run_dir, self._loop.selector, self._asked)
         except OSError as error:
             raise CannotRun(f"{plan.run_dir} can have no control socket: {error.strerror or error}.") from error
-        self._made = Parts(self._succession, self._care, self._keeper, self._directory, self._guard)
+        self._made = Parts(self._first_rollover, self._backends, self._ha, self._dns, self._bans)
         self._changing = Changes(self._loop, self._operator, self._made, self._notifier)
-        board = self._crews.crew.board
+        board = self._rollover.worker_pool.board
         board.set(Header.STARTED, time.time_ns())
-        if self._elders is None:
+        if self._orphans is None:
             board.publish()
         else:
-            past = self._elders.snapshot()
+            past = self._orphans.snapshot()
             board.carry_over(past)
             board.set(Header.GENERATION, past.generation + 1)
             if self._predecessor is not None:
                 board.set(Header.STARTED, past.started)
             else:
                 text = "%d workers of a gateway that was killed still run; this one takes over from them"
-                logger.warning(text, len(self._elders.pids))
-        self._crews.crew.fill()
+                logger.warning(text, len(self._orphans.pids))
+        self._rollover.worker_pool.fill()
 
-    def _come_up(self, on_ready: Callable[[], None]) -> Flow[None]:
+    def _come_up(self, on_ready: Callable[[], None]) -> Task[None]:
         """From the workers' start until packets are led to them, and those before them have left."""
         self._changes.under_way = "start"
-        crew = self._crews.crew
+        worker_pool = self._rollover.worker_pool
         assert self._control is not None
-        assert self._instance is not None
-        yield lambda: crew.ready
+        assert self._pidfile is not None
+        yield lambda: worker_pool.ready
         if self._predecessor is not None:
             lines = self._predecessor.lines
             lines.say("ready")
             # If it dies instead of answering, we take over all the same.
             if not (yield from self._loop.until(lambda: lines.hear() == "go" or lines.ended, READY_WITHIN)):
                 raise CannotRun("The gateway that was to hand over does not say go.")
-        if self._elders is not None:
-            crew.board.publish()
-        if self._place or self._elders is not None or crew.plan.placed not in (None, self.queues):
-            yield from self._crews.place_rules(crew.plan, self.queues)
-        crew.board.set(Header.STATE, State.RUNNING)
-        self._instance.tell()
+        if self._orphans is not None:
+            worker_pool.board.publish()
+        if self._place or self._orphans is not None or worker_pool.plan.placed not in (None, self.queues):
+            yield from self._rollover.place_rules(worker_pool.plan, self.queues)
+        worker_pool.board.set(Header.STATE, State.RUNNING)
+        self._pidfile.tell()
         self._control.publish()
         self._in_force = True
-        self._parts.follow()
+        self._parts.apply_plan()
         if self._predecessor is not None:
             self._notifier.main_pid(os.getpid())
             self._predecessor.lines.say(f"done {os.getpid()}")
             self._predecessor.lines.close()
-        crew.board.settle()
+        worker_pool.board.settle()
         on_ready()
         self._notifier.ready(self._parts.summary)
-        if self._elders is not None:
-            yield from self._see_off(self._elders)
+        if self._orphans is not None:
+            yield from self._see_off(self._orphans)
         self._changes.under_way = ""
-        if crew.plan.leaving:
-            self._loop.begin(self._changes.let_go(weakref.ref(crew.plan)))
+        if worker_pool.plan.leaving:
+            self._loop.begin(self._changes.drop_removed(weakref.ref(worker_pool.plan)))
 
-    def _see_off(self, elders: Elders) -> Flow[None]:
+    def _see_off(self, orphans: Orphans) -> Task[None]:
         """Have the workers of another supervisor leave, and go on with what they counted."""
-        yield from retire(self._loop, elders)
-        self._crews.crew.board.carry_over(elders.snapshot())
-        elders.close()
-        self._elders = None
+        yield from retire(self._loop, orphans)
+        self._rollover.worker_pool.board.carry_over(orphans.snapshot())
+        orphans.close()
+        self._orphans = None
 
     def _stop(self) -> None:
         """Stop the workers after what waits in their queues, then give up queues, sockets and files."""
-        crews = self._succession
+        rollover = self._first_rollover
         if not self.handed_over:
             self._notifier.stopping()
-            if crews is not None:
-                crews.crew.board.set(Header.STATE, State.STOPPING)
-        self._loop.drop_flows()  # a change that is under way takes back what it has begun
+            if rollover is not None:
+                rollover.worker_pool.board.set(Header.STATE, State.STOPPING)
+        self._loop.drop_tasks()  # a change that is under way takes back what it has begun
         others_go_on = self.handed_over or (not self._in_force and self._predecessor is not None)
-        if self._keeper is not None:
-            self._keeper.end(others_go_on=bool(others_go_on))
-        if self._care is not None:
-            self._care.end(others_go_on=bool(others_go_on))
-        if self._directory is not None:
-            self._directory.end()
-        if self._guard is not None:
-            self._guard.end()
-        if crews is not None:
+        if self._ha is not None:
+            self._ha.end(others_go_on=bool(others_go_on))
+        if self._backends is not None:
+            self._backends.end(others_go_on=bool(others_go_on))
+        if self._dns is not None:
+            self._dns.end()
+        if self._bans is not None:
+            self._bans.end()
+        if rollover is not None:
             if self.handed_over:
-                crews.end(RELIEVE, RELIEF_DRAIN + PATIENCE)
+                rollover.end(RELIEVE, RELIEF_DRAIN + PATIENCE)
             else:
-                crews.end(signal.SIGTERM, STOP_DRAIN + PATIENCE)
-                crews.crew.board.withdraw()
+                rollover.end(signal.SIGTERM, STOP_DRAIN + PATIENCE)
+                rollover.worker_pool.board.withdraw()
         if self._control is not None:
             self._control.close(remove=not others_go_on)
-        if not others_go_on and self._instance is not None:
-            if self._elders is not None and self._stopping:
-                end(self._loop, self._elders)  # whom it is about to relieve: their board is gone already
+        if not others_go_on and self._pidfile is not None:
+            if self._orphans is not None and self._stopping:
+                end(self._loop, self._orphans)  # whom it is about to relieve: their board is gone already
             self._end_others()
-        if self._elders is not None:
-            self._elders.close()
-        if self._instance is not None:
+        if self._orphans is not None:
+            self._orphans.close()
+        if self._pidfile is not None:
             if others_go_on:
-                self._instance.forget()
+                self._pidfile.forget()
             else:
-                self._instance.release()
+                self._pidfile.release()
         self._loop.close()
 
     def _end_others(self) -> None:
         """At the end: who is asked to stop stops also what a killed supervisor, or successor, has left behind."""
-        others = Elders.find(self._run_dir)
+        others = Orphans.find(self._run_dir)
         if others is not None:
             if self._stopping:
                 end(self._loop, others)
@@ -283,13 +283,13 @@ class Supervisor:
 
     # -- upgrade
 
-    def _upgrade(self, tell: Conversation) -> Flow[None]:
+    def _upgrade(self, tell: Conversation) -> Task[None]:
         """Start the code that is installed now beside this one, and hand over to it when it is ready."""
         yield lambda: not self._changes.under_way
         self._changes.under_way = "upgrade"
-        assert self._instance is not None
+        assert self._pidfile is not None
         try:
-            self.handed_over = yield from hand_over(self._loop, self._instance.fileno(), tell.event, self._commit)
+            self.handed_over = yield from hand_over(self._loop, self._pidfile.fileno(), tell.event, self._commit)
         except Refused as error:
             yield from self._go_on()
             logger.error("the upgrade is refused, and everything goes on as it was: %s", error)
@@ -304,17 +304,17 @@ class Supervisor:
     def _commit(self) -> None:
         self._committed = True
 
-    def _go_on(self) -> Flow[None]:
+    def _go_on(self) -> Task[None]:
         """After a successor that failed or died: what it has taken of ours is ours again, its workers leave."""
-        board = self._crews.crew.board
-        others = Elders.find(self._run_dir, but=board)
+        board = self._rollover.worker_pool.board
+        others = Orphans.find(self._run_dir, but=board)
         assert self._control is not None
-        assert self._instance is not None
+        assert self._pidfile is not None
         try:
             if self._committed:
-                yield from self._crews.place_rules(self.plan, self.queues)
+                yield from self._rollover.place_rules(self.plan, self.queues)
                 board.reclaim()
-                self._instance.tell()
+                self._pidfile.tell()
                 self._notifier.main_pid(os.getpid())
             self._control.reclaim()
         except (Refused, OSError) as error:
@@ -330,16 +330,16 @@ class Supervisor:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        pause = min(self._parts.look_after(now), self._look_after_pair(now))
-        self._changes.look_after_names(now)
+        pause = min(self._parts.tick(now), self._tick_pair(now))
+        self._changes.tick_names(now)
         if self._notifier.interval is not None:
-            if now >= self._next_feeding and self._crews.crew.alive():
+            if now >= self._next_feeding and self._rollover.worker_pool.alive():
                 self._notifier.alive()
                 self._next_feeding = now + self._notifier.interval
             pause = min(pause, self._notifier.interval / 4)
         if now >= self._next_look:
             self._next_look = now + LOOK_INTERVAL
-            self._crews.tell_remembered(int(now))
+            self._rollover.tell_remembered(int(now))
         caught = self._loop.turn(pause)
         if any(number in caught for number in _STOP_SIGNALS):
             logger.info("the gateway stops")
@@ -347,12 +347,12 @@ class Supervisor:
         elif signal.SIGHUP in caught and self._operator is not None and not self._changes.reload_waits:
             self._changes.reload_waits = True
             self._loop.begin(self._changes.reload(None))
-        self._crews.bury()
+        self._rollover.reap()
 
-    def _look_after_pair(self, now: float) -> float:
-        return self._parts.pair.look_after(
+    def _tick_pair(self, now: float) -> float:
+        return self._parts.pair.tick(
             now,
-            alive=self._crews.crew.alive(),
+            alive=self._rollover.worker_pool.alive(),
             ask_alarms=self._parts.backends.alarms,
             queues=self.queues,
             changing=bool(self._changes.under_way),
@@ -387,7 +387,7 @@ class Supervisor:
 
     def _forget_in_child(self) -> None:
         """In the child of a job: the lock is ours alone, and the child is no reason to think that we live."""
-        if self._keeper is not None:
-            self._keeper.lifeline.let_go()
-        if self._instance is not None:
-            self._instance.forget()
+        if self._ha is not None:
+            self._ha.lifeline.release()
+        if self._pidfile is not None:
+            self._pidfile.forget()

@@ -21,7 +21,7 @@ from typing import Self
 
 from nfqlb.gateway.runtime import log as runtime_log
 from nfqlb.gateway.runtime.child import close_all_but
-from nfqlb.gateway.runtime.event_loop import Flow, Loop
+from nfqlb.gateway.runtime.event_loop import Loop, Task
 from nfqlb.gateway.runtime.job import Refused
 from nfqlb.gateway.runtime.sd_notify import for_successor
 from nfqlb.gateway.supervisor.rollover import READY_WITHIN, SETTLE, WORK_WITHIN
@@ -170,7 +170,7 @@ class Predecessor:
         os.close(self.stderr)
 
 
-def hand_over(loop: Loop, lock: int, tell: Callable[[str], None], commit: Callable[[], None]) -> Flow[int]:
+def hand_over(loop: Loop, lock: int, tell: Callable[[str], None], commit: Callable[[], None]) -> Task[int]:
     """The old supervisor's part, from start to end; the pid of the one that is in force after. `tell` hears how far it
     is; `commit` is called when the new one begins to change things. Raises Refused: then the new one is dead.
     """
@@ -193,7 +193,7 @@ def hand_over(loop: Loop, lock: int, tell: Callable[[str], None], commit: Callab
     return int(said.split()[1])
 
 
-def _listen(loop: Loop, successor: Successor, word: str, seconds: float) -> Flow[str]:
+def _listen(loop: Loop, successor: Successor, word: str, seconds: float) -> Task[str]:
     """The line that begins with `word`, once the successor says it. Raises Refused."""
     said: list[str] = []
 

@@ -1,10 +1,10 @@
-"""A crew: the workers of one configuration, a seat for each; forked, looked after, replaced, told to leave.
+"""A worker pool: the workers of one configuration, a seat for each; forked, looked after, replaced, told to leave.
 
 Knows processes and their signals. Holds the queues' sockets for them and never reads from one, so that packets wait in
-the kernel while a worker is replaced. Does not know why a crew comes or goes: the supervisor does.
+the kernel while a worker is replaced. Does not know why a worker pool comes or goes: the supervisor does.
 
-A crew that takes the place of another on the same queues is forked behind gates: each worker is ready but waits, and
-is let in when the one before it has left its seat, so that no two ever serve one queue.
+A worker pool that takes the place of another on the same queues is forked behind gates: each worker is ready but waits,
+and is let in when the one before it has left its seat, so that no two ever serve one queue.
 """
 
 import errno
@@ -28,9 +28,9 @@ from nfqlb.gateway.runtime import privileges
 from nfqlb.gateway.runtime.child import HAND_ON, RELIEVE, WORKER_SIGNALS, close_all_but
 from nfqlb.gateway.runtime.log import about
 from nfqlb.gateway.shm.board import STUCK_AFTER, Board, Cell, Header, State
-from nfqlb.gateway.shm.name_lookups import Desk
-from nfqlb.gateway.shm.offence_ring import Rings
-from nfqlb.gateway.worker.ipv6_sender import Sender
+from nfqlb.gateway.shm.name_lookups import NameLookups
+from nfqlb.gateway.shm.offence_ring import OffenceRings
+from nfqlb.gateway.worker.ipv6_sender import Ipv6Sender
 from nfqlb.gateway.worker.nfqueue import Queue
 from nfqlb.gateway.worker.worker import Worker
 
@@ -44,7 +44,7 @@ NICE = -10
 """Priority of supervisor and workers, where we may choose it: on a gateway packets come before everything else."""
 
 BOOT_FAILURES = 3
-"""Workers in a row that die before they take packets, after which the crew counts as failed."""
+"""Workers in a row that die before they take packets, after which the worker pool counts as failed."""
 
 BOOT_DELAY = 0.5
 """Seconds before another try after a worker that died before it took packets."""
@@ -95,34 +95,34 @@ class Seat:
         return about(worker=self.index, worker_pid=self.pid)
 
 
-class Crew:
+class WorkerPool:
     """The workers of `plan`, on `queues`, writing to `board`. No worker runs before `fill`."""
 
     _serial = 0
-    """Forks so far, of all crews: no two workers begin with one IP identification."""
+    """Forks so far, of all worker pools: no two workers begin with one IP identification."""
 
     def __init__(
         self,
         plan: Plan,
         queues: Sequence[Queue],
-        sender: Sender,
+        sender: Ipv6Sender,
         board: Board,
         memory: memoryview,
         selector: BaseSelector,
         lifeline: Lifeline,
-        desk: Desk,
-        offences: Rings,
+        lookups: NameLookups,
+        offences: OffenceRings,
     ) -> None:
-        """`memory`, of recent choices, is shared by all crews; so are `lifeline`, as far as it is held, `desk`, and the
-        memory of `offences`.
+        """`memory`, of recent choices, is shared by all worker pools; so are `lifeline`, as far as it is held,
+        `lookups`, and the memory of `offences`.
         """
         self.plan, self.queues, self.sender, self.board = plan, queues, sender, board
-        self.memory, self._selector, self._lifeline, self._desk = memory, selector, lifeline, desk
+        self.memory, self._selector, self._lifeline, self._lookups = memory, selector, lifeline, lookups
         self._offences = offences
         self._supervisor = os.getpid()
         self.seats = [Seat(index, queue, board.slot(index)) for index, queue in enumerate(queues)]
         self.failed = ""
-        """Why no worker of this crew will start, once that is plain."""
+        """Why no worker of this worker pool will start, once that is plain."""
         self._leaving = False
         self._ready_read, self._ready_write = os.pipe()
         os.set_blocking(self._ready_read, False)
@@ -181,7 +181,7 @@ class Crew:
         self.destroy()
 
     def destroy(self) -> None:
-        """End all workers at once: a crew that never came to work, or would not leave."""
+        """End all workers at once: a worker pool that never came to work, or would not leave."""
         self.leave(signal.SIGKILL)
         for seat in self.seats:
             if seat.pid:
@@ -189,7 +189,7 @@ class Crew:
                 seat.pid = 0
 
     def close(self) -> None:
-        """Give up what belongs to the crew itself; not queues and sender, which its successor may use."""
+        """Give up what belongs to the worker pool itself; not queues and sender, which its successor may use."""
         for seat in self.seats:
             if seat.gate >= 0:
                 os.close(seat.gate)
@@ -198,7 +198,7 @@ class Crew:
         os.close(self._ready_read)
         os.close(self._ready_write)
 
-    def look_after(self, now: float) -> float:
+    def tick(self, now: float) -> float:
         """Fill what is empty, kill what is stuck; seconds until there is something to do again."""
         pause = 1.0
         if self._relieved or self.failed:
@@ -213,7 +213,7 @@ class Crew:
                 self._kill_if_stuck(seat)
         return pause
 
-    def bury(self) -> list[int]:
+    def reap(self) -> list[int]:
         """Take note of workers that have died; the indices of their seats."""
         self._take_ready()
         emptied = []
@@ -267,7 +267,7 @@ class Crew:
             text = "worker %d (pid %d) is stuck: it gave no sign of life for %.0f s and is killed"
             logger.error(text, seat.index, seat.pid, silent, extra=seat.about())
             os.kill(seat.pid, signal.SIGKILL)
-            seat.condemned = True  # once is enough; it is buried when it has died
+            seat.condemned = True  # once is enough; it is reaped when it has died
 
     def _start_failed(self, seat: Seat, why: str) -> None:
         seat.boot_failures += 1
@@ -281,8 +281,8 @@ class Crew:
     def _fill(self, seat: Seat) -> None:
         """Fork a worker for this seat."""
         seat.born = time.monotonic()
-        Crew._serial += 1
-        first_ident = (IDENTS * seat.index // len(self.seats) + Crew._serial * 4099) % IDENTS
+        WorkerPool._serial += 1
+        first_ident = (IDENTS * seat.index // len(self.seats) + WorkerPool._serial * 4099) % IDENTS
         seat.slot[Cell.RESTARTS] = seat.forks
         seat.forks += 1
         gate = -1
@@ -321,8 +321,8 @@ class Crew:
             seat.slot[Cell.PID] = os.getpid()  # who looks for us finds us, also if the supervisor dies at this moment
             self._become_worker(seat, gate)
             recent = Recent(self.memory)
-            naming = self.plan.naming
-            names = self._desk.names() if naming is not None and naming.egress else None
+            dns_plan = self.plan.dns_plan
+            names = self._lookups.names() if dns_plan is not None and dns_plan.egress else None
             process = self.plan.process(first_ident, recent, names)
             worker = Worker(
                 process,
@@ -332,13 +332,13 @@ class Crew:
                 recent,
                 lambda: seat.queue.stop(RELIEF_DRAIN),
                 self._offences.notebook(seat.index),
-                shield=None if self.plan.shield is None else self.plan.shield(first_ident, recent, len(self.seats)),
+                shedder=None if self.plan.shedder is None else self.plan.shedder(first_ident, recent, len(self.seats)),
                 load=seat.queue.load,
             )
             if self.plan.pin:
                 privileges.pin(seat.index, len(self.seats))
             privileges.drop()
-            self._lifeline.let_go_when_orphaned(self._supervisor)
+            self._lifeline.release_when_orphaned(self._supervisor)
             with suppress(BrokenPipeError):  # the supervisor has died; packets want to be served all the same
                 os.write(self._ready_write, bytes([seat.index]))
             if gate >= 0:
@@ -368,7 +368,7 @@ class Crew:
             signal.signal(number, lambda *_, drain=drain: seat.queue.stop(drain))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
         kept = [0, 1, 2, *seat.queue.filenos, *self.sender.filenos, *self._lifeline.filenos]
-        kept += [*self._desk.filenos, self._ready_write]
+        kept += [*self._lookups.filenos, self._ready_write]
         close_all_but([*kept, gate] if gate >= 0 else kept)
         runtime_log.name_process(WORKER_NAME.format(seat.index))
 

@@ -7,7 +7,7 @@ from nfqlb.gateway.worker.nfqueue import Consumer
 SOURCES: str
 ROOM: int
 
-class Pump:
+class QueueLoop:
     stamp: float
     def __init__(self, fd: int, number: int, consumer: Consumer, hands: mmap) -> None: ...
     def stop(self, deadline: float) -> None: ...

@@ -115,7 +115,7 @@ cdef enum:
     TO_MARK = 40  # and with the mark
 
 
-cdef enum:  # how fresh a Pump is
+cdef enum:  # how fresh a QueueLoop is
     SERVING
     UNTRIED     # no packet has come to it
     NEW         # nor has it looked what a predecessor has left
@@ -132,7 +132,7 @@ ROOM = FIRST_LETTER + BATCH * LETTER
 """Bytes of `hands`."""
 
 
-cdef class Pump:
+cdef class QueueLoop:
     """Serves one bound queue. `fd` is its netlink socket, with SO_RCVTIMEO set, and `number` the queue's. `hands`: ROOM
     bytes of zeros at first, which all who serve the queue one after another share.
 
@@ -317,7 +317,7 @@ cdef class Pump:
     ) except -1:
         """Whether the consumer has an answer, which stays as it is until the next packet."""
         if self._direct is not NULL:
-            return self._direct.decide(self._direct.lane, payload, size, answer, answer_size)
+            return self._direct.decide(self._direct.worker_path, payload, size, answer, answer_size)
         # b"" when it came without
         self._given = given = self._decide(PyBytes_FromStringAndSize(<const char *> payload, size))
         if given is None:

@@ -22,7 +22,7 @@ _SO_SNDBUFFORCE = 32
 _IPV6_FREEBIND = 78
 
 
-class Sender:
+class Ipv6Sender:
     """Sends from a fixed set of IPv6 endpoints. Made before the fork, used by the workers side by side."""
 
     def __init__(self, sources: Iterable[Endpoint], send_buffer: int) -> None:

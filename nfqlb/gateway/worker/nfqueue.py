@@ -26,7 +26,7 @@ from nfqlb import fast
 from nfqlb.gateway.host import procfs
 
 if TYPE_CHECKING:
-    from nfqlb.gateway.worker._nfqueue_loop import Pump
+    from nfqlb.gateway.worker._nfqueue_loop import QueueLoop
 from nfqlb.gateway.worker.overload import Load
 
 MAX_PACKET = 0xFFFF - 4
@@ -86,7 +86,8 @@ class Consumer(Protocol):
     def idle(self) -> None:
         """Nothing came for TICK seconds, or a second has passed."""
 
-    # May have an attribute `direct` besides: fast.path.Lane.direct, which the compiled loop asks instead of `decide`.
+    # May have an attribute `direct` besides: fast.path.WorkerPath.direct, which the compiled loop asks instead of
+    # `decide`.
 
 
 def loop() -> str:
@@ -115,7 +116,7 @@ class Queue:
         self._idle_at = 0.0
         self._fresh = True
         self._current: Packet | None = None
-        self._pump: Pump | None = None
+        self._pump: QueueLoop | None = None
         self._hands = _hands()
         self._queue = _bind(number, self._handle, length, socket_buffer)
         os.set_inheritable(self._queue.get_fd(), False)  # whoever had it open would keep the queue alive
@@ -156,9 +157,9 @@ class Queue:
         """Ask `consumer` about each packet, until `stop`."""
         self._consumer = consumer
         if self._hands is not None:
-            from nfqlb.gateway.worker._nfqueue_loop import Pump
+            from nfqlb.gateway.worker._nfqueue_loop import QueueLoop
 
-            self._pump = Pump(self._socket.fileno(), self.number, consumer, self._hands)
+            self._pump = QueueLoop(self._socket.fileno(), self.number, consumer, self._hands)
             if self._deadline is not None:
                 self._pump.stop(self._deadline)
             while self._deadline is None:

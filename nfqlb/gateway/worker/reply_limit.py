@@ -19,7 +19,7 @@ _IPV4_PREFIX, _IPV6_PREFIX = 3, 7
 """Bytes of an address that name its network: /24, and /56, which is what one customer has [RFC 6177]."""
 
 
-class Budget:
+class ReplyLimit:
     """One worker's share. A cell holds the time until which its network has used what it may (a GCRA: the leaky bucket
     as one number, ITU-T I.371).
     """

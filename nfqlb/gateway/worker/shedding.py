@@ -1,7 +1,7 @@
 """What a worker has against more than it can do: a bound on replies of our own, and a way to shed what can wait.
 
-Brings Budget, Overload and Triage together for one worker. Knows no queue and no board: it is told how full the queue
-is, and says what becomes of a packet.
+Brings ReplyLimit, Overload and Triage together for one worker. Knows no queue and no board: it is told how full the
+queue is, and says what becomes of a packet.
 """
 
 import logging
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from nfqlb.gateway.runtime.log import about
 from nfqlb.gateway.worker.overload import QUIET, Load, Overload
-from nfqlb.gateway.worker.reply_limit import Budget
+from nfqlb.gateway.worker.reply_limit import ReplyLimit
 from nfqlb.net.networks import NetworkSet
 from nfqlb.proxy.setup import Network
 from nfqlb.proxy.triage import Triage
@@ -48,7 +48,7 @@ class Bounds:
     """Seconds that packets wait."""
 
 
-class Shield:
+class LoadShedder:
     """Of one worker."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Shield:
         """`refuse`: `Engine.refuse`."""
         peers = NetworkSet(bounds.peers)
         per_network = max(bounds.replies_per_network / workers, LEAST)
-        self.budget = Budget(max(bounds.replies / workers, per_network), per_network, peers, clock)
+        self.reply_limit = ReplyLimit(max(bounds.replies / workers, per_network), per_network, peers, clock)
         self.overload = Overload(bounds.shed_at, bounds.shed_age)
         self.failing = False
         """It sheds, and that is not enough."""
@@ -101,7 +101,7 @@ class Shield:
         now = self._clock()
         if now >= self._next_refusal:
             self._next_refusal = now + 1 / REFUSALS
-            if self.budget.room(packet[12:16] if packet[0] >> 4 == 4 else packet[8:24]):
+            if self.reply_limit.room(packet[12:16] if packet[0] >> 4 == 4 else packet[8:24]):
                 refused = self._refuse(packet)
                 if refused is None:
                     return process(packet)

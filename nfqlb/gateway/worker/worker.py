@@ -15,17 +15,17 @@ from nfqlb.engine import Engine
 from nfqlb.gateway.runtime.log import about
 from nfqlb.gateway.runtime.log_limit import LogLimit
 from nfqlb.gateway.shm.board import BACKENDS, REASONS, Cell, Header, State, Traffic
-from nfqlb.gateway.shm.offence_ring import OFFENCE, Notebook
-from nfqlb.gateway.worker.ipv6_sender import IPV6_MINIMUM_MTU, Sender
+from nfqlb.gateway.shm.offence_ring import OFFENCE, OffenceWriter
+from nfqlb.gateway.worker.ipv6_sender import IPV6_MINIMUM_MTU, Ipv6Sender
 from nfqlb.gateway.worker.nfqueue import MAX_PACKET
 from nfqlb.gateway.worker.overload import Load
-from nfqlb.gateway.worker.shedding import Shield
+from nfqlb.gateway.worker.shedding import LoadShedder
 from nfqlb.net import datagram
 from nfqlb.net.datagram import DatagramError
 from nfqlb.proxy.verdict import REASON_SLOTS, Action, Reason, Verdict
 
 if TYPE_CHECKING:
-    from nfqlb.fast.path import Lane
+    from nfqlb.fast.path import WorkerPath
 
 Process = Callable[[bytes], Verdict] | Engine
 """What a worker asks about each packet."""
@@ -82,19 +82,19 @@ class Worker:
     def __init__(
         self,
         process: Process,
-        sender: Sender,
+        sender: Ipv6Sender,
         slot: memoryview,
         header: memoryview,
         recent: Recent,
         leave: Callable[[], None],
-        offences: Notebook,
+        offences: OffenceWriter,
         *,
-        shield: Shield | None = None,
+        shedder: LoadShedder | None = None,
         load: Callable[[], Load] | None = None,
     ) -> None:
         self._calm = process.process if isinstance(process, Engine) else process
         self._process = self._calm
-        self._shield, self._load = shield, load
+        self._shedder, self._load = shedder, load
         self._shedding = False
         self._episodes = 0
         self._look_at = 0
@@ -106,7 +106,7 @@ class Worker:
         self._offences = offences
         self._until_sample = 1
         self._failures, self._unsent = LogLimit(), LogLimit()
-        self._lane: Lane | None = None
+        self._worker_path: WorkerPath | None = None
         self.decide: Callable[[bytes], bytes | None] = self._decide
         """The engine's verdict as the queue wants it; counts it under its Reason. Consumer.decide."""
         self.direct: object = None
@@ -115,9 +115,11 @@ class Worker:
             from nfqlb.fast import path  # it is there
 
             limits = MAX_PACKET, IPV6_MINIMUM_MTU, SAMPLE
-            self._lane = path.Lane(process.fast, slot, _LAYOUT, limits, self._sampled, self._settle, self._otherwise)
-            self.decide = self._lane.decide
-            self.direct = self._lane.direct
+            self._worker_path = path.WorkerPath(
+                process.fast, slot, _LAYOUT, limits, self._sampled, self._settle, self._otherwise
+            )
+            self.decide = self._worker_path.decide
+            self.direct = self._worker_path.direct
             self._consider = process.consider
         self._stamp(time.monotonic_ns())
 
@@ -191,9 +193,9 @@ class Worker:
 
     def _granted(self, verdict: Verdict) -> bool:
         """Whether a reply may leave. Backends get all of theirs."""
-        if self._shield is None or verdict.backend >= 0 or verdict.dst is None:
+        if self._shedder is None or verdict.backend >= 0 or verdict.dst is None:
             return True
-        return self._shield.budget.grants(verdict.dst.addr)
+        return self._shedder.reply_limit.grants(verdict.dst.addr)
 
     def _large(self, verdict: Verdict) -> tuple[Reason, bytes | None]:
         """What becomes of a packet over IPV6_MINIMUM_MTU: Reason to count, and what goes on in the queue."""
@@ -228,25 +230,25 @@ class Worker:
 
     def _look(self, load: Load, now: int) -> None:
         """Where there is more to do than can be done, let go of what can wait."""
-        slot, shield = self._slot, self._shield
+        slot, shedder = self._slot, self._shedder
         slot[Cell.QUEUE_FILL] = min(1000, int(1000 * load.fill))
         slot[Cell.QUEUE_AGE] = int(1e6 * load.age)
-        if shield is None:
+        if shedder is None:
             return
-        self._shedding = shield.look(load, now / 1e9)
-        if shield.failing:
+        self._shedding = shedder.look(load, now / 1e9)
+        if shedder.failing:
             self._offences.full(now)
         slot[Cell.SHEDDING] = self._shedding
-        slot[Cell.OVERLOADS] += shield.overload.episodes - self._episodes
-        self._episodes = shield.overload.episodes
+        slot[Cell.OVERLOADS] += shedder.overload.episodes - self._episodes
+        self._episodes = shedder.overload.episodes
         # Another function, so that in all other times no packet is asked whether there is overload.
         self._process = self._pressed if self._shedding else self._calm
-        if self._lane is not None:
-            self._lane.open = not self._shedding
+        if self._worker_path is not None:
+            self._worker_path.open = not self._shedding
 
     def _pressed(self, packet: bytes) -> Verdict:
-        assert self._shield is not None
-        return self._shield.decide(packet, self._calm)
+        assert self._shedder is not None
+        return self._shedder.decide(packet, self._calm)
 
     def _not_sent(self, verdict: Verdict, error: OSError) -> None:
         now = time.monotonic()

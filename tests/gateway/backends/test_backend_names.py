@@ -2,7 +2,7 @@
 
 import pytest
 
-from nfqlb.gateway.backends.override_request import LONGEST, Unknown, find, order_of
+from nfqlb.gateway.backends.override_request import LONGEST, UnknownBackend, find, override_of
 
 PLACES = [("registrars", "reg1"), ("registrars", "shared"), ("proxies", "edge-1"), ("proxies", "shared")]
 
@@ -29,18 +29,18 @@ def test_a_name_or_a_pool_and_a_name_is_enough(name: str, meant: tuple[str, str]
     ],
 )
 def test_a_name_of_nobody_or_of_several_is_refused(name: str, told: str) -> None:
-    with pytest.raises(Unknown) as refused:
+    with pytest.raises(UnknownBackend) as refused:
         find(name, PLACES)
     assert told in str(refused.value)
 
 
 def test_an_order_that_ends_does_so_within_ten_years() -> None:
-    assert order_of({"do": "drain", "backend": "reg1", "for": LONGEST}) == ("reg1", LONGEST)
-    with pytest.raises(Unknown, match="too long: 3650 days at most"):
-        order_of({"do": "drain", "backend": "reg1", "for": LONGEST + 1})
+    assert override_of({"do": "drain", "backend": "reg1", "for": LONGEST}) == ("reg1", LONGEST)
+    with pytest.raises(UnknownBackend, match="too long: 3650 days at most"):
+        override_of({"do": "drain", "backend": "reg1", "for": LONGEST + 1})
 
 
 @pytest.mark.parametrize("seconds", [0, -1, True, "600", float("nan")])
 def test_an_order_lasts_some_seconds(seconds: object) -> None:
-    with pytest.raises(Unknown, match="Say for how many seconds"):
-        order_of({"do": "drain", "backend": "reg1", "for": seconds})
+    with pytest.raises(UnknownBackend, match="Say for how many seconds"):
+        override_of({"do": "drain", "backend": "reg1", "for": seconds})

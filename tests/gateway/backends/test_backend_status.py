@@ -7,20 +7,20 @@ import pytest
 from nfqlb.balance.states import WHOLE, Standing, State
 from nfqlb.gateway.backends import overrides
 from nfqlb.gateway.backends import status as backends_status
-from nfqlb.gateway.backends.overrides import Order, OrdersError
-from nfqlb.gateway.backends.status import Record, Roll
+from nfqlb.gateway.backends.overrides import Override, OverridesError
+from nfqlb.gateway.backends.status import BackendStatuses, Record
 
 A, B = ("p", "a"), ("p", "b")
 ADDRESSES = {A: "192.0.2.1:5060", B: "192.0.2.2:5060"}
 
 
-def roll(warmup: float = 0.0, **said: Order) -> Roll:
-    made = Roll({("p", name): order for name, order in said.items()}, {})
+def statuses(warmup: float = 0.0, **said: Override) -> BackendStatuses:
+    made = BackendStatuses({("p", name): override for name, override in said.items()}, {})
     made.adopt(ADDRESSES, {A: warmup, B: warmup} if warmup else {}, 0.0)
     return made
 
 
-def state(one: Roll, now: float = 1.0) -> State:
+def state(one: BackendStatuses, now: float = 1.0) -> State:
     return one.standings([A], now)[A].state
 
 
@@ -28,23 +28,23 @@ def state(one: Roll, now: float = 1.0) -> State:
 
 
 def test_nothing_is_known_of_a_new_one() -> None:
-    assert roll().standings([A, B], 1.0) == {A: Standing(State.UNKNOWN), B: Standing(State.UNKNOWN)}
+    assert statuses().standings([A, B], 1.0) == {A: Standing(State.UNKNOWN), B: Standing(State.UNKNOWN)}
 
 
 @pytest.mark.parametrize("health", [State.UNKNOWN, State.UP, State.DOWN])
 @pytest.mark.parametrize("word", [State.DRAINING, State.DISABLED])
 def test_what_an_operator_says_outranks_health(word: State, health: State) -> None:
-    one = roll()
+    one = statuses()
     one.heard(A, health, "", 1.0)
-    one.say(A, Order(word, 2.0), 2.0)
+    one.say(A, Override(word, 2.0), 2.0)
     assert state(one, 3.0) is word
     one.say(A, None, 4.0)
     assert state(one, 5.0) is health
 
 
 def test_health_goes_on_being_heard_of_one_that_is_out() -> None:
-    one = roll()
-    one.say(A, Order(State.DRAINING, 1.0), 1.0)
+    one = statuses()
+    one.say(A, Override(State.DRAINING, 1.0), 1.0)
     assert one.heard(A, State.DOWN, "no answer", 2.0)
     assert state(one, 2.0) is State.DRAINING
     one.say(A, None, 3.0)
@@ -52,18 +52,18 @@ def test_health_goes_on_being_heard_of_one_that_is_out() -> None:
 
 
 def test_an_order_ends_when_its_time_is_over_and_that_is_known_before() -> None:
-    one = roll()
-    one.say(A, Order(State.DISABLED, 10.0, 20.0), 10.0)
+    one = statuses()
+    one.say(A, Override(State.DISABLED, 10.0, 20.0), 10.0)
     assert one.next_change(11.0) == 20.0
     assert (state(one, 19.9), state(one, 20.0)) == (State.DISABLED, State.UNKNOWN)
     assert one.lapse(19.9) == []
     assert one.lapse(20.0) == [A]
-    assert one.orders == {}
+    assert one.overrides == {}
     assert one.next_change(21.0) == float("inf")
 
 
 def test_one_that_comes_back_gets_its_share_in_ten_steps() -> None:
-    one = roll(warmup=10.0)
+    one = statuses(warmup=10.0)
     one.heard(A, State.UP, "", 0.0)
     assert one.share(A, 0.0) == WHOLE, "it has never been away"
     one.heard(A, State.DOWN, "dead", 50.0)
@@ -79,15 +79,15 @@ def test_one_that_comes_back_gets_its_share_in_ten_steps() -> None:
 
 def test_one_that_was_disabled_is_cold_and_one_that_was_draining_is_warm() -> None:
     for word, share in ((State.DISABLED, 1), (State.DRAINING, WHOLE)):
-        one = roll(warmup=10.0)
+        one = statuses(warmup=10.0)
         one.heard(A, State.UP, "", 0.0)
-        one.say(A, Order(word, 1.0), 1.0)
+        one.say(A, Override(word, 1.0), 1.0)
         one.say(A, None, 100.0)
         assert one.share(A, 100.0) == share, word
 
 
 def test_the_last_error_stays_to_be_seen() -> None:
-    one = roll()
+    one = statuses()
     one.heard(A, State.DOWN, "no answer to OPTIONS", 5.0)
     one.heard(A, State.UP, "", 9.0)
     record = one.records[A]
@@ -95,9 +95,9 @@ def test_the_last_error_stays_to_be_seen() -> None:
 
 
 def test_health_goes_with_the_address_and_orders_with_the_name() -> None:
-    one = roll()
+    one = statuses()
     one.heard(A, State.DOWN, "dead", 5.0)
-    one.say(B, Order(State.DRAINING, 5.0), 5.0)
+    one.say(B, Override(State.DRAINING, 5.0), 5.0)
     renamed = {("q", "x"): ADDRESSES[A], B: "192.0.2.99:5060"}
     one.adopt(renamed, {}, 6.0)
     one.keep(renamed)
@@ -108,7 +108,7 @@ def test_health_goes_with_the_address_and_orders_with_the_name() -> None:
 
 
 def test_of_one_that_is_gone_nothing_is_heard_any_more() -> None:
-    one = roll()
+    one = statuses()
     one.keep([A])
     assert not one.heard(B, State.DOWN, "late", 1.0)
 
@@ -117,7 +117,7 @@ def test_of_one_that_is_gone_nothing_is_heard_any_more() -> None:
 
 
 def test_what_is_known_of_health_can_be_handed_on(tmp_path: Path) -> None:
-    one = roll(warmup=10.0)
+    one = statuses(warmup=10.0)
     one.heard(A, State.DOWN, "ICMP: connection refused", 5.0)
     one.heard(A, State.UP, "", 8.0)
     backends_status.save(tmp_path, one.records)
@@ -146,7 +146,7 @@ def test_a_record_in_doubt_is_worth_nothing(tmp_path: Path) -> None:
 
 
 def test_orders_are_read_as_they_were_written(tmp_path: Path) -> None:
-    said = {A: Order(State.DRAINING, 1.5), B: Order(State.DISABLED, 2.5, 99.5)}
+    said = {A: Override(State.DRAINING, 1.5), B: Override(State.DISABLED, 2.5, 99.5)}
     state_dir = tmp_path / "made" / "for it"
     overrides.write(state_dir, said)
     assert overrides.read(state_dir) == said
@@ -164,11 +164,11 @@ def test_where_there_is_no_file_nobody_has_said_anything(tmp_path: Path) -> None
 )
 def test_a_file_that_is_none_of_ours_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / overrides.FILE_NAME).write_text(text)
-    with pytest.raises(OrdersError, match=r"backends\.json is not what this program writes"):
+    with pytest.raises(OverridesError, match=r"backends\.json is not what this program writes"):
         overrides.read(tmp_path)
 
 
 def test_a_file_that_cannot_be_written_says_what_follows(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OrdersError, match="a restart will forget it"):
-        overrides.write(tmp_path / "file", {A: Order(State.DRAINING, 1.0)})
+    with pytest.raises(OverridesError, match="a restart will forget it"):
+        overrides.write(tmp_path / "file", {A: Override(State.DRAINING, 1.0)})

@@ -15,8 +15,8 @@ from nfqlb.engine import Engine
 from nfqlb.gateway.backends import manager as care_module
 from nfqlb.gateway.backends import plan as charge_module
 from nfqlb.gateway.backends.log import NAMES
-from nfqlb.gateway.backends.manager import Care
-from nfqlb.gateway.backends.plan import Charge
+from nfqlb.gateway.backends.manager import BackendsManager
+from nfqlb.gateway.backends.plan import BackendsPlan
 from nfqlb.gateway.health.probe import Round
 from nfqlb.gateway.shm.board import About, Board
 from nfqlb.net.endpoint import Endpoint
@@ -60,18 +60,18 @@ class Scene:
     def __init__(self, folder: Path, setup: Setup, **checks: Check) -> None:
         self.folder, self.checks = folder, checks
         self.board = Board(folder / "board", About("lb", (1,), tuple(each.name for each in setup.known)))
-        self.care = Care(NoLoop(), self.charge(setup), folder, past=False)  # type: ignore[arg-type]
+        self.care = BackendsManager(NoLoop(), self.backends_plan(setup), folder, past=False)  # type: ignore[arg-type]
         self.follow(setup)
 
-    def charge(self, setup: Setup) -> Charge:
+    def backends_plan(self, setup: Setup) -> BackendsPlan:
         tables: Tables = Engine(setup).tables
         checks = {pool.name: self.checks.get(pool.name, Check()) for pool in setup.pools}
         return charge_module.make(setup, tables, checks, self.folder)
 
     def follow(self, setup: Setup) -> None:
-        charge = self.charge(setup)
-        self.care._adopt(charge)
-        self.care.follow(charge, self.board)
+        backends_plan = self.backends_plan(setup)
+        self.care._adopt(backends_plan)
+        self.care.follow(backends_plan, self.board)
 
     def hear(self, address: str, state: State, error: str = "") -> None:
         """What the prober says of a backend."""

@@ -5,10 +5,10 @@ import logging
 import pytest
 
 from nfqlb.errors import HostError
-from nfqlb.gateway.bans.kernel_shedding import AGAIN, LATELY, LONGEST, SHORTEST, Relief
-from nfqlb.gateway.bans.plan import Guarding
+from nfqlb.gateway.bans.kernel_shedding import AGAIN, LATELY, LONGEST, SHORTEST, KernelShedding
+from nfqlb.gateway.bans.plan import BansPlan
 from nfqlb.gateway.netfilter.kernel_sets import Address
-from nfqlb.gateway.shm.offence_ring import Rings
+from nfqlb.gateway.shm.offence_ring import OffenceRings
 
 OUTSIDE = ("198.51.100.5", "2001:db8::5")
 
@@ -28,8 +28,8 @@ class Kernel:
 
 class Scene:
     def __init__(self, workers: int = 2) -> None:
-        self.rings, self.kernel, self.workers = Rings(), Kernel(), workers
-        self.relief = Relief(Guarding(500, 600, (), workers, OUTSIDE), self.rings, self.kernel)  # type: ignore[arg-type]
+        self.rings, self.kernel, self.workers = OffenceRings(), Kernel(), workers
+        self.relief = KernelShedding(BansPlan(500, 600, (), workers, OUTSIDE), self.rings, self.kernel)  # type: ignore[arg-type]
 
     def full(self, now: float, workers: int | None = None) -> None:
         """So many workers have a full queue."""

@@ -7,14 +7,14 @@ import pytest
 
 from nfqlb.errors import HostError
 from nfqlb.gateway.bans import scoring
-from nfqlb.gateway.bans.banning import BACKLOG, LOG_LINES, Bans
+from nfqlb.gateway.bans.banning import BACKLOG, LOG_LINES, Banning
 from nfqlb.gateway.bans.kernel_bans import AT_ONCE
-from nfqlb.gateway.bans.plan import Guarding
-from nfqlb.gateway.bans.scoring import MINUTE, SOURCES, Penalties
+from nfqlb.gateway.bans.plan import BansPlan
+from nfqlb.gateway.bans.scoring import MINUTE, SOURCES, OffenceScores
 from nfqlb.gateway.netfilter.kernel_sets import Address
 from nfqlb.gateway.runtime.log_limit import INTERVAL
 from nfqlb.gateway.shm import offence_ring
-from nfqlb.gateway.shm.offence_ring import NOTES, OFFENCE, SEATS, WEIGHTS, Note, Rings, Tally
+from nfqlb.gateway.shm.offence_ring import NOTES, OFFENCE, SEATS, WEIGHTS, Note, OffenceRings, Tally
 from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.verdict import Action, Reason
@@ -34,7 +34,7 @@ def bits(text: str) -> int:
 
 class TestNotes:
     def test_a_note_says_who_and_why(self) -> None:
-        rings = Rings()
+        rings = OffenceRings()
         rings.notebook(0).note(packet(), Reason.NOT_SIP)
         rings.notebook(SEATS - 1).note(packet(SIX), Reason.STRAY_RESPONSE)
         assert list(rings.notes()) == [
@@ -44,7 +44,7 @@ class TestNotes:
         assert list(rings.notes()) == []
 
     def test_the_oldest_are_lost_and_counted(self) -> None:
-        rings = Rings()
+        rings = OffenceRings()
         notebook = rings.notebook(3)
         for number in range(NOTES + 10):
             notebook.note(packet(Endpoint(number.to_bytes(4, "big"), 9)), Reason.NOT_SIP)
@@ -54,7 +54,7 @@ class TestNotes:
 
     @pytest.mark.parametrize("source", [FOUR, SIX])
     def test_a_phones_own_kind_of_keepalive_is_no_offence(self, source: Endpoint) -> None:
-        rings = Rings()
+        rings = OffenceRings()
         for content in (b"jaK", b"\0\1\2\3\4\5\6\7", b"nine byte"):
             rings.notebook(0).note(packet(source, content), Reason.NOT_SIP)
         assert len(list(rings.notes())) == 1
@@ -65,7 +65,7 @@ class TestNotes:
     )
     @pytest.mark.parametrize("reason", [Reason.NOT_A_BACKEND, Reason.BAD_FLOW])
     def test_a_refusal_in_a_dialog_is_no_offence(self, header: bytes, noted: int, reason: Reason) -> None:
-        rings = Rings()
+        rings = OffenceRings()
         rings.notebook(0).note(packet(content=b"BYE sip:x SIP/2.0\r\n" + header + b"\r\n\r\n"), reason)
         assert len(list(rings.notes())) == noted
 
@@ -77,25 +77,25 @@ class TestNotes:
         assert not WEIGHTS.keys() & {Reason.BAD_SOURCE, Reason.NOT_FROM_BACKEND, Reason.BAD_CHECKSUM, Reason.NO_BACKEND}
 
 
-class TestPenalties:
+class TestOffenceScores:
     def test_points_drain_away(self) -> None:
-        counted = Penalties(60)
+        counted = OffenceScores(60)
         assert not any(counted.add((4, 1), 1, second) for second in range(1000))
         assert any(counted.add((4, 2), 2, second) for second in range(100))
 
     def test_each_source_has_its_own(self) -> None:
-        counted = Penalties(100)
+        counted = OffenceScores(100)
         assert not any(counted.add((4, source), 50, 0.0) for source in range(1000))
         assert not counted.add((6, 1), 50, 0.0)
         assert counted.add((4, 1), 50, 0.0)
 
     def test_after_a_ban_it_begins_anew(self) -> None:
-        counted = Penalties(10)
+        counted = OffenceScores(10)
         assert counted.add((4, 1), 10, 0.0)
         assert not counted.add((4, 1), 9, 0.0)
 
     def test_it_is_bounded_and_keeps_who_is_at_it(self) -> None:
-        counted = Penalties(1000)
+        counted = OffenceScores(1000)
         for source in range(SOURCES + 1000):
             counted.add((4, source), 1, 0.0)
             counted.add((4, -1), 1, 0.0) if source < 900 or source % 10_000 == 0 else None
@@ -103,7 +103,7 @@ class TestPenalties:
         assert counted.add((4, -1), 100, 0.0)
 
     def test_those_that_have_drained_away_make_room(self) -> None:
-        counted = Penalties(60)
+        counted = OffenceScores(60)
         for source in range(SOURCES):
             counted.add((4, source), 10, 0.0)
         counted.add((4, -1), 1, MINUTE)
@@ -143,11 +143,11 @@ class Court:
     """Bans with a kernel of its own."""
 
     def __init__(self, *allowed: str) -> None:
-        self.rings, self.kernel = Rings(), Kernel()
+        self.rings, self.kernel = OffenceRings(), Kernel()
         self.tally = memoryview(bytearray(8 * len(Tally))).cast("Q")
         outside = tuple(each.host for each in OURS.values())
-        guarding = Guarding(100, 600, tuple(ip_network(each) for each in allowed), outside=outside)
-        self.bans = Bans(guarding, self.rings, self.tally, self.kernel)  # type: ignore[arg-type]
+        bans_plan = BansPlan(100, 600, tuple(ip_network(each) for each in allowed), outside=outside)
+        self.bans = Banning(bans_plan, self.rings, self.tally, self.kernel)  # type: ignore[arg-type]
 
     def note(self, source: Endpoint, reason: Reason, times: int) -> None:
         for _ in range(times):

@@ -8,23 +8,23 @@ from pathlib import Path
 import pytest
 
 from nfqlb.gateway.ha.liveness import Lifeline
-from nfqlb.gateway.ha.manager import WELL, Keeper
-from nfqlb.gateway.ha.plan import Duties
+from nfqlb.gateway.ha.manager import WELL, HaManager
+from nfqlb.gateway.ha.plan import HaPlan
 from nfqlb.gateway.ha.protocol import DEAD, TRACK_FILE, UNWELL, YIELDING
 from nfqlb.gateway.runtime.event_loop import Loop
 
-DUTIES = Duties({"all": ("192.0.2.1",)}, {"all": 250}, "192.0.2.2", "192.0.2.3", 0, {}, lambda _: "")
+DUTIES = HaPlan({"all": ("192.0.2.1",)}, {"all": 250}, "192.0.2.2", "192.0.2.3", 0, {}, lambda _: "")
 
 
 class Scene:
     def __init__(self, run_dir: Path) -> None:
         self.loop = Loop((), lambda: None)
-        self.keeper = Keeper(self.loop, run_dir, str)
+        self.keeper = HaManager(self.loop, run_dir, str)
         self.file = run_dir / TRACK_FILE
 
     def look(self, *, alive: bool = True) -> int:
         """What stands in the file after the next look."""
-        self.keeper.look_after(1e6, alive=alive, ask_alarms=dict, queues=range(1), changing=True)
+        self.keeper.tick(1e6, alive=alive, ask_alarms=dict, queues=range(1), changing=True)
         return int(self.file.read_text())
 
 

@@ -9,8 +9,8 @@ import pytest
 import standin
 from livenet import Net, until
 
-from nfqlb.gateway.health.icmp_errors import Complaint, complaints, open_ear, open_mouth
-from nfqlb.gateway.worker.ipv6_sender import Sender
+from nfqlb.gateway.health.icmp_errors import Complaint, complaints, open_error_socket, open_probe_socket
+from nfqlb.gateway.worker.ipv6_sender import Ipv6Sender
 from nfqlb.lab import namespaces
 from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint
@@ -36,34 +36,34 @@ def heard(opened: socket.socket, seconds: float = 3.0) -> list[Complaint]:
 def test_the_ear_hears_of_what_the_sender_sent(net: Net, stack: ExitStack, first: str) -> None:
     inside = standin.INTERNAL[6]
 
-    def work() -> tuple[socket.socket, Sender]:
+    def work() -> tuple[socket.socket, Ipv6Sender]:
         made: dict[str, Callable[[], object]] = {
-            "ear": lambda: open_ear(inside),
-            "sender": lambda: Sender([inside], 1 << 16),
+            "ear": lambda: open_error_socket(inside),
+            "sender": lambda: Ipv6Sender([inside], 1 << 16),
         }
         order = [first, *(each for each in made if each != first)]
         opened = {each: made[each]() for each in order}
         return opened["ear"], opened["sender"]  # type: ignore[return-value]
 
-    ear, sender = namespaces.inside(net.gateway, work)
-    stack.callback(ear.close)
+    error_socket, sender = namespaces.inside(net.gateway, work)
+    stack.callback(error_socket.close)
     stack.callback(sender.close)
     packet = datagram.build(inside, CLOSED[6], b"OPTIONS", tos=0, ident=0)
     sender.send(packet, inside, CLOSED[6])
-    assert heard(ear) == [Complaint(CLOSED[6], "ICMP: connection refused")]
+    assert heard(error_socket) == [Complaint(CLOSED[6], "ICMP: connection refused")]
     sender.send(packet, inside, CLOSED[6])  # no error of the first one is told here, and costs this one
-    assert heard(ear) == [Complaint(CLOSED[6], "ICMP: connection refused")]
+    assert heard(error_socket) == [Complaint(CLOSED[6], "ICMP: connection refused")]
 
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_who_asks_hears_of_its_own_questions(net: Net, stack: ExitStack, family: int) -> None:
-    mouth = namespaces.inside(net.gateway, lambda: open_mouth(standin.INTERNAL[family]))
-    stack.callback(mouth.close)
-    mouth.sendto(b"OPTIONS", (CLOSED[family].host, CLOSED[family].port))
-    assert heard(mouth) == [Complaint(CLOSED[family], "ICMP: connection refused")]
+    probe_socket = namespaces.inside(net.gateway, lambda: open_probe_socket(standin.INTERNAL[family]))
+    stack.callback(probe_socket.close)
+    probe_socket.sendto(b"OPTIONS", (CLOSED[family].host, CLOSED[family].port))
+    assert heard(probe_socket) == [Complaint(CLOSED[family], "ICMP: connection refused")]
     with pytest.raises(OSError, match="unreachable"):
-        mouth.sendto(b"OPTIONS", (NOWHERE[family].host, NOWHERE[family].port))
-    assert list(complaints(mouth)) == []
+        probe_socket.sendto(b"OPTIONS", (NOWHERE[family].host, NOWHERE[family].port))
+    assert list(complaints(probe_socket)) == []
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -74,10 +74,10 @@ def test_the_ear_hears_of_forwarded_packets(
     """A worker has sent them from there: here a stand-in, whose backend lives nowhere."""
     process = net.start(how=f"backend={where[family]}")
     net.divert(1)
-    ear = namespaces.inside(net.gateway, lambda: open_ear(standin.INTERNAL[family]))
-    stack.callback(ear.close)
+    error_socket = namespaces.inside(net.gateway, lambda: open_error_socket(standin.INTERNAL[family]))
+    stack.callback(error_socket.close)
     net.sender(family)(b"hello")
-    assert until(lambda: bool(select.select([ear], [], [], 0.1)[0]))
-    [complaint] = heard(ear)
+    assert until(lambda: bool(select.select([error_socket], [], [], 0.1)[0]))
+    [complaint] = heard(error_socket)
     assert complaint.about == where[family]
     assert net.end(process) == 0

@@ -8,7 +8,7 @@ import pytest
 
 from nfqlb.balance.health import CONFIRM, Check
 from nfqlb.balance.states import State
-from nfqlb.gateway.health.scheduler import DOUBT_PAUSE, DOUBT_TIMEOUT, GAP, CannotAsk, Report, Rounds
+from nfqlb.gateway.health.scheduler import DOUBT_PAUSE, DOUBT_TIMEOUT, GAP, CannotAsk, ProbeScheduler, Report
 
 CHECK = Check(interval=5.0, timeout=1.0, jitter=0.2, rise=2, fall=3)
 RTT = 0.002
@@ -31,7 +31,7 @@ class World:
         self.on_ask: Callable[[int], None] = lambda _: None
         self.blocked = False
         self._underway: list[tuple[float, int, int, int]] = []
-        self.rounds = Rounds(
+        self.rounds = ProbeScheduler(
             [check] * count, [known] * count, self.now, self._send, self.traffic.__getitem__, self._tell, Random(seed)
         )
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfqlb.errors import HostError
-from nfqlb.gateway.netfilter.ingress import Arrivals
+from nfqlb.gateway.netfilter.ingress import Ingress
 from nfqlb.gateway.netfilter.sysctl import Sysctls, lowered
 
 LINKS = ("all", "default", "lo", "out", "in", "side")
-BOTH = Arrivals(ipv4=frozenset({"out", "in"}))
+BOTH = Ingress(ipv4=frozenset({"out", "in"}))
 
 
 class Host:
@@ -88,7 +88,7 @@ def test_a_filter_that_is_not_strict_is_left_as_it_is(made: Host) -> None:
 
 def test_an_interface_without_an_address_needs_no_filter_and_the_others_keep_theirs(made: Host) -> None:
     made.set("side/rp_filter", "0")
-    made.state.apply(Arrivals(ipv4=frozenset({"out", "in"}), unnumbered=frozenset({"out"})))
+    made.state.apply(Ingress(ipv4=frozenset({"out", "in"}), unnumbered=frozenset({"out"})))
     assert {link: made.get(f"{link}/rp_filter") for link in LINKS} == {
         "all": "0",
         "out": "0",  # here it is off
@@ -101,7 +101,7 @@ def test_an_interface_without_an_address_needs_no_filter_and_the_others_keep_the
 
 def test_redirects_are_off_where_packets_turn_and_on_elsewhere(made: Host) -> None:
     made.set("side/send_redirects", "0")  # "all" had switched it on
-    made.state.apply(Arrivals(ipv4=frozenset({"out"}), turning=frozenset({"out"})))
+    made.state.apply(Ingress(ipv4=frozenset({"out"}), turning=frozenset({"out"})))
     assert {link: made.get(f"{link}/send_redirects") for link in ("all", "out", "in", "side", "default")} == {
         "all": "0",
         "out": "0",
@@ -118,7 +118,7 @@ def test_two_armed_hosts_keep_their_redirects(made: Host) -> None:
 
 def test_taking_back_leaves_no_trace(made: Host) -> None:
     before = made.all()
-    arrivals = Arrivals(frozenset({"out", "in"}), frozenset({"out"}), frozenset({"out"}), frozenset({"out"}))
+    arrivals = Ingress(frozenset({"out", "in"}), frozenset({"out"}), frozenset({"out"}), frozenset({"out"}))
     made.state.apply(arrivals)
     assert made.all() != before
     made.state.remove()
@@ -128,7 +128,7 @@ def test_taking_back_leaves_no_trace(made: Host) -> None:
 
 def test_twice_is_once(made: Host) -> None:
     before = made.all()
-    arrivals = Arrivals(frozenset({"out", "in"}), unnumbered=frozenset({"out"}))
+    arrivals = Ingress(frozenset({"out", "in"}), unnumbered=frozenset({"out"}))
     assert made.state.apply(arrivals)
     once = made.all()
     assert made.state.differences(arrivals) == []
@@ -166,7 +166,7 @@ def test_the_latest_wish_of_others_is_what_comes_back(made: Host) -> None:
 def test_another_interface_later(made: Host) -> None:
     made.state.apply(BOTH)
     made.add("new")
-    made.state.apply(Arrivals(ipv4=frozenset({"out", "new"})))
+    made.state.apply(Ingress(ipv4=frozenset({"out", "new"})))
     assert [made.get(f"{link}/accept_local") for link in ("out", "in", "new")] == ["1", "0", "1"]
     made.state.remove()
     assert [made.get(f"{link}/accept_local") for link in ("out", "in", "new")] == ["0", "0", "0"]
@@ -180,7 +180,7 @@ def test_an_interface_that_has_gone_is_no_obstacle(made: Host) -> None:
 
 
 def test_an_interface_that_came_after_all_was_lowered_keeps_its_strictness(made: Host) -> None:
-    arrivals = Arrivals(frozenset({"out"}), unnumbered=frozenset({"out"}))
+    arrivals = Ingress(frozenset({"out"}), unnumbered=frozenset({"out"}))
     made.state.apply(arrivals)
     made.add("new", rp_filter=made.get("default/rp_filter"))  # as Linux makes it
     assert max(int(made.get("all/rp_filter")), int(made.get("new/rp_filter"))) == 1

@@ -12,7 +12,7 @@ from nfqlb.config.model import Config
 from nfqlb.config.problems import Problem
 from nfqlb.gateway.plan.build import QUEUE_NUMBERS, RANGES, Source, build, candidates, changes, gone, labels, staying
 from nfqlb.gateway.plan.model import Plan
-from nfqlb.gateway.plan.tables import Building
+from nfqlb.gateway.plan.tables import TableBuild
 from nfqlb.gateway.shm import board
 from nfqlb.gateway.shm.board import About, Board
 from nfqlb.net.endpoint import Endpoint
@@ -41,7 +41,7 @@ def backend(name: str, address: str) -> Backend:
 
 def plan_of(config: Config, keys: tuple[bytes, ...] = KEYS) -> Plan:
     source = Source(config, config.setup(keys), {})
-    with Building(source.setup.pools) as building:
+    with TableBuild(source.setup.pools) as building:
         return build(source, (range(2),), None, building)
 
 
@@ -70,10 +70,12 @@ def test_keys_are_a_change(readable: Config) -> None:
 def test_other_sources_of_probes_are_a_change(readable: Config) -> None:
     """In a pair they follow from the routes of the host."""
     old = plan_of(readable)
-    assert old.charge is not None
-    first, *others = old.charge.round.targets
+    assert old.backends_plan is not None
+    first, *others = old.backends_plan.round.targets
     moved = replace(first, source=Endpoint.parse("192.0.2.77:1"))
-    new = replace(old, charge=replace(old.charge, round=replace(old.charge.round, targets=(moved, *others))))
+    new = replace(
+        old, backends_plan=replace(old.backends_plan, round=replace(old.backends_plan.round, targets=(moved, *others)))
+    )
     assert list(changes(old, new)) == [f"backend {first.address}: probes leave from {first.source.host} → 192.0.2.77"]
 
 

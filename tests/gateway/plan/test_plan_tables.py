@@ -9,7 +9,7 @@ from nfqlb.balance.pool import Backend, Pool
 from nfqlb.balance.states import Standing, State
 from nfqlb.balance.tables import Draft, Tables, missing
 from nfqlb.gateway.plan import tables as plan_tables
-from nfqlb.gateway.plan.tables import Building, parts
+from nfqlb.gateway.plan.tables import TableBuild, parts
 from nfqlb.gateway.runtime.job import Refused
 from nfqlb.net.endpoint import Endpoint
 
@@ -40,7 +40,7 @@ def several(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("several")
 def test_they_are_those_that_one_process_builds() -> None:
-    with Building(POOLS) as begun:
+    with TableBuild(POOLS) as begun:
         assert len(children()) == 3
         found = begun.finish()
     assert children() == []
@@ -54,7 +54,7 @@ def test_with_the_standings_of_before_and_only_what_is_other() -> None:
     standings = {("a", "a-0"): Standing(State.DOWN)}
     before.put(standings, [plan_tables.build(each) for each in before.changed(standings)])
     changed = [*POOLS[:-1], pool("e", 4, weight=2)]
-    with Building(changed, before) as begun:
+    with TableBuild(changed, before) as begun:
         assert len(children()) == 1
         found = begun.finish()
     assert {which for which in found if found[which] is not before.built.get(which)} == {("e", 4)}
@@ -63,7 +63,7 @@ def test_with_the_standings_of_before_and_only_what_is_other() -> None:
 
 @pytest.mark.usefixtures("several")
 def test_what_nobody_waits_for_ends() -> None:
-    with Building(POOLS):
+    with TableBuild(POOLS):
         assert children()
     assert children() == []
 
@@ -74,20 +74,20 @@ def test_where_nothing_can_be_forked_it_is_done_here(monkeypatch: pytest.MonkeyP
         raise BlockingIOError
 
     monkeypatch.setattr(os, "fork", fork)
-    with Building(POOLS) as begun:
+    with TableBuild(POOLS) as begun:
         assert begun.finish() == tables(POOLS).built
 
 
 @pytest.mark.usefixtures("several")
 def test_a_builder_that_dies_is_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_tables, "build", lambda _: os._exit(1))
-    with Building(POOLS) as begun, pytest.raises(Refused):
+    with TableBuild(POOLS) as begun, pytest.raises(Refused):
         begun.finish()
     assert children() == []
 
 
 def test_for_little_nothing_is_forked() -> None:
-    with Building(POOLS[:1]) as begun:
+    with TableBuild(POOLS[:1]) as begun:
         assert children() == []
         assert begun.finish() == tables(POOLS[:1]).built
 

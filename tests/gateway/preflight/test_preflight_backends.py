@@ -16,7 +16,7 @@ from nfqlb.balance.health import Check
 from nfqlb.config.build import load
 from nfqlb.gateway.health.probe import Target
 from nfqlb.gateway.preflight import backends as preflight_backends
-from nfqlb.gateway.preflight.backends import TRIES, Rollcall
+from nfqlb.gateway.preflight.backends import TRIES, PreflightProbe
 from nfqlb.net.endpoint import Endpoint
 
 HOST = {4: "127.0.0.1", 6: "[::1]"}
@@ -119,7 +119,7 @@ def test_who_answers_is_well_and_of_the_others_it_says_why(backends: Backends, v
     manners = [answered(200), answered(404), late, answered(503), silent, trying, forged]
     asked = [target(backends.start(manner, version)) for manner in manners]
     asked.append(target(backends.nobody(version)))
-    call = Rollcall(asked, "lb")
+    call = PreflightProbe(asked, "lb")
     assert call.silent == {}
     found = call.answers()
     assert found[:3] == ["", "", ""]
@@ -134,7 +134,7 @@ def test_who_answers_is_well_and_of_the_others_it_says_why(backends: Backends, v
 def test_what_is_asked_and_taken_for_well_is_as_the_configuration_says(backends: Backends) -> None:
     check = Check(timeout=0.5, interval=0.5, method="INFO", uri="sip:ping@example.org", accept=frozenset({503}))
     asked = [target(backends.start(answered(status), 4), check) for status in (503, 200)]
-    found = Rollcall(asked, "lb").answers()
+    found = PreflightProbe(asked, "lb").answers()
     assert found[0] == ""
     assert found[1].startswith("it answers INFO with 200")
     assert backends.asked[0].startswith(b"INFO sip:ping@example.org SIP/2.0\r\n")
@@ -143,18 +143,18 @@ def test_what_is_asked_and_taken_for_well_is_as_the_configuration_says(backends:
 def test_one_address_may_be_asked_in_two_ways(backends: Backends) -> None:
     place = backends.start(answered(404), 4)
     strict = Check(timeout=0.5, interval=0.5, accept=frozenset({200}))
-    found = Rollcall([target(place), target(place, strict)], "lb").answers()
+    found = PreflightProbe([target(place), target(place, strict)], "lb").answers()
     assert (found[0], bool(found[1])) == ("", True)
 
 
 def test_many_are_asked_at_once(backends: Backends) -> None:
     place = backends.start(answered(200), 4)
-    assert Rollcall([target(place)] * 200, "lb").answers() == [""] * 200
+    assert PreflightProbe([target(place)] * 200, "lb").answers() == [""] * 200
 
 
 def test_an_address_that_is_not_here_is_told_of_once(backends: Backends) -> None:
     place = backends.start(answered(200), 4)
-    call = Rollcall([target(place, source="192.0.2.77"), target(place, source="192.0.2.77"), target(place)], "lb")
+    call = PreflightProbe([target(place, source="192.0.2.77"), target(place, source="192.0.2.77"), target(place)], "lb")
     assert call.silent == {"192.0.2.77": "Cannot assign requested address"}
     assert call.answers() == ["", "", ""]
     assert len(backends.asked) == 1
@@ -201,7 +201,7 @@ def test_problems_name_the_backend_and_its_pool(tmp_path: Path, monkeypatch: pyt
         def answers(self) -> list[str]:
             return [f"from {each.source.host}" if number else "" for number, each in enumerate(self.asked)]
 
-    monkeypatch.setattr(preflight_backends, "Rollcall", Stub)
+    monkeypatch.setattr(preflight_backends, "PreflightProbe", Stub)
     path = tmp_path / "nfqlb.toml"
     path.write_text(CONFIG)
     found = list(preflight_backends.problems(load(path)))

@@ -20,13 +20,13 @@ from nfqlb.balance.states import State
 from nfqlb.gateway.backends.activity import Seen
 from nfqlb.gateway.backends.overrides import WORDS
 from nfqlb.gateway.backends.rows import row
-from nfqlb.gateway.backends.status import Roll
+from nfqlb.gateway.backends.status import BackendStatuses
 from nfqlb.gateway.ha import manager as ha_manager
-from nfqlb.gateway.ha.manager import Keeper
-from nfqlb.gateway.ha.plan import Duties
+from nfqlb.gateway.ha.manager import HaManager
+from nfqlb.gateway.ha.plan import HaPlan
 from nfqlb.gateway.runtime import control_socket
 from nfqlb.gateway.runtime.event_loop import Loop
-from nfqlb.gateway.shm.probe_results import Vital
+from nfqlb.gateway.shm.probe_results import ProbeResult
 from nfqlb.gateway.stats import traffic
 from nfqlb.gateway.supervisor.supervisor import REQUESTS
 
@@ -110,10 +110,10 @@ def test_examples_have_the_form_that_the_page_tells() -> None:
 
 def test_a_backend_has_the_fields_that_the_page_tells() -> None:
     place = "regs", "reg1"
-    roll = Roll({}, {})
+    roll = BackendStatuses({}, {})
     roll.adopt({place: "192.0.2.1:5060"}, {}, 0.0)
     more = {"share": 1.0, "rate": None, "counts": traffic((), 0), "seen": Seen(0, 0)}
-    whole = row(place, "192.0.2.1:5060", roll, 0.0, **more, vital=Vital(1.0, 0.01, 200))  # type: ignore[arg-type]
+    whole = row(place, "192.0.2.1:5060", roll, 0.0, **more, result=ProbeResult(1.0, 0.01, 200))  # type: ignore[arg-type]
     fields = {f"backends[].{field}" for field in fields_of(whole)}
     assert fields == {field for field in section_of("backends") if field.startswith("backends[]")}
     explained = SECTIONS["backends"]
@@ -125,9 +125,9 @@ def test_a_backend_has_the_fields_that_the_page_tells() -> None:
 
 def test_half_of_a_pair_has_the_fields_that_the_page_tells(tmp_path: Path) -> None:
     loop = Loop((), lambda: None)
-    made = Keeper(loop, tmp_path, lambda: "digest")
+    made = HaManager(loop, tmp_path, lambda: "digest")
     try:
-        made.follow(Duties({"all": ("127.0.0.1",)}, {"all": 100}, "127.0.0.1", "127.0.0.2", 0, {}, lambda _: ""))
+        made.follow(HaPlan({"all": ("127.0.0.1",)}, {"all": 100}, "127.0.0.1", "127.0.0.2", 0, {}, lambda _: ""))
         found = set(fields_of({"ok": True, **made.report()}))
     finally:
         made.end(others_go_on=True)

@@ -21,8 +21,8 @@ from nfqlb.gateway.runtime.control_socket import (
     CLIENTS,
     REQUEST_MAX,
     Answer,
-    Control,
     ControlError,
+    ControlSocket,
     Conversation,
     ask,
 )
@@ -38,7 +38,7 @@ class Served:
         self.selector = DefaultSelector()
         self.asked: list[tuple[Answer, Conversation]] = []
         self.handle: Handle = lambda request, conversation: self.asked.append((request, conversation))
-        self.control = Control(run_dir, self.selector, lambda *them: self.handle(*them))
+        self.control = ControlSocket(run_dir, self.selector, lambda *them: self.handle(*them))
         self.control.publish()
         self._clients: list[socket.socket] = []
 
@@ -300,7 +300,7 @@ def test_without_that_group_the_owner_may_connect(tmp_path: Path, monkeypatch: p
 
 
 def test_nobody_finds_it_before_it_is_published(tmp_path: Path) -> None:
-    made = Control(tmp_path, DefaultSelector(), lambda *_: None)
+    made = ControlSocket(tmp_path, DefaultSelector(), lambda *_: None)
     with pytest.raises(NotRunning):
         ask(tmp_path, {"do": "status"})
     made.close(remove=False)
@@ -315,7 +315,7 @@ def test_the_end_takes_away_what_a_killed_successor_left(served: Served, tmp_pat
 
 def test_a_successor_s_socket_takes_the_place_of_the_last(served: Served, tmp_path: Path) -> None:
     later = DefaultSelector()
-    second = Control(tmp_path, later, lambda _, conversation: conversation.end(True, who="second"))
+    second = ControlSocket(tmp_path, later, lambda _, conversation: conversation.end(True, who="second"))
     second.publish()
     served.control.close(remove=False)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:

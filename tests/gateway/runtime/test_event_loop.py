@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from nfqlb.gateway.host.procfs import alive
-from nfqlb.gateway.runtime.event_loop import JOB_NICE, Flow, Loop
+from nfqlb.gateway.runtime.event_loop import JOB_NICE, Loop, Task
 from nfqlb.gateway.runtime.job import Refused
 
 SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
@@ -31,7 +31,7 @@ def turns(loop: Loop, done: Callable[[], object], seconds: float = 10.0) -> None
 def test_flows_go_on_in_the_order_in_which_they_began(loop: Loop) -> None:
     told: list[str] = []
 
-    def flow(name: str) -> Flow[None]:
+    def flow(name: str) -> Task[None]:
         for step in range(3):
             told.append(f"{name}{step}")
             yield lambda: True
@@ -47,11 +47,11 @@ def test_flows_go_on_in_the_order_in_which_they_began(loop: Loop) -> None:
 def test_a_flow_may_begin_another(loop: Loop) -> None:
     told: list[str] = []
 
-    def inner() -> Flow[None]:
+    def inner() -> Task[None]:
         told.append("inner")
         yield lambda: True
 
-    def outer() -> Flow[None]:
+    def outer() -> Task[None]:
         loop.begin(inner())
         told.append("outer")
         yield lambda: True
@@ -66,7 +66,7 @@ def test_only_one_of_those_who_wait_for_the_same_goes_on(loop: Loop) -> None:
     """The condition is looked at again after each step: what changes one at a time, stays one at a time."""
     busy, most, ended = 0, 0, 0
 
-    def change() -> Flow[None]:
+    def change() -> Task[None]:
         nonlocal busy, most, ended
         yield lambda: not busy
         busy += 1
@@ -85,7 +85,7 @@ def test_only_one_of_those_who_wait_for_the_same_goes_on(loop: Loop) -> None:
 def test_until_says_whether_it_held(loop: Loop, holds: bool) -> None:
     said: list[bool] = []
 
-    def flow() -> Flow[None]:
+    def flow() -> Task[None]:
         said.append((yield from loop.until(lambda: holds, 0.1)))
 
     loop.begin(flow())
@@ -98,11 +98,11 @@ def test_until_says_whether_it_held(loop: Loop, holds: bool) -> None:
 def test_what_a_flow_raises_the_turn_raises_and_the_others_go_on(loop: Loop) -> None:
     told: list[int] = []
 
-    def broken() -> Flow[None]:
+    def broken() -> Task[None]:
         yield lambda: True
         raise LookupError("ordered by the test")
 
-    def sound() -> Flow[None]:
+    def sound() -> Task[None]:
         for step in range(4):
             told.append(step)
             yield lambda: True
@@ -118,7 +118,7 @@ def test_what_a_flow_raises_the_turn_raises_and_the_others_go_on(loop: Loop) -> 
 def test_a_dropped_flow_takes_back_what_it_began(loop: Loop) -> None:
     told: list[str] = []
 
-    def flow() -> Flow[None]:
+    def flow() -> Task[None]:
         try:
             yield from loop.pause(60)
         except BaseException:
@@ -129,7 +129,7 @@ def test_a_dropped_flow_takes_back_what_it_began(loop: Loop) -> None:
 
     loop.begin(flow())
     loop.turn(0)
-    loop.drop_flows()
+    loop.drop_tasks()
     assert told == ["taken back", "ended"]
     loop.turn(0)
 
@@ -154,7 +154,7 @@ def test_the_end_gives_the_signals_back() -> None:
 def result_of(loop: Loop, work: Callable[[], object], seconds: float = 10.0) -> object:
     outcome: list[object] = []
 
-    def flow() -> Flow[None]:
+    def flow() -> Task[None]:
         try:
             outcome.append((yield from loop.work(work, seconds)))
         except Refused as error:
@@ -195,13 +195,13 @@ def test_dropped_work_ends_at_once_unless_it_must_be_whole(loop: Loop, whole: bo
         time.sleep(0.4)
         os.write(writing, b" whole")
 
-    def flow() -> Flow[None]:
+    def flow() -> Task[None]:
         yield from loop.work(work, 10, whole=whole)
 
     loop.begin(flow())
     loop.turn(0)
     pid = int(os.read(reading, 20))
-    loop.drop_flows()
+    loop.drop_tasks()
     assert not alive(pid)
     os.close(writing)
     assert os.read(reading, 20) == (b" whole" if whole else b"")

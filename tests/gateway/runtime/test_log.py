@@ -300,8 +300,8 @@ def test_who_only_wants_to_know_what_happened_gets_the_text(as_json: bool, to_jo
 def test_without_a_beginning_nothing_changes(caplog: pytest.LogCaptureFixture) -> None:
     """As in tests, where somebody else looks at events."""
     before = logging.getLogger().handlers[:]
-    runtime_log.follow(Log("error", "json"))
-    runtime_log.follow(Log())
+    runtime_log.apply(Log("error", "json"))
+    runtime_log.apply(Log())
     assert logging.getLogger().handlers == before
     assert runtime_log.overruled() == []
     assert not caplog.records

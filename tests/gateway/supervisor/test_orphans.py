@@ -11,7 +11,7 @@ from livenet import until
 from nfqlb.gateway.host.procfs import alive
 from nfqlb.gateway.shm import board
 from nfqlb.gateway.shm.board import About, Board, Cell, Header, State
-from nfqlb.gateway.supervisor.orphans import Elders
+from nfqlb.gateway.supervisor.orphans import Orphans
 
 ABOUT = About("lb", (5060, 5061), ("reg1",), ("10.0.0.1:5060",))
 
@@ -51,60 +51,60 @@ def boards(run_dir: Path) -> tuple[Board, Board]:
 
 
 def test_without_a_board_there_are_none(tmp_path: Path) -> None:
-    assert Elders.find(tmp_path) is None
+    assert Orphans.find(tmp_path) is None
     (tmp_path / board.FILE_NAME).write_text("not a board")
-    assert Elders.find(tmp_path) is None
+    assert Orphans.find(tmp_path) is None
 
 
 def test_they_are_found_on_every_board_and_told_to_leave(tmp_path: Path, worker: Worker) -> None:
     first, coming = boards(tmp_path)
     pids = [worker(first, 0), worker(first, 1), worker(coming, 1)]
-    elders = Elders.find(tmp_path)
-    assert elders is not None
-    assert sorted(elders.pids) == sorted(pids)
-    assert not elders.gone()
-    elders.retire()
-    assert until(elders.gone)
+    orphans = Orphans.find(tmp_path)
+    assert orphans is not None
+    assert sorted(orphans.pids) == sorted(pids)
+    assert not orphans.gone()
+    orphans.retire()
+    assert until(orphans.gone)
     assert not any(map(alive, pids))
     assert first.get(Header.STATE) == coming.get(Header.STATE) == State.RETIRED
-    elders.close()
+    orphans.close()
     assert os.listdir(tmp_path) == [board.FILE_NAME]
 
 
 def test_one_that_was_replaced_since_is_told_too(tmp_path: Path, worker: Worker) -> None:
     first, _ = boards(tmp_path)
     worker(first, 0)
-    elders = Elders.find(tmp_path)
-    assert elders is not None
+    orphans = Orphans.find(tmp_path)
+    assert orphans is not None
     later = worker(first, 1)
-    elders.stop()
-    assert later in elders.pids
-    assert until(elders.gone)
+    orphans.stop()
+    assert later in orphans.pids
+    assert until(orphans.gone)
 
 
 def test_our_own_are_not_among_them(tmp_path: Path, worker: Worker) -> None:
     first, coming = boards(tmp_path)
     worker(first, 0)
     stranger = worker(coming, 0)
-    elders = Elders.find(tmp_path, but=first)
-    assert elders is not None
-    assert elders.pids == [stranger]
-    elders.retire()
-    assert until(elders.gone)
+    orphans = Orphans.find(tmp_path, but=first)
+    assert orphans is not None
+    assert orphans.pids == [stranger]
+    orphans.retire()
+    assert until(orphans.gone)
     assert first.get(Header.STATE) == State.STARTING
-    elders.close()
-    assert Elders.find(tmp_path, but=first) is None
+    orphans.close()
+    assert Orphans.find(tmp_path, but=first) is None
 
 
 def test_a_process_that_only_has_the_number_is_left_alone(tmp_path: Path, worker: Worker) -> None:
     first, _ = boards(tmp_path)
     other = worker(first, 0, "bystander")  # type: ignore[call-arg]
     first.slot(1)[Cell.PID] = os.getpid()
-    elders = Elders.find(tmp_path)
-    assert elders is not None
-    assert elders.pids == []
-    assert elders.gone()
-    elders.kill()
+    orphans = Orphans.find(tmp_path)
+    assert orphans is not None
+    assert orphans.pids == []
+    assert orphans.gone()
+    orphans.kill()
     assert alive(other)
 
 
@@ -112,18 +112,18 @@ def test_a_process_that_only_has_the_number_is_left_alone(tmp_path: Path, worker
 def test_a_number_that_is_no_process_is_passed_over(tmp_path: Path, number: int) -> None:
     first, _ = boards(tmp_path)
     first.slot(0)[Cell.PID] = number
-    elders = Elders.find(tmp_path)
-    assert elders is not None
-    assert elders.pids == []
+    orphans = Orphans.find(tmp_path)
+    assert orphans is not None
+    assert orphans.pids == []
 
 
 def test_boards_of_those_who_still_run_stay(tmp_path: Path, worker: Worker) -> None:
     first, coming = boards(tmp_path)
     worker(coming, 0)
-    elders = Elders.find(tmp_path)
-    assert elders is not None
+    orphans = Orphans.find(tmp_path)
+    assert orphans is not None
     before = len(os.listdir("/proc/self/fd"))
-    elders.close()
+    orphans.close()
     assert len(os.listdir("/proc/self/fd")) == before - 1
     assert len(os.listdir(tmp_path)) == 2
     assert first.get(Header.STATE) == State.STARTING

@@ -172,6 +172,6 @@ def test_a_taken_queue_is_refused_and_its_holder_named(net: Net) -> None:
 def test_a_second_gateway_in_the_same_run_directory_is_refused(net: Net) -> None:
     first = net.start()
     refusal = net.refusal(net.start(wait=False))
-    assert refusal["error"] == "InstanceError"
+    assert refusal["error"] == "PidfileError"
     assert f"pid {first.pid}" in refusal["text"]
     assert net.board().pid == first.pid  # the first one's board is untouched

@@ -1,8 +1,8 @@
 """Whatever a consumer does, each packet gets exactly one verdict, and never goes on as it came.
 
 The same for all loops: netfilterqueue's with a stand-in for its packet, the compiled one, which asks a Consumer or its
-Lane directly, with the kernel's end of a pair of sockets, over which netlink messages go as they do between it and
-nfnetlink_queue.
+WorkerPath directly, with the kernel's end of a pair of sockets, over which netlink messages go as they do between it
+and nfnetlink_queue.
 """
 
 import hashlib
@@ -108,14 +108,14 @@ def handle_compiled(content: bytes | None, consumer: Consumer) -> Verdicts:
 
 
 def handle_direct(content: bytes | None, consumer: Consumer) -> Verdicts:
-    """By a Lane that asks Python about each packet."""
-    from nfqlb.fast.path import Lane
+    """By a WorkerPath that asks Python about each packet."""
+    from nfqlb.fast.path import WorkerPath
 
     fast = Engine(setup()).fast
     assert fast is not None
     slot = memoryview(bytearray(8 * 64)).cast("Q")
     layout = 0, 0, 0, [-1] * 6, -1
-    lane = Lane(fast, slot, layout, (MAX_PACKET, 1280, 1), consumer.decide, consumer.decide, consumer.decide)
+    lane = WorkerPath(fast, slot, layout, (MAX_PACKET, 1280, 1), consumer.decide, consumer.decide, consumer.decide)
     consumer.direct = lane.direct
     return handle_compiled(content, consumer)
 
@@ -212,13 +212,13 @@ def test_messages_that_are_cut_off_harm_nothing() -> None:
 
 @needs_compiled
 def test_it_ends_at_its_deadline_however_much_waits() -> None:
-    from nfqlb.gateway.worker._nfqueue_loop import ROOM, Pump
+    from nfqlb.gateway.worker._nfqueue_loop import ROOM, QueueLoop
 
     kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with kernel, ours:
         kernel.send(queued(b"content"))
         consumer = Consumer(None)
-        pump = Pump(ours.fileno(), 9, consumer, mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
+        pump = QueueLoop(ours.fileno(), 9, consumer, mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
         pump.stop(time.monotonic() - 1)
         pump.run()
         assert consumer.asked == []
@@ -226,10 +226,10 @@ def test_it_ends_at_its_deadline_however_much_waits() -> None:
 
 @needs_compiled
 def test_a_socket_that_is_closed_is_an_error_not_a_loop() -> None:
-    from nfqlb.gateway.worker._nfqueue_loop import ROOM, Pump
+    from nfqlb.gateway.worker._nfqueue_loop import ROOM, QueueLoop
 
     kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    pump = Pump(ours.fileno(), 9, Consumer(None), mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
+    pump = QueueLoop(ours.fileno(), 9, Consumer(None), mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
     kernel.close()
     ours.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -369,10 +369,10 @@ def mmap_of(content: bytes) -> mmap.mmap:
 
 @needs_compiled
 def test_memory_that_is_too_small_is_refused() -> None:
-    from nfqlb.gateway.worker._nfqueue_loop import ROOM, Pump
+    from nfqlb.gateway.worker._nfqueue_loop import ROOM, QueueLoop
 
     with pytest.raises(ValueError, match="too small"):
-        Pump(0, 9, Consumer(None), mmap.mmap(-1, ROOM - 1))  # type: ignore[arg-type]
+        QueueLoop(0, 9, Consumer(None), mmap.mmap(-1, ROOM - 1))  # type: ignore[arg-type]
 
 
 @needs_compiled

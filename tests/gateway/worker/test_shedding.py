@@ -11,9 +11,9 @@ from nfqlb import fast
 from nfqlb.balance.recent import SIZE, Recent
 from nfqlb.engine import Engine
 from nfqlb.gateway.shm.board import REASONS, About, Board
-from nfqlb.gateway.shm.offence_ring import Rings
+from nfqlb.gateway.shm.offence_ring import OffenceRings
 from nfqlb.gateway.worker.overload import Load
-from nfqlb.gateway.worker.shedding import Bounds, Shield
+from nfqlb.gateway.worker.shedding import Bounds, LoadShedder
 from nfqlb.gateway.worker.worker import Worker
 from nfqlb.net import datagram
 from nfqlb.proxy.triage import Triage
@@ -35,7 +35,7 @@ def worker(folder: Path) -> tuple[Worker, memoryview]:
     recent = Recent(cells)
     engine = Engine(setup(), recent=recent)
     board = Board(folder / "board", About("lb", (1,), ("reg1", "reg2", "proxy1")))
-    shield = Shield(Bounds(10**6, 10**6, (), 0.5, 0.4), 1, TRIAGE, engine.refuse)
+    shedder = LoadShedder(Bounds(10**6, 10**6, (), 0.5, 0.4), 1, TRIAGE, engine.refuse)
     one = Worker(
         engine,
         None,  # type: ignore[arg-type]
@@ -43,8 +43,8 @@ def worker(folder: Path) -> tuple[Worker, memoryview]:
         board.header,
         recent,
         lambda: None,
-        Rings().notebook(0),
-        shield=shield,
+        OffenceRings().notebook(0),
+        shedder=shedder,
         load=lambda: Load(0.9, 0.0),
     )
     one.idle()
@@ -78,7 +78,7 @@ LINES = st.lists(st.sampled_from(PIECES), max_size=12)
 @pytest.mark.skipif(fast.which() != "compiled", reason="there is no compiled look")
 def test_both_looks_agree(tmp_path: Path) -> None:
     one, _ = worker(tmp_path)
-    lane = one._lane
+    lane = one._worker_path
     assert lane is not None
 
     @given(HEADS, LINES)

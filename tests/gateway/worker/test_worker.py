@@ -10,11 +10,11 @@ import pytest
 from nfqlb.balance.recent import SIZE, Recent
 from nfqlb.gateway.runtime.log_limit import INTERVAL
 from nfqlb.gateway.shm.board import About, Board, Cell, Slot, Traffic, read
-from nfqlb.gateway.shm.offence_ring import Rings
+from nfqlb.gateway.shm.offence_ring import OffenceRings
 from nfqlb.gateway.worker import worker as worker_module
 from nfqlb.gateway.worker.nfqueue import MAX_PACKET
 from nfqlb.gateway.worker.overload import Load
-from nfqlb.gateway.worker.shedding import LEAST, REFUSALS, Bounds, Shield
+from nfqlb.gateway.worker.shedding import LEAST, REFUSALS, Bounds, LoadShedder
 from nfqlb.gateway.worker.worker import DIGEST, LOG_BYTES, SAMPLE, Worker
 from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint
@@ -44,7 +44,7 @@ class FakeSender:
 class Bench:
     """A worker whose engine gives the verdict it is handed, and whose queue is as full as it is told."""
 
-    def __init__(self, folder: Path, sender: FakeSender | None = None, shield: Shield | None = None) -> None:
+    def __init__(self, folder: Path, sender: FakeSender | None = None, shedder: LoadShedder | None = None) -> None:
         self.path = folder / "board"
         self.sender = sender or FakeSender()
         self.verdict = Verdict(Reason.NOT_SIP, b"")
@@ -53,7 +53,7 @@ class Bench:
         self.board.publish()
         self.recent = recent()
         self.told_to_leave = 0
-        self.rings = Rings()
+        self.rings = OffenceRings()
         self.worker = Worker(
             lambda _: self.verdict,
             self.sender,  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ class Bench:
             self.recent,
             self.leave,
             self.rings.notebook(0),
-            shield=shield,
+            shedder=shedder,
             load=lambda: self.load,
         )
 
@@ -257,7 +257,7 @@ def shielded(folder: Path, *, refused: Verdict | None = None, per_network: int =
     """With room for 2 * LEAST replies a second; the clock of the budgets stands still."""
     bounds = Bounds(2 * LEAST, per_network, (), 0.5, 0.4)
     triage = OnlyNew()
-    return Bench(folder, shield=Shield(bounds, workers, triage, lambda _: refused, Clock()))  # type: ignore[arg-type]
+    return Bench(folder, shedder=LoadShedder(bounds, workers, triage, lambda _: refused, Clock()))  # type: ignore[arg-type]
 
 
 def look(bench: Bench, fill: float, age: float = 0.0) -> None:
@@ -309,7 +309,7 @@ def test_some_are_told_when_to_come_again_and_the_others_dropped(tmp_path: Path)
     refused = Verdict(Reason.OVERLOADED, b"503", -1, *FOUR)
     clock, triage = Clock(), OnlyNew()
     bounds = Bounds(10**4, 10**4, (), 0.5, 0.4)
-    bench = Bench(tmp_path, shield=Shield(bounds, 1, triage, lambda _: refused, clock))  # type: ignore[arg-type]
+    bench = Bench(tmp_path, shedder=LoadShedder(bounds, 1, triage, lambda _: refused, clock))  # type: ignore[arg-type]
     look(bench, 1.5)
     assert bench.slot.cells[Cell.QUEUE_FILL] == 1000
     packet, answers = b"E" + bytes(11) + FOUR[1].addr, []
@@ -330,11 +330,11 @@ def test_refusals_have_a_bound_of_their_own() -> None:
     bounds = Bounds(10**7, 10**7, (), 0.5, 0.4)
     refused = Verdict(Reason.OVERLOADED, b"503", -1, *FOUR)
     clock = Clock()
-    shield = Shield(bounds, 1, OnlyNew(), lambda _: refused, clock)  # type: ignore[arg-type]
+    shedder = LoadShedder(bounds, 1, OnlyNew(), lambda _: refused, clock)  # type: ignore[arg-type]
     told = 0
     for _ in range(10_000):
         clock.now += 1e-4
-        told += shield.decide(NEW, lambda _: REPLY) is refused
+        told += shedder.decide(NEW, lambda _: REPLY) is refused
     assert 0.9 * REFUSALS < told <= REFUSALS
 
 
@@ -348,20 +348,20 @@ def test_old_packets_in_a_short_queue_are_overload_when_it_lasts(tmp_path: Path)
     look(bench, 0.1, 0.5)
     assert bench.slot.cells[Cell.QUEUE_AGE] == 500_000
     assert bench.slot.cells[Cell.SHEDDING] == 0
-    shield = bench.worker._shield
-    assert shield is not None
-    assert shield.look(Load(0.1, 0.5), 1e9)
+    shedder = bench.worker._shedder
+    assert shedder is not None
+    assert shedder.look(Load(0.1, 0.5), 1e9)
 
 
 def test_the_end_of_an_episode_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("WARNING")
-    shield = shielded(tmp_path).worker._shield
-    assert shield is not None
+    shedder = shielded(tmp_path).worker._shedder
+    assert shedder is not None
     for now, fill in enumerate((0.9, 0.1, 0.9, 0.9, 0.1, 0.1)):
-        if shield.look(Load(fill, 0.0), float(now)):
-            shield.decide(NEW, lambda _: REPLY)
+        if shedder.look(Load(fill, 0.0), float(now)):
+            shedder.decide(NEW, lambda _: REPLY)
     assert len(caplog.messages) == 1
     for now in range(6, 30):
-        shield.look(Load(0.1, 0.0), float(now))
+        shedder.look(Load(0.1, 0.0), float(now))
     assert len(caplog.messages) == 2
     assert caplog.messages[1].startswith("overload of a worker is over; ")

@@ -13,7 +13,7 @@ from devtools.fuzz.world import response
 from nfqlb.balance.health import Check
 from nfqlb.gateway.health.probe import Questions
 from nfqlb.gateway.health.probe import Target as Asked
-from nfqlb.gateway.shm.offence_ring import WEIGHTS, Note, Rings
+from nfqlb.gateway.shm.offence_ring import WEIGHTS, Note, OffenceRings
 from nfqlb.net import datagram, stun
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy import names
@@ -39,7 +39,7 @@ class EdgesTarget(Target):
 
     def __init__(self) -> None:
         self.questions = Questions("lb", SECRET)
-        self.rings = Rings()
+        self.rings = OffenceRings()
         self.notebook = self.rings.notebook(0)
 
     def seeds(self) -> list[bytes]:

@@ -57,7 +57,7 @@ def without_ident(packet: bytes) -> bytes:
 
 def both(way: Way, packet: bytes) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict of one worker, and the rules that another one explains it by: it must decide and write the same. Who
-    explains goes the careful way, whoever does not may know a faster one.
+    explains takes the slow path, whoever does not may know a faster one.
     """
     began = time.process_time()
     verdict = way.world.engine.process(packet)

@@ -24,7 +24,7 @@ from nfqlb.proxy.triage import Triage
 from nfqlb.proxy.verdict import Action, Verdict
 
 if TYPE_CHECKING:
-    from nfqlb.fast.path import Lane
+    from nfqlb.fast.path import WorkerPath
 
 NAMED = {b"peer.example.net": "198.51.100.9:5070", b"carrier.example": "192.0.2.33:5060"}
 """What a DNS would say, for the world whose backends send to names."""
@@ -70,9 +70,9 @@ class World:
             Recent.format(cells)
             self._memory = Recent(cells)
         self.engine = own.sibling(7, self._memory, Directory())
-        self.twin = Engine(setup, careful=True).sibling(40_000, self._memory, Directory())
+        self.twin = Engine(setup, slow=True).sibling(40_000, self._memory, Directory())
         self.triage = Triage(setup)
-        self._lane = _lane(self.engine)
+        self._worker_path = _worker_path(self.engine)
         listener = setup.listeners[0]
         self.outside, self.inside = listener.external, listener.internal
         self.sockets = {each.external for each in setup.listeners} | {each.internal for each in setup.listeners}
@@ -93,8 +93,8 @@ class World:
     def is_new(self, packet: bytes) -> bool:
         """Whether overload may shed it; both who tell that must say the same."""
         told = self.triage.is_new(packet)
-        if self._lane is not None and self._lane.is_new(packet) is not told:
-            broken("deterministic", f"new: {told}, in the compiled lane {not told}")
+        if self._worker_path is not None and self._worker_path.is_new(packet) is not told:
+            broken("deterministic", f"new: {told}, in the compiled path {not told}")
         return told
 
     def forget(self) -> None:
@@ -231,17 +231,17 @@ def response(written: bytes, status: bytes) -> bytes:
 # -- the worlds -------------------------------------------------------------------------------------------------------
 
 
-def _lane(engine: Engine) -> "Lane | None":
-    """A compiled lane that is asked what is new, and nothing else."""
+def _worker_path(engine: Engine) -> "WorkerPath | None":
+    """A compiled path that is asked what is new, and nothing else."""
     if engine.fast is None:
         return None
-    from nfqlb.fast.path import Lane
+    from nfqlb.fast.path import WorkerPath
 
     def nobody(*_: object) -> None:
         raise AssertionError
 
     slot, layout = memoryview(bytearray(8)).cast("Q"), (0, 0, 0, [-1] * 6, 0)
-    return Lane(engine.fast, slot, layout, (0, 0, 1), nobody, nobody, nobody)
+    return WorkerPath(engine.fast, slot, layout, (0, 0, 1), nobody, nobody, nobody)
 
 
 def _keys(*names: str) -> tuple[bytes, ...]:
