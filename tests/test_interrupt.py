@@ -128,7 +128,10 @@ except KeyboardInterrupt:
 def test_every_way_in_sees_to_it_first() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"nfqlb": "nfqlb.__main__:main"}
-    heads = "\n".join(f"{path.parent.name}: {path.read_text()[:400]}" for path in ROOT.glob("nfqlb/**/__main__.py"))
+    heads = "\n".join(
+        f"{path.parent.name}: {path.read_text()[:400]}"
+        for path in [ROOT / "nfqlb/__main__.py", *ROOT.glob("tools/devtools/*/__main__.py")]
+    )
     for name in ("nfqlb", "chaos", "bench", "fuzz"):
         head = heads.partition(f"{name}: ")[2]
         imports = [line for line in head.splitlines() if line.startswith(("import ", "from "))]

@@ -79,7 +79,7 @@ def test_the_documentation_comes_along_and_its_links_lead_somewhere(installed: P
             text = re.sub(r"^```.*?^```$", "", (prefix / document).read_text(), flags=re.MULTILINE | re.DOTALL)
             for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
                 there = (prefix / document.parent / target).exists()
-                of_the_sources = target.startswith(("../findings/", "../nfqlb/", "../pcaps/"))
+                of_the_sources = target.startswith(("../findings/", "../nfqlb/", "../pcaps/", "../tools/"))
                 assert there or of_the_sources or target.startswith("https://"), (document, target)
 
 

@@ -52,7 +52,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 COMPLETE = "_NFQLB_COMPLETE"
-"""In the environment of a shell that asks what could come next: its name. See nfqlb/cli/_completing.py."""
+"""In the environment of a shell that asks what could come next: its name. See nfqlb/cli/completion.py."""
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -97,7 +97,7 @@ class LazyGroup(Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         if os.environ.get(COMPLETE) in SHELLS:
-            from nfqlb.cli._completing import answer
+            from nfqlb.cli.completion import answer
 
             answer(self)
             sys.exit()

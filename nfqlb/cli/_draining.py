@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from nfqlb.cli._common import UserError
-from nfqlb.cli._steering import ask, errors_in
+from nfqlb.cli._common import UserError, ask, errors_in
 from nfqlb.cli.backends import span
 from nfqlb.config.dns_backends import base
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nfqlb.cli._common import UserError, load_settled
-from nfqlb.cli._completing import files
+from nfqlb.cli.completion import files
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 import click
 
-from nfqlb.cli import _completing as completing
 from nfqlb.cli import _screen as screen
+from nfqlb.cli import completion
 from nfqlb.cli._common import DEFAULT_CONFIG, Group, UserError, config_option, echo_json, json_option
 from nfqlb.layout import Line, Page, Shape, Table
 
@@ -133,7 +133,7 @@ def list_(config_path: Path, as_json: bool, interval: float | None, wide: bool) 
 
 def listed(config_path: Path, as_json: bool) -> dict[str, Any]:
     """The gateway's answer, printed if wanted as JSON. Raises UserError."""
-    from nfqlb.cli._steering import ask, errors_in
+    from nfqlb.cli._common import ask, errors_in
 
     answer = ask(config_path, {"do": "backends"}, quiet=as_json, timeout=10)
     if as_json:
@@ -226,14 +226,14 @@ def span(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f}s"
 
 
-NAME = click.argument("name", metavar="NAME", shell_complete=completing.backends)
-NAME_OUT = click.argument("name", metavar="NAME", shell_complete=completing.taken_out)
+NAME = click.argument("name", metavar="NAME", shell_complete=completion.backends)
+NAME_OUT = click.argument("name", metavar="NAME", shell_complete=completion.taken_out)
 FOR = click.option(
     "--for",
     "seconds",
     callback=duration,
     metavar="TIME",
-    shell_complete=completing.durations,
+    shell_complete=completion.durations,
     help="Until so much later: 90s, 10m, 2h, 1d.",
 )
 
@@ -371,7 +371,7 @@ def say(
     config_path: Path, as_json: bool, word: str, name: str, seconds: float | None, *, quiet: bool = False
 ) -> dict[str, Any]:
     """Tell the gateway, and how that has ended; its answer. `quiet`: what is fine is not told to people."""
-    from nfqlb.cli._steering import ask, errors_in
+    from nfqlb.cli._common import ask, errors_in
 
     answer = ask(config_path, {"do": word, "backend": name, "for": seconds}, quiet=True, timeout=10)
     if as_json or (quiet and not answer["ok"]):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nfqlb.cli import _completing as completing
 from nfqlb.cli import _screen as screen
+from nfqlb.cli import completion
 from nfqlb.cli._common import Group, UserError, echo_json, json_option
 from nfqlb.cli.backends import UNITS, duration, span
 from nfqlb.layout import Shape, Table
@@ -115,7 +115,7 @@ def list_(as_json: bool, wide: bool) -> None:
     "seconds",
     callback=ban_time,
     metavar="TIME",
-    shell_complete=completing.durations,
+    shell_complete=completion.durations,
     help="90s, 10m, 2h, 24d at most; for ever unless given.",
 )
 @click.option("--why", metavar="TEXT", help="For those who look at the list later.")
@@ -150,7 +150,7 @@ def add(seconds: float | None, why: str | None, force: bool, sources: tuple[str,
 
 @command.command()
 @click.option("--all", "everybody", is_flag=True, help="Everybody who is banned.")
-@click.argument("sources", metavar="SOURCE...", nargs=-1, shell_complete=completing.banned)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, shell_complete=completion.banned)
 def remove(everybody: bool, sources: tuple[str, ...]) -> None:
     """Let sources go, as 'nfqlb bans list' names them.
 

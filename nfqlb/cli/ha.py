@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nfqlb.cli import _screen as screen
-from nfqlb.cli._common import Group, UserError, config_option, echo_json, json_option, load_config
-from nfqlb.cli._steering import ask, errors_in
+from nfqlb.cli._common import Group, UserError, ask, config_option, echo_json, errors_in, json_option, load_config
 from nfqlb.layout import Line, Page, Shape, Table
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from devtools.command import say, told
 from nfqlb.cli import _screen as screen
 from nfqlb.cli._common import Group, UserError, console, echo_json, json_option
+from nfqlb.cli._lab_steps import say, told
 
 if TYPE_CHECKING:
     from nfqlb.lab.demo import Shown

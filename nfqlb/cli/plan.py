@@ -14,7 +14,7 @@ import click
 
 from nfqlb.cli import _screen as screen
 from nfqlb.cli._common import UserError, config_option, echo_json, json_option, load_settled
-from nfqlb.cli._completing import files
+from nfqlb.cli.completion import files
 
 if TYPE_CHECKING:
     from nfqlb.balance.states import Standings

@@ -36,7 +36,7 @@ def command(config_path: Path, force: bool, as_json: bool) -> None:
     Example:
       nfqlb check && nfqlb reload
     """
-    from nfqlb.cli._steering import ask, errors_in
+    from nfqlb.cli._common import ask, errors_in
 
     answer = ask(config_path, {"do": "reload", "force": force}, quiet=as_json)
     if as_json:

@@ -17,9 +17,9 @@ import click
 
 from nfqlb.cli import _screen as screen
 from nfqlb.cli._common import UserError, config_option, console, echo_json, json_option
-from nfqlb.cli._completing import files
 from nfqlb.cli._outcomes import FRAMES
 from nfqlb.cli._stored import capture_argument, has_colour, load_setup, packets_in, prepare_output
+from nfqlb.cli.completion import files
 
 if TYPE_CHECKING:
     from nfqlb.capture.packets import Packet, PacketReader

@@ -27,7 +27,7 @@ def command(config_path: Path, as_json: bool) -> None:
     Example:
       nfqlb status
     """
-    from nfqlb.cli._steering import ask, errors_in
+    from nfqlb.cli._common import ask, errors_in
 
     answer = ask(config_path, {"do": "status"}, quiet=as_json, timeout=10)
     if as_json:

@@ -29,7 +29,7 @@ def command(config_path: Path, as_json: bool) -> None:
     Example:
       /opt/nfqlb/bin/pip install /path/to/nfqlb && nfqlb upgrade
     """
-    from nfqlb.cli._steering import ask, errors_in
+    from nfqlb.cli._common import ask, errors_in
 
     answer = ask(config_path, {"do": "upgrade"}, quiet=as_json)
     if as_json:

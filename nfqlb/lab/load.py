@@ -5,9 +5,11 @@ Knows SIPp's statistics file. The figures are the phones' (calls that failed, me
 """
 
 import csv
+import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,25 +63,27 @@ def run(lab: Lab, rate: int, seconds: int, say: Callable[[str], None]) -> Result
         phone.register()
     share = [rate // PAIRS + (n < rate % PAIRS) for n in range(PAIRS)]
     say(f"{rate} calls/s for {seconds} s")
-    running: list[Dialogue] = []
+    called: list[Dialogue] = []
+    calling: list[Dialogue] = []
     begun = time.monotonic()
     try:
         for phone, calls in zip(callees, share, strict=True):
-            running += _start(phone, calls * seconds, caller=False)
+            called += _start(phone, calls * seconds, caller=False)
         for phone, callee, calls in zip(callers, callees, share, strict=True):
-            running += _start(phone, calls * seconds, caller=True, peer=callee.user, rate=calls)
+            calling += _start(phone, calls * seconds, caller=True, peer=callee.user, rate=calls)
         try:
-            statuses = [dialogue.process.wait(seconds + 40) for dialogue in running]
+            statuses = [dialogue.process.wait(seconds + 40) for dialogue in calling]
         except subprocess.TimeoutExpired:
             raise LabError(f"SIPp does not end its calls within {seconds + 40} s.") from None
+        statuses += [status for dialogue in called if (status := _end(dialogue)) is not None]
     finally:
-        for dialogue in running:
+        for dialogue in called + calling:
             if dialogue.process.poll() is None:
                 dialogue.process.kill()
                 dialogue.process.wait()
     elapsed = time.monotonic() - begun
-    sums = [last_row(dialogue.errors.with_suffix(".csv")) for dialogue in running]
-    made = [row for dialogue, row in zip(running, sums, strict=True) if dialogue.what.endswith("caller")]
+    made = [last_row(dialogue.errors.with_suffix(".csv")) for dialogue in calling]
+    sums = made + [last_row(dialogue.errors.with_suffix(".csv")) for dialogue in called]
     failed = sum(row["FailedCall(C)"] for row in sums)
     report = lab.stats()
     return Result(
@@ -115,6 +119,19 @@ def _start(phone: Phone, calls: int, *, caller: bool, peer: str = "", rate: int 
         timeout=calls // (rate or 1) + 60,
     )
     return [started]
+
+
+def _end(dialogue: Dialogue) -> int | None:
+    """The exit status of who is called, once all calls have been made; None when it waited for calls that were refused
+    on their way, and was told to end.
+    """
+    try:
+        return dialogue.process.wait(5)
+    except subprocess.TimeoutExpired:
+        dialogue.process.send_signal(signal.SIGUSR1)  # for SIPp: no new calls, end with those that there are
+    with suppress(subprocess.TimeoutExpired):
+        dialogue.process.wait(5)
+    return None
 
 
 def last_row(path: Path) -> dict[str, int]:

@@ -112,7 +112,7 @@ def board(crowd: Crowd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate
 
 def answers(monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]) -> None:
     """Let the gateway answer so, whatever it is asked."""
-    monkeypatch.setattr("nfqlb.cli._steering.ask", lambda *_, **__: {"ok": True, **fields})
+    monkeypatch.setattr("nfqlb.cli._common.ask", lambda *_, **__: {"ok": True, **fields})
     monkeypatch.setattr(ha, "ask", lambda *_, **__: {"ok": True, **fields})
 
 
@@ -455,7 +455,7 @@ def shapes() -> dict[str, Shape]:
 
 
 def test_every_table_is_among_those_above() -> None:
-    source = Path(__file__).read_text().replace("listing.", "backends.")
+    source = Path(__file__).read_text().replace("listing.", "backends.").replace("outcomes.", "_outcomes.")
     assert shapes()
     assert [name for name in shapes() if name not in source] == []
 
@@ -478,7 +478,7 @@ def test_columns_that_go_are_those_there_are() -> None:
 def test_help_tells_the_order() -> None:
     for name, shape in shapes().items():
         if shape.drop:
-            text = CliRunner().invoke(main, [name.partition(".")[0].replace("outcomes", "replay"), "--help"]).output
+            text = CliRunner().invoke(main, [name.partition(".")[0].replace("_outcomes", "replay"), "--help"]).output
             assert shape.order in " ".join(text.split()), name
 
 
@@ -486,7 +486,7 @@ def test_the_page_tells_the_order() -> None:
     page = (Path(__file__).parents[2] / "docs" / "output.md").read_text()
     told = {tuple(line.split(" | ")) for line in re.findall(r"^\| `nfqlb (.*) \|$", page, re.MULTILINE)}
     there = {
-        (f"{name.partition('.')[0].replace('outcomes', 'replay')}`", shape.name, shape.order)
+        (f"{name.partition('.')[0].replace('_outcomes', 'replay')}`", shape.name, shape.order)
         for name, shape in shapes().items()
         if shape.drop
     }

@@ -19,7 +19,7 @@ from test_cli import found
 
 from nfqlb.cli import COMMANDS, COMPLETE, completion, main
 from nfqlb.cli import SHELLS as SHELLS_THAT_ASK
-from nfqlb.cli._completing import BREAKS, LINE, split
+from nfqlb.cli.completion import BREAKS, LINE, split
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {shell: ROOT / "nfqlb" / "cli" / f"completion.{shell}" for shell in completion.PLACES}

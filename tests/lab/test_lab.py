@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pyroute2.netlink.exceptions import NetlinkError
 
-from devtools import command
 from nfqlb.capture.packets import PacketReader
 from nfqlb.capture.source import Source
+from nfqlb.cli import _lab_steps as command
 from nfqlb.cli._common import UserError
 from nfqlb.config.build import load
 from nfqlb.lab import LabError, demo, kamailio, scenario, topology

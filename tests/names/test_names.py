@@ -347,7 +347,7 @@ def unresolved(plan: dns_plan.DnsPlan) -> Mapping[Place, tuple[str, str]]:
     loop = Loop((), lambda: None)
     directory = DnsManager(loop)
     try:
-        directory._naming, directory._known = plan, dict(plan.answers)
+        directory._dns_plan, directory._known = plan, dict(plan.answers)
         return directory.unresolved()
     finally:
         directory.end()

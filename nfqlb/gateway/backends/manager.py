@@ -1,11 +1,8 @@
-"""The supervisor's care for backends: health from the prober and orders from the operator become tables that all
-workers see.
+"""What the supervisor does about backends: probe results and overrides of the operator become tables all workers see.
 
-Knows who has to be told of what, and in which order. What a Standing follows from is in `status`, how a table is
-made in `balance.tables`; whom workers choose from changes in the memory that they share, so no worker is asked or
-replaced for it.
-
-A gateway whose plan has no BackendsPlan (a stand-in) has no backends to care for.
+Knows who has to be told of what, and in which order. What a Standing follows from is in `status`, how a table is made
+in `balance.tables`. Workers choose from memory that they share, so none is asked or replaced for a change.
+A plan without BackendsPlan (a stand-in) has no backends.
 """
 
 import logging

@@ -28,7 +28,7 @@ KEYS = (b"0123456789abcdef0123456789abcdef",)
 
 @dataclass
 class NoProber:
-    """Takes the place of Checkup."""
+    """Takes the place of HealthManager."""
 
     round: Round
     board: Board
@@ -46,7 +46,7 @@ class NoLoop:
 
 @pytest.fixture(autouse=True)
 def _no_process(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(care_module, "Checkup", NoProber)
+    monkeypatch.setattr(care_module, "HealthManager", NoProber)
     caplog.set_level(logging.INFO, "nfqlb")
 
 
@@ -71,11 +71,11 @@ class Scene:
     def follow(self, setup: Setup) -> None:
         backends_plan = self.backends_plan(setup)
         self.care._adopt(backends_plan)
-        self.care.follow(backends_plan, self.board)
+        self.care.apply_plan(backends_plan, self.board)
 
     def hear(self, address: str, state: State, error: str = "") -> None:
         """What the prober says of a backend."""
-        prober = self.care._checkup
+        prober = self.care._health
         assert isinstance(prober, NoProber)
         (number,) = [n for n, each in enumerate(prober.round.targets) if str(each.address) == address]
         prober.heard({"target": number, "state": int(state), "changed": True, "error": error})

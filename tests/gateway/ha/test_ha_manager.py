@@ -35,7 +35,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     made = Scene(Path())  # also who may not enter what it lies in gets there
     made.keeper.prepare(DUTIES, fresh=True)
     assert made.file.read_text() == "0\n", "nobody serves yet"
-    made.keeper.follow(DUTIES)
+    made.keeper.apply_plan(DUTIES)
     yield made
     made.keeper.end(others_go_on=True)
     made.loop.close()
@@ -59,7 +59,7 @@ def test_it_says_how_the_node_is(scene: Scene) -> None:
 def test_it_says_which_interfaces_keep_the_addresses_away(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     assert scene.keeper.report()["interfaces_down"] == []
     monkeypatch.setattr("nfqlb.gateway.ha.manager.is_running", lambda name: name == "up0")
-    scene.keeper.follow(replace(DUTIES, interfaces=("up0", "down0")))
+    scene.keeper.apply_plan(replace(DUTIES, interfaces=("up0", "down0")))
     assert scene.keeper.report()["interfaces_down"] == ["down0"]
 
 

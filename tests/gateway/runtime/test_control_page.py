@@ -81,7 +81,7 @@ def test_every_request_is_explained_and_every_one_explained_is_a_request() -> No
 
 def test_every_field_of_a_request_is_explained_and_the_gateway_looks_at_each() -> None:
     read = set()
-    for path in Path(*nfqlb.gateway.__path__).glob("*.py"):
+    for path in Path(*nfqlb.gateway.__path__).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
             match node:
                 case ast.Subscript(ast.Name("request"), ast.Constant(str(field))):
@@ -127,7 +127,7 @@ def test_half_of_a_pair_has_the_fields_that_the_page_tells(tmp_path: Path) -> No
     loop = Loop((), lambda: None)
     made = HaManager(loop, tmp_path, lambda: "digest")
     try:
-        made.follow(HaPlan({"all": ("127.0.0.1",)}, {"all": 100}, "127.0.0.1", "127.0.0.2", 0, {}, lambda _: ""))
+        made.apply_plan(HaPlan({"all": ("127.0.0.1",)}, {"all": 100}, "127.0.0.1", "127.0.0.2", 0, {}, lambda _: ""))
         found = set(fields_of({"ok": True, **made.report()}))
     finally:
         made.end(others_go_on=True)

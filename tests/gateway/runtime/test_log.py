@@ -37,7 +37,7 @@ except KeyError:
 def start(
     program: str, stderr: int, environment: dict[str, str] | None = None, **more: object
 ) -> subprocess.Popen[bytes]:
-    source = f"import logging, os, sys\nfrom nfqlb.gateway import log\n{textwrap.dedent(program)}"
+    source = f"import logging, os, sys\nfrom nfqlb.gateway.runtime import log\n{textwrap.dedent(program)}"
     clean = {name: value for name, value in os.environ.items() if name != "JOURNAL_STREAM"}
     return subprocess.Popen([sys.executable, "-c", source], stderr=stderr, env={**clean, **(environment or {})}, **more)  # type: ignore[call-overload, no-any-return]
 
@@ -133,7 +133,7 @@ def test_the_command_line_wins_over_the_configuration(tmp_path: Path) -> None:
     program = """
     from nfqlb.config.model import Log
     log.begin("error")
-    log.follow(Log("debug", "json"))
+    log.apply(Log("debug", "json"))
     logging.getLogger("nfqlb").warning("no")
     logging.getLogger("nfqlb").error("yes")
     logging.getLogger("nfqlb").error("; ".join(log.overruled()))

@@ -18,9 +18,9 @@ import click
 from devtools.bench import traffic
 from devtools.bench.load import MIXES
 from devtools.bench.systems import SYSTEMS
-from devtools.command import say, told
 from nfqlb.cli import _screen as screen
 from nfqlb.cli._common import Group, echo_json, json_option
+from nfqlb.cli._lab_steps import say, told
 from nfqlb.lab.lab import check_host
 from nfqlb.layout import Shape, Table
 

@@ -16,8 +16,8 @@ import click
 
 from devtools.chaos import calls, flood, large, nodes, outages, overload, run, soak
 from devtools.chaos.scenarios import SCENARIOS, Scenario
-from devtools.command import say, told
 from nfqlb.cli._common import Group
+from nfqlb.cli._lab_steps import say, told
 
 F = TypeVar("F", bound=Callable[..., Any])
 
