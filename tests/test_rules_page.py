@@ -34,6 +34,14 @@ def test_every_rule_that_is_cited_is_defined() -> None:
     assert {rule: file for rule, file in cited.items() if rule not in DEFINED} == {}
 
 
+def test_every_rule_has_a_test_that_bears_its_number() -> None:
+    tests = "\n".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    tested = {
+        rule for name in re.findall(r"^ *def (test_\w+)", tests, re.MULTILINE) for rule in re.findall(r"P\d+", name)
+    }
+    assert set(DEFINED) - tested == set()
+
+
 @pytest.mark.parametrize("text", ["P{} says", "({})", "P1–P{}", "see P{}, P2"])
 def test_a_citation_is_found_wherever_it_stands(text: str) -> None:
     assert "40" in _CITED.findall(text.replace("({})", "(P{})").format(40))
