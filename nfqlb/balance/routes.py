@@ -1,7 +1,7 @@
 """Route rules: the pool for a new request; the first rule whose conditions all hold.
 
 Knows conditions and how each is tested. Does not know how a request is read: it asks for what a condition needs
-(Asked), and only when a rule comes to that condition, so that nobody pays for a condition that no rule has.
+(RouteFacts), and only when a rule comes to that condition, so that nobody pays for a condition that no rule has.
 
 INVITE, its CANCEL and its non-2xx ACK must match the same rule, statelessly (P29). They share the Request-URI, From,
 To, Call-ID and the way they come; the method counts as INVITE for all three [RFC 3261 9.1, 17.1.1.3]. They need not

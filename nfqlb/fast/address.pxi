@@ -1,5 +1,6 @@
 # Addresses of both IP versions: numbers to compare and to look up, texts that are read and written.
-# nfqlb.net.endpoint, nfqlb.balance.routes.NetworkSet.
+#
+# Mirrors: nfqlb.net.endpoint, nfqlb.net.networks
 
 cdef enum:
     MOST_NETWORKS = 64      # of each IP version

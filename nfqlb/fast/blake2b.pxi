@@ -2,6 +2,8 @@
 #
 # hashlib has it too, and the slow path uses that; but there each hash costs three objects and half a microsecond,
 # and a request needs up to five. What is computed here is the same: a difference would show in every branch and signature.
+#
+# Mirrors: hashlib
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset

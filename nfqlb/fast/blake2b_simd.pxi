@@ -1,6 +1,8 @@
 # BLAKE2b of several inputs at once: a request needs up to five digests that do not depend on each other, and vector
 # units compute four together, in the time of one and a half (AVX-512VL) or two (AVX2). Whether the processor has them
 # is asked when the module is loaded; one without computes them one after another. What is computed is the same.
+#
+# Mirrors: hashlib
 
 cdef struct Job:
     const Hash *hash

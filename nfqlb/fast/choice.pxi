@@ -1,4 +1,6 @@
-# The backend for a request from outside that no Route sends anywhere. nfqlb.proxy.choice, nfqlb.proxy.selection.
+# The backend for a request from outside that no Route sends anywhere.
+#
+# Mirrors: nfqlb.proxy.choice, nfqlb.proxy.selection, nfqlb.proxy.route_facts
 
 cdef uint64_t TABLE_SLOTS = _tables.SLOTS
 cdef int TABLE_COUNT = _tables.COUNT
@@ -83,7 +85,7 @@ cdef int put_key(FastPath path, Reading *m, Facts *f, list by, const Address *so
 
 
 cdef class Asked:
-    """What rules ask of a request (nfqlb.balance.routes.Asked), as long as the fast path has it in its hands."""
+    """What rules ask of a request (nfqlb.balance.routes.RouteFacts), as long as the fast path has it in its hands."""
     cdef FastPath path
     cdef Reading *m
     cdef Facts *f

@@ -1,4 +1,6 @@
 # What requests and responses have in common: who they belong to, the branch that says so, and the packet that goes out.
+#
+# Mirrors: nfqlb.proxy.facts, nfqlb.proxy.identity
 
 cdef object new_tuple = tuple.__new__
 

@@ -1,4 +1,6 @@
-# IP and UDP, read and written; and the buffers that what is written is gathered in. nfqlb.net.datagram.
+# IP and UDP, read and written; and the buffers that what is written is gathered in.
+#
+# Mirrors: nfqlb.net.datagram, nfqlb.net.checksum
 
 cdef enum:
     HEADERS = 28    # bytes of IPv4 and UDP

@@ -1,5 +1,7 @@
 # Where something is found by its address and port: a table with open addressing, made once and never changed. What a
 # dictionary would ask of each packet is a number or some bytes as objects, three times over.
+#
+# Mirrors: dict
 
 cdef struct Spot:
     Address addr

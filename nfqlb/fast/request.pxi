@@ -1,4 +1,6 @@
-# A request: its checks, the way it goes, and what is written. nfqlb.proxy.request (P8-P32), nfqlb.proxy.added_headers.
+# A request: its checks, the way it goes, and what is written. P8-P32.
+#
+# Mirrors: nfqlb.proxy.request, nfqlb.proxy.added_headers
 
 cdef enum:
     MOST_EDITS = ROUTES + 5

@@ -1,4 +1,6 @@
-# A response: is its top Via ours, and where does the one below want it? nfqlb.proxy.response (P33-P36).
+# A response: is its top Via ours, and where does the one below want it? P33-P36.
+#
+# Mirrors: nfqlb.proxy.response
 
 
 cdef Door entered_at(

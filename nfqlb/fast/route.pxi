@@ -1,4 +1,6 @@
-# Which way a request goes: its Route, and what `received` says where it leaves. nfqlb.proxy.route (P16, P18).
+# Which way a request goes: its Route, and what `received` says where it leaves. P16, P18.
+#
+# Mirrors: nfqlb.proxy.route
 
 cdef struct Value:      # of Route
     int row

@@ -1,4 +1,6 @@
 # The rules of one Setup in the form in which the fast path asks them.
+#
+# Mirrors: nfqlb.proxy.setup, nfqlb.proxy.scanners, nfqlb.proxy.triage
 
 cdef enum:
     EXTERNAL = 0

@@ -1,5 +1,7 @@
-# Memory that processes share: recent choices (P31) and tables, read and written where they are. nfqlb.balance.recent and
-# nfqlb.balance.tables have the layouts and the reasons.
+# Memory that processes share: recent choices (P31) and tables, read and written where they are. The layouts
+# and their reasons stand in what this mirrors.
+#
+# Mirrors: nfqlb.balance.recent, nfqlb.balance.tables
 
 cdef extern from *:
     """

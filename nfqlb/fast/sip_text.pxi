@@ -4,6 +4,8 @@
 # Each reader takes a subset of what its model in nfqlb.sip takes, and says no (False) to everything else, be it broken
 # or only unusual: folding, blanks in odd places, escapes, quotes. What it says yes to, it reads as the model does. So
 # "no" is never a verdict, it only sends the message down the slow path.
+#
+# Mirrors: nfqlb.sip.message, nfqlb.sip.grammar
 
 from nfqlb.sip import grammar as _grammar
 import re as _re

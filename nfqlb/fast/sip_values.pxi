@@ -1,4 +1,6 @@
 # What stands in the rows of a message: Via, URI, name-addr, CSeq. As in sip_text.pxi, a reader says no to what is unusual.
+#
+# Mirrors: nfqlb.sip.via, nfqlb.sip.uri, nfqlb.sip.address
 
 
 cdef bint read_via(const uint8_t *p, int a, int b, Via *via) noexcept nogil:

@@ -1,4 +1,6 @@
-# A worker's way for plain packets: verdict and counters in one step. nfqlb.gateway.worker.worker knows what is counted where.
+# A worker's way for plain packets: verdict and counters in one step.
+#
+# Mirrors: nfqlb.gateway.worker.worker
 
 
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext

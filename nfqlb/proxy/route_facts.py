@@ -1,4 +1,4 @@
-"""What the route rules ask of a request, read when they ask (balance.routes.Asked).
+"""What the route rules ask of a request, read when they ask (balance.routes.RouteFacts).
 
 Knows where in a message each answer stands. Does not know the rules.
 """
