@@ -63,6 +63,16 @@ def test_the_commands_need_no_checkout(installed: Path) -> None:
     assert "complete -" in nfqlb(installed, "completion", "bash")
 
 
+def test_only_what_runs_comes_along(installed: Path) -> None:
+    """No tools of developers, and nothing that only a compiler reads."""
+    there = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
+    packages = {path.parts[0] for path in there} - {"prefix"}
+    assert {name for name in packages if not name.endswith(".dist-info")} == {"nfqlb"}
+    parts = {part for path in there if path.parts[0] == "nfqlb" for part in path.parts}
+    assert parts & {"chaos", "bench", "fuzz", "devtools"} == set()
+    assert {path.suffix for path in there} & {".pxd", ".pxi", ".pyx"} == set()
+
+
 def test_manual_completions_and_schema_come_along(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", DATE)
     for place, text in share.files():
