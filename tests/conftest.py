@@ -7,6 +7,7 @@ hand; `pytest --hypothesis-profile hunt` draws new ones, many more, and is for l
 import os
 import signal
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +22,11 @@ settings.load_profile("gate")
 # readline puts them there, and with it the processes of pytest-xdist; a test that is about room says how much there is.
 for each in ("COLUMNS", "LINES"):
     os.environ.pop(each, None)
+
+# Programs that tests start find the developers' tools as tools/chaos and the others do.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, (str(Path(__file__).parents[1] / "tools"), os.environ.get("PYTHONPATH", "")))
+)
 
 # A shell ignores Ctrl-C for what it starts with & or nohup, and children inherit that: tests of Ctrl-C would fail.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -106,7 +106,8 @@ def test_from_a_bare_machine_to_the_first_phone_registered(host: Host) -> None:
                 with pytest.raises(subprocess.TimeoutExpired):
                     process.wait(1.5)  # it goes on by itself
                 process.send_signal(signal.SIGINT)
-                assert process.wait(10) in (0, 130)
+                # The last one is that of a shell, too, for what was still loading its modules.
+                assert process.wait(10) in (0, 130, -signal.SIGINT)
         else:
             namespaces.run(host.namespace, host.argv(words[1:]))  # raises unless it exits 0
         done.append(words[1])

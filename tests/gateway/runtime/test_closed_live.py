@@ -255,7 +255,7 @@ def late(writing):
     logging.getLogger("nfqlb").addHandler(logging.Handler())
     logging.getLogger("nfqlb").handlers[0].emit = lambda record: lines.append(record.getMessage())
     privileges.drop(keep=None)
-    for name in ("nfqlb.offline.replay", "nfqlb.offline.replay", "dns.resolver", "sched"):
+    for name in ("nfqlb.share", "nfqlb.share", "dns.resolver", "sched"):
         try:
             __import__(name)
         except ModuleNotFoundError as error:
@@ -283,9 +283,9 @@ def test_whatever_goes_wrong_can_be_told(python: list[str], more: list[str]) -> 
 def test_a_module_that_is_imported_late_is_told_once_and_not_found(python: list[str]) -> None:
     told = child(python, "late")
     # The last one is Python's own, and may lie where everybody can read it.
-    ours = ("nfqlb.offline.replay", "nfqlb.offline.replay", "dns")
+    ours = ("nfqlb.share", "nfqlb.share", "dns")
     assert [line for line in told if LATE not in line][:3] == [f"No module named '{name}'" for name in ours]
-    assert [line.split()[1] for line in told if LATE in line] == ["nfqlb.offline.replay", "dns", "sched"]
+    assert [line.split()[1] for line in told if LATE in line] == ["nfqlb.share", "dns", "sched"]
 
 
 SCAN = """
