@@ -22,6 +22,7 @@ HOUSE: dict[str, str] = {
     # the package itself: version and user
     "nfqlb": "",
     "errors": "",
+    "files": "",
     "spelling": "",
     "interrupt": "",
     "layout": "",
@@ -33,7 +34,7 @@ HOUSE: dict[str, str] = {
     "fast": "balance net proxy sip",
     "engine": "balance fast net proxy",
     # names and configuration
-    "names": "net",
+    "names": "files net",
     "config": "balance names net nfqlb proxy sip spelling",
     "config.checks": "balance config names net proxy spelling",
     "config.build": "config config.checks nfqlb proxy",
@@ -45,16 +46,18 @@ HOUSE: dict[str, str] = {
     # the running gateway
     "gateway": "",
     "gateway.host": "",
-    "gateway.shm": "balance errors proxy",
+    "gateway.shm": "balance errors files proxy",
     "gateway.runtime": "config errors gateway.host nfqlb",
     "gateway.stats": "balance errors gateway.host gateway.shm proxy",
-    "gateway.netfilter": "config errors gateway.host gateway.shm net proxy",
+    "gateway.netfilter": "config errors files gateway.host gateway.shm net proxy",
     "gateway.worker": "balance engine fast gateway.host gateway.runtime gateway.shm net proxy",
     "gateway.health": "balance gateway.host gateway.runtime gateway.shm net sip",
     "gateway.dns": "balance config gateway.runtime gateway.shm names net proxy",
     "gateway.bans": "config errors gateway.netfilter gateway.runtime gateway.shm proxy",
-    "gateway.ha": "config errors gateway.host gateway.netfilter gateway.runtime net nfqlb proxy",
-    "gateway.backends": "balance config gateway.health gateway.runtime gateway.shm gateway.stats net proxy spelling",
+    "gateway.ha": "config errors files gateway.host gateway.netfilter gateway.runtime net nfqlb proxy",
+    "gateway.backends": (
+        "balance config files gateway.health gateway.runtime gateway.shm gateway.stats net proxy spelling"
+    ),
     "gateway.preflight": (
         "config errors gateway.backends gateway.ha gateway.health gateway.host gateway.netfilter gateway.runtime "
         "gateway.shm net proxy"
@@ -69,7 +72,7 @@ HOUSE: dict[str, str] = {
         "gateway.runtime gateway.shm gateway.worker names nfqlb"
     ),
     # what people call
-    "units": "nfqlb",
+    "units": "files nfqlb",
     "lab": "capture gateway.host layout net offline proxy",
     "manual": "config config.reference nfqlb",
     "cli": (

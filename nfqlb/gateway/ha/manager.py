@@ -10,7 +10,6 @@ well has to be said: of a file that is not there, or that it does not see, keepa
 
 import json
 import logging
-import os
 import socket
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from pathlib import Path
 from selectors import EVENT_READ
 from typing import Any
 
+from nfqlb.files import replace_file
 from nfqlb.gateway.ha.liveness import Lifeline
 from nfqlb.gateway.ha.plan import HaPlan
 from nfqlb.gateway.ha.protocol import DEAD, TRACK_FILE, UNWELL, YIELDING
@@ -255,12 +255,10 @@ class HaManager:
         path = self._run_dir / TRACK_FILE
         if weight == self._written and self._file == _identity(path) != NO_FILE:
             return
-        fresh = path.with_name(f"{TRACK_FILE}.{os.getpid()}")
         try:
-            # A new file in the place of the old one, which keepalived sees as well: the old one may be root's.
-            fresh.write_text(f"{WELL + weight}\n")
-            fresh.chmod(0o644)
-            fresh.rename(path)
+            # A new file in the place of the old one, which keepalived sees as well: the old one may be root's. After a
+            # boot it means nothing, and no slow disk may hold up what it says.
+            replace_file(path, f"{WELL + weight}\n", 0o644, durable=False)
             self._file, self._unwritable = _identity(path), ""
         except OSError as error:
             self._file = NO_FILE
@@ -319,10 +317,8 @@ class HaManager:
 
     def _save(self) -> None:
         state = {"yielding": self._yielding, "roles": self._roles, "transitions": list(self._transitions)}
-        fresh = self._run_dir / f"{STATE_FILE}.{os.getpid()}"
-        with suppress(OSError):
-            fresh.write_text(json.dumps(state))
-            fresh.rename(self._run_dir / STATE_FILE)
+        with suppress(OSError):  # for the supervisor after us, not for one after a boot
+            replace_file(self._run_dir / STATE_FILE, json.dumps(state), durable=False)
 
     # -- who may compare
 
