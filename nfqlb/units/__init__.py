@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from nfqlb import SERVICE_USER
+from nfqlb.errors import NfqlbError
 from nfqlb.files import replace_file
 
 MARK = "# Written by: nfqlb install-units"
@@ -54,7 +55,7 @@ DevicePolicy=closed
 DeviceAllow=/dev/net/tun rw"""
 
 
-class UnitError(Exception):
+class UnitError(NfqlbError):
     """The units cannot be made or written as they should; the text says why and what to do."""
 
 

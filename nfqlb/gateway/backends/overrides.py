@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nfqlb.balance.states import Place, State
+from nfqlb.errors import StateError
 from nfqlb.files import replace_file
 
 FILE_NAME = "backends.json"
@@ -29,7 +30,7 @@ class Override:
         return self.until is None or now < self.until
 
 
-class OverridesError(Exception):
+class OverridesError(StateError):
     """The file cannot be read or written; the text says why and what follows."""
 
 

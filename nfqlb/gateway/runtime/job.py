@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, NoReturn, TypeVar
 
+from nfqlb.errors import NfqlbError
+
 T = TypeVar("T")
 
 CHUNK = 1 << 16
@@ -21,7 +23,7 @@ CHUNK = 1 << 16
 logger = logging.getLogger("nfqlb")
 
 
-class Refused(Exception):
+class Refused(NfqlbError):
     """The work cannot be done, for reasons that its user can change: one or more lines that say what to do."""
 
     def __init__(self, *lines: str) -> None:
