@@ -25,6 +25,7 @@ from nfqlb.gateway.ha.plan import HaPlan
 from nfqlb.gateway.ha.protocol import DEAD, TRACK_FILE, UNWELL, YIELDING
 from nfqlb.gateway.host.network import is_here, is_running
 from nfqlb.gateway.host.procfs import IPPROTO_VRRP, raw_sockets
+from nfqlb.gateway.host.sockets import bind_ahead
 from nfqlb.gateway.runtime.control_socket import Conversation
 from nfqlb.gateway.runtime.event_loop import Loop, Task
 from nfqlb.gateway.runtime.job import Refused
@@ -66,10 +67,8 @@ REQUESTS = ("ha-status", "ha-yield", "ha-resume")
 Alarms = Callable[[], Mapping[str, str]]
 """Name of a pool → what is wrong with it."""
 
-# linux/rtnetlink.h, linux/in.h, linux/in6.h: names that Python's socket module lacks.
+# linux/rtnetlink.h: names that Python's socket module lacks.
 _NEWS_OF_ADDRESSES = 0x10 | 0x100
-_IP_FREEBIND = 15
-_IPV6_FREEBIND = 78
 
 logger = logging.getLogger("nfqlb")
 
@@ -326,16 +325,13 @@ class HaManager:
         self._close_port()
         if not ha_plan.check_port:
             return
-        version6 = ":" in ha_plan.address
-        opened = socket.socket(socket.AF_INET6 if version6 else socket.AF_INET, socket.SOCK_STREAM)
+        family = socket.AF_INET6 if ":" in ha_plan.address else socket.AF_INET
+        opened = socket.socket(family, socket.SOCK_STREAM)
         try:
             opened.setblocking(False)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # for the one that relieves us
-            if version6:
-                opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
-            else:
-                opened.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+            bind_ahead(opened)
             opened.bind((ha_plan.address, ha_plan.check_port))
             opened.listen(4)
         except OSError as error:

@@ -15,14 +15,12 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from nfqlb.gateway.host.sockets import let_nothing_in
+from nfqlb.gateway.host.sockets import bind_ahead, let_nothing_in
 from nfqlb.net.endpoint import Endpoint
 
 # linux/in.h, linux/in6.h, linux/errqueue.h: names that Python's socket module lacks.
 _IP_RECVERR = 11
 _IPV6_RECVERR = 25
-_IP_FREEBIND = 15
-_IPV6_FREEBIND = 78
 _EXTENDED_ERROR = struct.Struct("@IBBBxII")
 _ORIGIN_ICMP = (2, 3)
 """SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6: not what the local stack says of its own sends."""
@@ -64,11 +62,7 @@ def open_error_socket(endpoint: Endpoint) -> socket.socket:
     error_socket = _socket(endpoint)
     try:
         error_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # On the other node of a pair the address is not here yet: then it hears as soon as it comes.
-        level, option = (
-            (socket.IPPROTO_IP, _IP_FREEBIND) if endpoint.version == 4 else (socket.IPPROTO_IPV6, _IPV6_FREEBIND)
-        )
-        error_socket.setsockopt(level, option, 1)
+        bind_ahead(error_socket)
         let_nothing_in(error_socket)
         error_socket.bind((endpoint.host, endpoint.port))
     except BaseException:
