@@ -22,39 +22,42 @@ HOUSE: dict[str, str] = {
     # the package itself: version and user
     "nfqlb": "",
     "errors": "",
+    "files": "",
     "spelling": "",
     "interrupt": "",
     "layout": "",
     # bytes and values in, values out
-    "net": "",
-    "sip": "net",
+    "net": "errors",
+    "sip": "errors net",
     "balance": "net",
-    "proxy": "balance net sip",
+    "proxy": "balance errors net sip",
     "fast": "balance net proxy sip",
     "engine": "balance fast net proxy",
     # names and configuration
-    "names": "net",
-    "config": "balance names net nfqlb proxy sip spelling",
+    "names": "errors files net",
+    "config": "balance errors names net nfqlb proxy sip spelling",
     "config.checks": "balance config names net proxy spelling",
     "config.build": "config config.checks nfqlb proxy",
     "config.resolve": "config names",
     "config.reference": "config config.build",
     # stored packets
-    "capture": "net",
+    "capture": "errors net",
     "offline": "balance capture engine net proxy sip",
     # the running gateway
     "gateway": "",
-    "gateway.host": "",
-    "gateway.shm": "balance errors proxy",
+    "gateway.host": "errors",
+    "gateway.shm": "balance errors files proxy",
     "gateway.runtime": "config errors gateway.host nfqlb",
     "gateway.stats": "balance errors gateway.host gateway.shm proxy",
-    "gateway.netfilter": "config errors gateway.host gateway.shm net proxy",
-    "gateway.worker": "balance engine fast gateway.host gateway.runtime gateway.shm net proxy",
+    "gateway.netfilter": "config errors files gateway.host gateway.shm net proxy",
+    "gateway.worker": "balance engine errors fast gateway.host gateway.runtime gateway.shm net proxy",
     "gateway.health": "balance gateway.host gateway.runtime gateway.shm net sip",
     "gateway.dns": "balance config gateway.runtime gateway.shm names net proxy",
     "gateway.bans": "config errors gateway.netfilter gateway.runtime gateway.shm proxy",
-    "gateway.ha": "config errors gateway.host gateway.netfilter gateway.runtime net nfqlb proxy",
-    "gateway.backends": "balance config gateway.health gateway.runtime gateway.shm gateway.stats net proxy spelling",
+    "gateway.ha": "config errors files gateway.host gateway.netfilter gateway.runtime net nfqlb proxy",
+    "gateway.backends": (
+        "balance config errors files gateway.health gateway.runtime gateway.shm gateway.stats net proxy spelling"
+    ),
     "gateway.preflight": (
         "config errors gateway.backends gateway.ha gateway.health gateway.host gateway.netfilter gateway.runtime "
         "gateway.shm net proxy"
@@ -69,13 +72,13 @@ HOUSE: dict[str, str] = {
         "gateway.runtime gateway.shm gateway.worker names nfqlb"
     ),
     # what people call
-    "units": "nfqlb",
-    "lab": "capture gateway.host layout net offline proxy",
+    "units": "errors files nfqlb",
+    "lab": "capture errors gateway.host layout net offline proxy",
     "manual": "config config.reference nfqlb",
     "cli": (
         "balance capture config config.build config.reference config.resolve errors fast gateway.ha gateway.host "
         "gateway.netfilter gateway.plan gateway.preflight gateway.runtime gateway.stats gateway.supervisor "
-        "gateway.worker interrupt lab layout names nfqlb offline proxy spelling units"
+        "interrupt lab layout names nfqlb offline proxy spelling units"
     ),
     "share": "cli config.reference manual",
     "__main__": "cli interrupt",

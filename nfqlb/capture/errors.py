@@ -4,8 +4,10 @@ Any bytes lead to frames or to one of these; no other exception leaves the reade
 file that cannot be opened or read.
 """
 
+from nfqlb.errors import NfqlbError
 
-class CaptureError(Exception):
+
+class CaptureError(NfqlbError):
     """A capture that cannot be read, or not to its end. The text says what to do or where to look."""
 
 

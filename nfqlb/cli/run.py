@@ -95,12 +95,10 @@ def make(config_path: Path) -> Made:
 
 def run(plan: Plan, config_path: Path, apply_rules: bool, predecessor: Predecessor | None) -> None:
     """Run until a signal, or until a successor has taken over. Raises UserError."""
+    from nfqlb.errors import NfqlbError
     from nfqlb.gateway.plan.build import FromFile
-    from nfqlb.gateway.runtime.job import Refused
-    from nfqlb.gateway.runtime.pidfile import PidfileError
-    from nfqlb.gateway.supervisor.rollover import CannotRun, span
+    from nfqlb.gateway.supervisor.rollover import span
     from nfqlb.gateway.supervisor.supervisor import Supervisor
-    from nfqlb.gateway.worker.nfqueue import QueueError
 
     def ready() -> None:
         workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
@@ -120,7 +118,7 @@ def run(plan: Plan, config_path: Path, apply_rules: bool, predecessor: Predecess
             finally:
                 if apply_rules and supervisor.in_force:
                     logger.info("the rules are removed (%d changes)", run_in_child(supervisor.plan.displace))
-    except (PidfileError, QueueError, CannotRun, Refused) as error:
+    except NfqlbError as error:
         raise UserError(str(error)) from None
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from nfqlb.errors import NfqlbError
+
 Severity = Literal["error", "warning", "note"]
 
 VALUE_WIDTH = 60
@@ -45,7 +47,7 @@ class Problem:
         }
 
 
-class ConfigError(Exception):
+class ConfigError(NfqlbError):
     """The configuration cannot be used; `problems` holds every mistake (and every warning) found in it."""
 
     def __init__(self, path: Path, problems: Sequence[Problem]) -> None:

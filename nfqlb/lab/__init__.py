@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from nfqlb.errors import NfqlbError
 
-class LabError(Exception):
+
+class LabError(NfqlbError):
     """Something in the lab did not work; the text is a sentence or two for a person."""
 
     logs: Path | None = None

@@ -20,6 +20,7 @@ import dns.rdata
 import dns.resolver
 import dns.update
 
+from nfqlb.errors import NfqlbError
 from nfqlb.names.target import SERVICE, Address, Dns, Known, Service, Target, in_order, ranked
 from nfqlb.net.endpoint import SIP_PORT, Endpoint, pack_host
 
@@ -65,7 +66,7 @@ Past = dict[tuple[str, str], tuple[Any, ...]]
 """The last good answer to each question that a target takes: (name, kind of record) → records."""
 
 
-class NoAnswer(Exception):
+class NoAnswer(NfqlbError):
     """DNS did not answer; the text says how."""
 
 

@@ -5,12 +5,11 @@ It says for which IP versions DNS was asked: addresses of another one are not mi
 """
 
 import json
-import os
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from nfqlb.files import replace_file
 from nfqlb.names.target import Answers, Known, Target, as_plain, from_plain
 
 FILE_NAME = "names.json"
@@ -42,12 +41,5 @@ def _content(state_dir: Path) -> Any:
 def write(state_dir: Path, answers: Answers, versions: Collection[int]) -> None:
     """All of it at once or nothing. `versions`: the IP versions whose addresses were asked for. Raises OSError."""
     rows = [as_plain(target, Known(known.addresses)) for target, known in sorted(answers.items()) if known.addresses]
-    fresh = state_dir / f"{FILE_NAME}.{os.getpid()}"
-    try:
-        state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-        fresh.write_text(json.dumps({"versions": sorted(versions), "names": rows}, indent=1) + "\n")
-        fresh.rename(state_dir / FILE_NAME)
-    except OSError:
-        with suppress(OSError):
-            fresh.unlink()
-        raise
+    state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    replace_file(state_dir / FILE_NAME, json.dumps({"versions": sorted(versions), "names": rows}, indent=1) + "\n")

@@ -11,6 +11,7 @@ import struct
 from enum import Enum
 from typing import NamedTuple
 
+from nfqlb.errors import PacketError
 from nfqlb.net.checksum import word_sum
 from nfqlb.net.endpoint import Endpoint
 
@@ -34,7 +35,7 @@ class Fault(Enum):
     TOO_LARGE = "more than 65,535 bytes"
 
 
-class DatagramError(Exception):
+class DatagramError(PacketError):
     """The bytes are no UDP datagram that we can use; `.fault` says why."""
 
     def __init__(self, fault: Fault) -> None:

@@ -6,6 +6,7 @@ Each check that fails raises Reject with the reason that is also the counter.
 import re
 from typing import NamedTuple
 
+from nfqlb.errors import PacketError
 from nfqlb.proxy.keys import MARKER
 from nfqlb.proxy.verdict import Reason
 from nfqlb.sip import address, grammar, via
@@ -26,7 +27,7 @@ _LWS = re.compile(rb"[ \t\r\n]").search
 _CSEQ = re.compile(rb"([0-9]+)[ \t\r\n]+(" + grammar.TOKEN + rb"+)")
 
 
-class Reject(Exception):
+class Reject(PacketError):
     """The request gets this answer, or is dropped where the reason says so."""
 
     def __init__(self, reason: Reason, *headers: bytes, detail: str = "") -> None:

@@ -8,6 +8,8 @@ LF are all just linear white space here [RFC 3261 25.1 LWS].
 import re
 from collections.abc import Iterator
 
+from nfqlb.errors import PacketError
+
 Span = tuple[int, int]
 """Start and end offset in the message."""
 
@@ -26,7 +28,7 @@ _PARAM = re.compile(
 _COMMA = 0x2C
 
 
-class QuotingError(Exception):
+class QuotingError(PacketError):
     """A quoted string or a `<` that nothing closes (P5)."""
 
 

@@ -11,6 +11,7 @@ import re
 from enum import Enum
 from typing import NamedTuple
 
+from nfqlb.errors import PacketError
 from nfqlb.sip import grammar
 
 COMPACT = {
@@ -61,7 +62,7 @@ class Fault(Enum):
     LENGTH = "Content-Length"
 
 
-class NotSip(Exception):
+class NotSip(PacketError):
     """The bytes have no SIP start line."""
 
 

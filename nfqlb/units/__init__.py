@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from nfqlb import SERVICE_USER
+from nfqlb.errors import NfqlbError
+from nfqlb.files import replace_file
 
 MARK = "# Written by: nfqlb install-units"
 """A file of ours begins so. Another one of the same name is somebody's own, and is left alone."""
@@ -53,7 +55,7 @@ DevicePolicy=closed
 DeviceAllow=/dev/net/tun rw"""
 
 
-class UnitError(Exception):
+class UnitError(NfqlbError):
     """The units cannot be made or written as they should; the text says why and what to do."""
 
 
@@ -184,11 +186,8 @@ def _ours(path: Path) -> str | None:
 
 
 def _write(path: Path, text: str) -> None:
-    new = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(text, "utf-8")
-        new.chmod(0o644)
-        new.rename(path)
+        replace_file(path, text, 0o644)
     except OSError as error:
         raise UnitError(f"{path} cannot be written ({error.strerror}): run this as root.") from None

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sipcase import Gateway, request, setup
 
-from nfqlb.gateway.dns.resolver import BURST, UNDER_WAY, Counts, Resolver, entry_of
+from nfqlb.gateway.dns.resolver import BURST, TOLD_EVERY, UNDER_WAY, Counts, Resolver, entry_of
 from nfqlb.gateway.shm.name_lookups import NameLookups
 from nfqlb.names.lookup import NEGATIVE_TTL, RETRY, Found
 from nfqlb.names.target import Address, Dns
@@ -244,6 +244,16 @@ def test_silence_keeps_what_was_told_and_no_is_an_answer() -> None:
     assert entry_of(found(ttl=RETRY, silent=True), before, 100) == Entry(106, FOUR, SIX)
     assert entry_of(found(ttl=RETRY, silent=True), None, 100) == Entry(106, None, None)
     assert entry_of(found(ttl=NEGATIVE_TTL), before, 100) == Entry(131, None, None)
+
+
+def test_names_that_cannot_be_looked_up_are_told_of_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    desk = NameLookups()
+    resolver = Resolver((), Dns(), (4,), desk.memory, desk.questions, -1, Counts())
+    for now in (0.0, 1.0, 2.0, TOLD_EVERY):
+        resolver._complain("no server answers", now)
+    text = "a name that a backend sends to cannot be looked up: no server answers"
+    assert caplog.messages == [text, f"{text} (and 2 more before)"]
+    desk.close()
 
 
 # -- the process that asks, here as a thread

@@ -6,11 +6,11 @@ the board, and what is known of one lasts as long as what is counted for it. Tim
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nfqlb.files import replace_file
 from nfqlb.gateway.shm.board import RESPONSES_FROM, Board, Traffic
 
 FILE_NAME = "activity"
@@ -59,14 +59,12 @@ class Activity:
     # -- from one supervisor to the next
 
     def save(self, run_dir: Path) -> None:
-        """Raises OSError."""
+        """Raises OSError. Without fsync: what is counted begins anew with every boot."""
         rows = {
             name: [each.requests, each.responses, each.last_request, each.last_response]
             for name, each in self._seen.items()
         }
-        fresh = run_dir / f"{FILE_NAME}.{os.getpid()}"
-        fresh.write_text(json.dumps(rows))
-        fresh.rename(run_dir / FILE_NAME)
+        replace_file(run_dir / FILE_NAME, json.dumps(rows), durable=False)
 
 
 def load(run_dir: Path) -> dict[str, Seen]:

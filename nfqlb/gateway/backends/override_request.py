@@ -6,6 +6,7 @@ Knows the words of such a request, and which of several a short name stands for.
 from typing import Any
 
 from nfqlb.balance.states import Place
+from nfqlb.errors import NfqlbError
 from nfqlb.gateway.backends.log import named
 from nfqlb.spelling import nearest
 
@@ -13,7 +14,7 @@ LONGEST = 10 * 365 * 86400.0
 """Seconds that an order may last which has an end."""
 
 
-class UnknownBackend(Exception):
+class UnknownBackend(NfqlbError):
     """No backend goes by that name, or several do; the text says what to do."""
 
 

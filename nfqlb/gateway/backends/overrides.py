@@ -5,12 +5,12 @@ run out; who it concerns may be in the configuration or not. Times are seconds s
 """
 
 import json
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from nfqlb.balance.states import Place, State
+from nfqlb.errors import StateError
+from nfqlb.files import replace_file
 
 FILE_NAME = "backends.json"
 
@@ -30,7 +30,7 @@ class Override:
         return self.until is None or now < self.until
 
 
-class OverridesError(Exception):
+class OverridesError(StateError):
     """The file cannot be read or written; the text says why and what follows."""
 
 
@@ -69,12 +69,8 @@ def write(state_dir: Path, overrides: Overrides) -> None:
         {"pool": pool, "backend": name, "order": word[each.state], "since": each.since, "until": each.until}
         for (pool, name), each in sorted(overrides.items())
     ]
-    fresh = path.with_name(f"{FILE_NAME}.{os.getpid()}")
     try:
         state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-        fresh.write_text(json.dumps({"orders": rows}, indent=1) + "\n")
-        fresh.rename(path)
+        replace_file(path, json.dumps({"orders": rows}, indent=1) + "\n")
     except OSError as error:
-        with suppress(OSError):
-            fresh.unlink()
         raise OverridesError(f"{path} cannot be written ({error.strerror}): a restart will forget it.") from None

@@ -5,13 +5,13 @@ Knows how these come together in one Standing, and when one changes by itself. P
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from nfqlb.balance.states import WHOLE, Place, Standing, State
 from nfqlb.config.dns_backends import base
+from nfqlb.files import replace_file
 from nfqlb.gateway.backends.overrides import Override, Overrides
 
 FILE_NAME = "health"
@@ -147,11 +147,9 @@ def whole(place: Place) -> Place:
 
 
 def save(run_dir: Path, records: Mapping[Place, Record]) -> None:
-    """Raises OSError."""
+    """Raises OSError. Without fsync: after a boot everything is found out again."""
     rows = [{"pool": pool, "backend": name, **asdict(record)} for (pool, name), record in records.items()]
-    fresh = run_dir / f"{FILE_NAME}.{os.getpid()}"
-    fresh.write_text(json.dumps(rows))
-    fresh.rename(run_dir / FILE_NAME)
+    replace_file(run_dir / FILE_NAME, json.dumps(rows), durable=False)
 
 
 def load(run_dir: Path) -> dict[Place, Record]:

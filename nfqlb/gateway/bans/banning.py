@@ -17,7 +17,7 @@ from nfqlb.gateway.bans.scoring import SOURCES, OffenceScores, Source
 from nfqlb.gateway.netfilter import ipset
 from nfqlb.gateway.netfilter.kernel_sets import Address, KernelSets
 from nfqlb.gateway.runtime.log import about
-from nfqlb.gateway.runtime.log_limit import LogLimit
+from nfqlb.gateway.runtime.log_limit import LogLimit, more
 from nfqlb.gateway.shm.offence_ring import WEIGHTS, Note, OffenceRings, Tally
 
 LOG_LINES = 5
@@ -71,9 +71,11 @@ class Banning:
         try:
             self._kernel.put(ipset.name_of("ban", address.version), address, self._bans_plan.seconds, slug)
         except HostError as error:
-            if self._failures.passes(now):
-                text = "%s cannot be banned (%s). Are the rules in place? Try: nfqlb rules apply"
-                logger.error(text, address, error, extra=about(source=str(address), reason=str(error)))
+            before = self._failures.before(now)
+            if before is not None:
+                text = "%s cannot be banned (%s)%s. Are the rules in place? Try: nfqlb rules apply"
+                told = about(source=str(address), reason=str(error), before=before)
+                logger.error(text, address, error, more(before), extra=told)
             return
         self._tally[Tally.BANS] += 1
         self._tell(address, f"too many offences, the last one: {slug}", slug, "gateway", now)

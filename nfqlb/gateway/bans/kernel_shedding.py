@@ -16,7 +16,7 @@ from nfqlb.gateway.bans.plan import BansPlan
 from nfqlb.gateway.netfilter import ipset
 from nfqlb.gateway.netfilter.kernel_sets import KernelSets
 from nfqlb.gateway.runtime.log import about
-from nfqlb.gateway.runtime.log_limit import LogLimit
+from nfqlb.gateway.runtime.log_limit import LogLimit, more
 from nfqlb.gateway.shm.offence_ring import OffenceRings
 
 TICK = 0.02
@@ -65,13 +65,15 @@ class KernelShedding:
         try:
             self._kernel.put(ipset.name_of("shed", address.version), address, seconds)
         except HostError as error:
-            if self._failures.passes(now):
+            before = self._failures.before(now)
+            if before is not None:
                 logger.error(
-                    "overload: the kernel cannot be told to drop new requests to %s (%s). Are the rules in place? Try: "
-                    "nfqlb rules apply",
+                    "overload: the kernel cannot be told to drop new requests to %s (%s)%s. Are the rules in place? "
+                    "Try: nfqlb rules apply",
                     host,
                     error,
-                    extra=about(address=host, reason=str(error)),
+                    more(before),
+                    extra=about(address=host, reason=str(error), before=before),
                 )
             return False
         return True

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
 
-from nfqlb.gateway.runtime.log_limit import LogLimit
+from nfqlb.gateway.runtime.log_limit import LogLimit, more
 from nfqlb.names.lookup import NEGATIVE_TTL, Found, Lookups, Past
 from nfqlb.names.target import Dns, Target, as_plain
 from nfqlb.net.endpoint import Endpoint
@@ -157,8 +157,9 @@ class Resolver:
             del self._under_way[question]
 
     def _complain(self, error: str, now: float) -> None:
-        if self._complaints.passes(now):
-            logger.warning("a name that a backend sends to cannot be looked up: %s", error)
+        before = self._complaints.before(now)
+        if before is not None:
+            logger.warning("a name that a backend sends to cannot be looked up: %s%s", error, more(before))
 
     # -- what is told
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from nfqlb.config.model import Config
 from nfqlb.config.pair import Pair
+from nfqlb.errors import NfqlbError
 
 Report = dict[str, Any]
 
@@ -35,7 +36,7 @@ DIFFERENT = {
 """Name of a digest → what it means when it is not the same. `HaPlan.digests`, and the tables."""
 
 
-class PeerError(Exception):
+class PeerError(NfqlbError):
     """The peer's report is not to be had; the text says why and what to do."""
 
 

@@ -7,13 +7,13 @@ for, but with two instances, which may disagree when one network is cut and the 
 keepalived takes no weights from what it tracks.
 """
 
-import os
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
 from nfqlb.config.model import Config
 from nfqlb.config.pair import Group, Pair
+from nfqlb.files import replace_file
 from nfqlb.gateway.ha.manager import WELL
 from nfqlb.gateway.ha.protocol import DEAD, LIFELINE, TRACK_FILE
 from nfqlb.net.endpoint import Endpoint
@@ -128,13 +128,7 @@ def write(config: Config) -> bool:
     text = render(config)
     if file.exists() and file.read_bytes() == text.encode():
         return False
-    fresh = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        fresh.write_text(text)
-        fresh.chmod(0o644)
-        fresh.rename(file)
-    finally:
-        fresh.unlink(missing_ok=True)
+    replace_file(file, text, 0o644)
     return True
 
 

@@ -10,7 +10,6 @@ well has to be said: of a file that is not there, or that it does not see, keepa
 
 import json
 import logging
-import os
 import socket
 import time
 from collections import deque
@@ -20,11 +19,13 @@ from pathlib import Path
 from selectors import EVENT_READ
 from typing import Any
 
+from nfqlb.files import replace_file
 from nfqlb.gateway.ha.liveness import Lifeline
 from nfqlb.gateway.ha.plan import HaPlan
 from nfqlb.gateway.ha.protocol import DEAD, TRACK_FILE, UNWELL, YIELDING
 from nfqlb.gateway.host.network import is_here, is_running
 from nfqlb.gateway.host.procfs import IPPROTO_VRRP, raw_sockets
+from nfqlb.gateway.host.sockets import bind_ahead
 from nfqlb.gateway.runtime.control_socket import Conversation
 from nfqlb.gateway.runtime.event_loop import Loop, Task
 from nfqlb.gateway.runtime.job import Refused
@@ -66,10 +67,8 @@ REQUESTS = ("ha-status", "ha-yield", "ha-resume")
 Alarms = Callable[[], Mapping[str, str]]
 """Name of a pool → what is wrong with it."""
 
-# linux/rtnetlink.h, linux/in.h, linux/in6.h: names that Python's socket module lacks.
+# linux/rtnetlink.h: names that Python's socket module lacks.
 _NEWS_OF_ADDRESSES = 0x10 | 0x100
-_IP_FREEBIND = 15
-_IPV6_FREEBIND = 78
 
 logger = logging.getLogger("nfqlb")
 
@@ -255,12 +254,10 @@ class HaManager:
         path = self._run_dir / TRACK_FILE
         if weight == self._written and self._file == _identity(path) != NO_FILE:
             return
-        fresh = path.with_name(f"{TRACK_FILE}.{os.getpid()}")
         try:
-            # A new file in the place of the old one, which keepalived sees as well: the old one may be root's.
-            fresh.write_text(f"{WELL + weight}\n")
-            fresh.chmod(0o644)
-            fresh.rename(path)
+            # A new file in the place of the old one, which keepalived sees as well: the old one may be root's. After a
+            # boot it means nothing, and no slow disk may hold up what it says.
+            replace_file(path, f"{WELL + weight}\n", 0o644, durable=False)
             self._file, self._unwritable = _identity(path), ""
         except OSError as error:
             self._file = NO_FILE
@@ -319,10 +316,8 @@ class HaManager:
 
     def _save(self) -> None:
         state = {"yielding": self._yielding, "roles": self._roles, "transitions": list(self._transitions)}
-        fresh = self._run_dir / f"{STATE_FILE}.{os.getpid()}"
-        with suppress(OSError):
-            fresh.write_text(json.dumps(state))
-            fresh.rename(self._run_dir / STATE_FILE)
+        with suppress(OSError):  # for the supervisor after us, not for one after a boot
+            replace_file(self._run_dir / STATE_FILE, json.dumps(state), durable=False)
 
     # -- who may compare
 
@@ -330,16 +325,13 @@ class HaManager:
         self._close_port()
         if not ha_plan.check_port:
             return
-        version6 = ":" in ha_plan.address
-        opened = socket.socket(socket.AF_INET6 if version6 else socket.AF_INET, socket.SOCK_STREAM)
+        family = socket.AF_INET6 if ":" in ha_plan.address else socket.AF_INET
+        opened = socket.socket(family, socket.SOCK_STREAM)
         try:
             opened.setblocking(False)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # for the one that relieves us
-            if version6:
-                opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
-            else:
-                opened.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+            bind_ahead(opened)
             opened.bind((ha_plan.address, ha_plan.check_port))
             opened.listen(4)
         except OSError as error:

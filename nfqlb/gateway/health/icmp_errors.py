@@ -15,16 +15,14 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from nfqlb.gateway.host.sockets import let_nothing_in
+from nfqlb.gateway.host.sockets import bind_ahead, let_nothing_in
 from nfqlb.net.endpoint import Endpoint
 
 # linux/in.h, linux/in6.h, linux/errqueue.h: names that Python's socket module lacks.
 _IP_RECVERR = 11
 _IPV6_RECVERR = 25
-_IP_FREEBIND = 15
-_IPV6_FREEBIND = 78
 _EXTENDED_ERROR = struct.Struct("@IBBBxII")
-_FROM_ICMP = (2, 3)
+_ORIGIN_ICMP = (2, 3)
 """SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6: not what the local stack says of its own sends."""
 
 BATCH = 64
@@ -37,6 +35,15 @@ UNREACHABLE = frozenset(
     (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EACCES, errno.ENOPROTOOPT)
 )
 """What the kernel makes of ICMP's codes for "it has not arrived": port, host, network, prohibited, protocol."""
+
+FROM_ICMP = UNREACHABLE | {errno.EMSGSIZE, errno.ENONET, errno.EOPNOTSUPP, errno.EPROTO}
+"""What it makes of any ICMP error (icmp_err_convert in net/ipv4/icmp.c, tab_unreach in net/ipv6/icmp.c): too big, host
+isolated, source route failed, a header it does not like. A send that fails with one of these may tell of an earlier
+one.
+"""
+
+NO_ROUTE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH))
+"""What a send fails with when there is no way to where it goes; other errors say something of this host alone."""
 
 
 class Complaint(NamedTuple):
@@ -55,11 +62,7 @@ def open_error_socket(endpoint: Endpoint) -> socket.socket:
     error_socket = _socket(endpoint)
     try:
         error_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # On the other node of a pair the address is not here yet: then it hears as soon as it comes.
-        level, option = (
-            (socket.IPPROTO_IP, _IP_FREEBIND) if endpoint.version == 4 else (socket.IPPROTO_IPV6, _IPV6_FREEBIND)
-        )
-        error_socket.setsockopt(level, option, 1)
+        bind_ahead(error_socket)
         let_nothing_in(error_socket)
         error_socket.bind((endpoint.host, endpoint.port))
     except BaseException:
@@ -91,7 +94,7 @@ def complaints(opened: socket.socket) -> Iterator[Complaint]:
         for level, kind, content in ancillary:
             if (level, kind) in ((socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)):
                 number, origin, *_ = _EXTENDED_ERROR.unpack_from(content)
-                if origin in _FROM_ICMP and number in UNREACHABLE:
+                if origin in _ORIGIN_ICMP and number in UNREACHABLE:
                     family = opened.family
                     yield Complaint(
                         Endpoint(socket.inet_pton(family, address[0].partition("%")[0]), address[1]),

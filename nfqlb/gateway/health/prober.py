@@ -1,10 +1,10 @@
 """The prober's loop: asks backends after their health, and listens for ICMP errors about what went to them.
 
-Knows sockets, and brings `scheduler` and `probe` together. A process of its own (`manager` makes it), so that no answer
-waits for a worker or the supervisor, and neither for an answer. What it finds out goes line by line into a pipe.
+Knows which sockets there are, and brings `scheduler`, `probe` and `probe_socket` together. A process of its own
+(`manager` makes it), so that no answer waits for a worker or the supervisor, and neither for an answer. What it finds
+out goes line by line into a pipe.
 """
 
-import errno
 import json
 import os
 import socket
@@ -16,7 +16,9 @@ from typing import Any
 
 from nfqlb.balance.states import State
 from nfqlb.gateway.health import icmp_errors
+from nfqlb.gateway.health.icmp_errors import NO_ROUTE, Complaint
 from nfqlb.gateway.health.probe import Questions, Target
+from nfqlb.gateway.health.probe_socket import ProbeSocket
 from nfqlb.gateway.health.scheduler import CannotAsk, ProbeScheduler, Report
 from nfqlb.gateway.shm.probe_results import ProbeResult, ProbeResults
 from nfqlb.net.endpoint import Endpoint
@@ -29,18 +31,6 @@ LOOK_AGAIN = 1.0
 
 ERROR_SOCKET_PAUSE = 0.02
 """Seconds for which an error socket is closed after it was heard: ICMP errors may come with every packet of a flood."""
-
-ANSWER_MAX = 65535
-"""Bytes."""
-
-BATCH = 64
-"""Answers that are read from one socket before the others have their turn."""
-
-_NO_ROUTE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH))
-"""What a send fails with when there is no way to the backend; other errors say something of this host alone."""
-
-_STALE = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EMSGSIZE))
-"""Errors of earlier sends that a socket gives to the next one: they stand in its error queue, too."""
 
 
 class Prober:
@@ -67,7 +57,7 @@ class Prober:
         self._by_address: dict[Endpoint, list[int]] = {}
         for number, target in enumerate(targets):
             self._by_address.setdefault(target.address, []).append(number)
-        self._probe_sockets: dict[Endpoint, socket.socket] = {}
+        self._probe_sockets: dict[Endpoint, ProbeSocket] = {}
         self._error_sockets: dict[Endpoint, socket.socket] = {}
         self._wanted_error_sockets = tuple(dict.fromkeys(internals))
         self._sources = tuple(dict.fromkeys(target.source for target in targets))
@@ -106,7 +96,7 @@ class Prober:
         self._next_look = now + LOOK_AGAIN
         for source in self._sources:
             try:
-                fresh = icmp_errors.open_probe_socket(source)
+                fresh = ProbeSocket(source)
             except OSError as error:
                 self._trouble(f"{source.host} cannot be asked from: {error.strerror}")
                 if source in self._probe_sockets:
@@ -129,7 +119,7 @@ class Prober:
                     error_socket, EVENT_READ, lambda error_socket=error_socket: self._hear(error_socket)
                 )
 
-    def _drop(self, probe_socket: socket.socket) -> None:
+    def _drop(self, probe_socket: ProbeSocket) -> None:
         self._selector.unregister(probe_socket)
         probe_socket.close()
 
@@ -138,40 +128,26 @@ class Prober:
         probe_socket = self._probe_sockets.get(target.source)
         if probe_socket is None:
             raise CannotAsk
-        here = Endpoint(target.source.addr, probe_socket.getsockname()[1])
-        question = self._questions.ask(target, number, probe, here)
-        for last in (False, False, True):
-            try:
-                probe_socket.sendto(question, (target.address.host, target.address.port))
-            except OSError as error:
-                if error.errno in _STALE and not last:
-                    continue  # most likely about an earlier one: it was told by raising it
-                if error.errno in _NO_ROUTE:
-                    return str(error.strerror)
-                raise CannotAsk from None
-            return ""
-        raise AssertionError
+        try:
+            probe_socket.send(self._questions.ask(target, number, probe, probe_socket.here), target.address)
+        except OSError as error:
+            if error.errno in NO_ROUTE:
+                return str(error.strerror)
+            raise CannotAsk from None
+        return ""
 
     # -- what comes
 
-    def _listen(self, probe_socket: socket.socket) -> None:
+    def _listen(self, probe_socket: ProbeSocket) -> None:
         """Answers, and errors about questions."""
-        for complaint in icmp_errors.complaints(probe_socket):
-            for number in self._by_address.get(complaint.about, ()):
-                self._scheduler.probe_unreachable(number, complaint.text, time.monotonic())
-        for _ in range(BATCH):
-            try:
-                datagram = probe_socket.recv(ANSWER_MAX)
-            except BlockingIOError:
-                return
-            except OSError:
-                continue  # stands in the error queue, too
-            answer = self._questions.answer(datagram)
-            if answer is None or answer.status < 200 or answer.target >= len(self._targets):
+        for heard in probe_socket.read(self._questions, len(self._targets)):
+            if isinstance(heard, Complaint):
+                for number in self._by_address.get(heard.about, ()):
+                    self._scheduler.probe_unreachable(number, heard.text, time.monotonic())
                 continue
-            taken = self._scheduler.answered(answer.target, answer.probe, answer.status, time.monotonic())
+            taken = self._scheduler.answered(heard.target, heard.probe, heard.status, time.monotonic())
             if taken is not None:
-                self._results.write(answer.target, ProbeResult(time.time(), taken, answer.status))
+                self._results.write(heard.target, ProbeResult(time.time(), taken, heard.status))
 
     def _hear(self, error_socket: socket.socket) -> None:
         """Errors about forwarded packets."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
+from nfqlb.errors import HostError
 from nfqlb.gateway.host.netlink import Netlink
 
 # linux/if_addr.h, linux/if.h, linux/if_arp.h, linux/rtnetlink.h, linux/sockios.h
@@ -69,7 +70,7 @@ class Route:
     """RTN_…"""
 
 
-class NoRoute(Exception):
+class NoRoute(HostError):
     """The kernel would not send it; the text is its reason."""
 
 

@@ -10,7 +10,6 @@ Its directory may be that of a user who is not root, so root neither follows a l
 """
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nfqlb.errors import HostError
+from nfqlb.files import replace_file
 from nfqlb.gateway.netfilter.ingress import Ingress
 
 ROOT = Path("/proc/sys")
@@ -237,13 +237,8 @@ class Sysctls:
                 self._file.unlink(missing_ok=True)
                 return
             self._file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            new = self._file.with_suffix(".new")
-            new.unlink(missing_ok=True)
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "w", encoding="utf-8") as file:
-                json.dump({key: entry._asdict() for key, entry in record.items()}, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self._file)
+            rows = {key: entry._asdict() for key, entry in record.items()}
+            replace_file(self._file, json.dumps(rows, indent=1), 0o644)
         except OSError as error:
             raise HostError(f"{self._file} cannot be written ({error.strerror}).") from None
 

@@ -1,24 +1,24 @@
 """Each backend is asked once whether it is there: for `nfqlb check --live`, before the gateway runs or beside it.
 
-Asks what the prober of a running gateway asks, from the same addresses (`probe`, `health.icmp_errors`), and needs no
-privilege. Does not know states, rise or fall: one answer is enough, and one lost question is forgiven.
+Asks what the prober of a running gateway asks, from the same addresses and in the same way (`health.probe`,
+`health.probe_socket`), and needs no privilege. Does not know states, rise or fall: one answer is enough, and one lost
+question is forgiven.
 """
 
-import errno
 import heapq
 import os
-import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from selectors import EVENT_READ, DefaultSelector
 
 from nfqlb.config.model import Config
 from nfqlb.config.problems import Problem, shown
 from nfqlb.gateway.backends.plan import targets
 from nfqlb.gateway.ha import plan as ha_plan
-from nfqlb.gateway.health import icmp_errors
+from nfqlb.gateway.health.icmp_errors import Complaint
 from nfqlb.gateway.health.probe import Questions, Target
+from nfqlb.gateway.health.probe_socket import ProbeSocket
 from nfqlb.net.endpoint import Endpoint
 
 TRIES = 2
@@ -26,12 +26,6 @@ TRIES = 2
 
 PACE = 0.0005
 """Seconds between two questions: the answers of a thousand backends shall find room in one socket."""
-
-ANSWER_MAX = 65535
-"""Bytes."""
-
-BATCH = 64
-"""Answers that are read from one socket before others have their turn."""
 
 
 def problems(config: Config) -> Iterator[Problem]:
@@ -60,14 +54,14 @@ class PreflightProbe:
         self._found: dict[int, str] = {}
         """By number of the target, what is wrong with it; empty: nothing."""
         self._numbers: dict[Endpoint, list[int]] = {}
-        self._probe_sockets: dict[Endpoint, socket.socket] = {}
+        self._probe_sockets: dict[Endpoint, ProbeSocket] = {}
         self.silent: dict[str, str] = {}
         """Addresses that we cannot ask from, and why."""
         for number, target in enumerate(asked):
             self._numbers.setdefault(target.address, []).append(number)
             if target.source not in self._probe_sockets and target.source.host not in self.silent:
                 try:
-                    self._probe_sockets[target.source] = icmp_errors.open_probe_socket(target.source)
+                    self._probe_sockets[target.source] = ProbeSocket(target.source)
                 except OSError as error:
                     self.silent[target.source.host] = str(error.strerror)
 
@@ -77,7 +71,7 @@ class PreflightProbe:
         with ExitStack() as stack:
             selector = stack.enter_context(DefaultSelector())
             for probe_socket in self._probe_sockets.values():
-                stack.enter_context(probe_socket)
+                stack.enter_context(closing(probe_socket))
                 selector.register(probe_socket, EVENT_READ)
             begun = time.monotonic()
             while due:
@@ -91,7 +85,7 @@ class PreflightProbe:
                     heapq.heappop(due)
                 if due:
                     for key, _ in selector.select(max(0.0, begun + due[0][0] - time.monotonic())):
-                        assert isinstance(key.fileobj, socket.socket)
+                        assert isinstance(key.fileobj, ProbeSocket)
                         self._listen(key.fileobj)
         return [self._found.get(number, "") for number in range(len(self._asked))]
 
@@ -106,41 +100,23 @@ class PreflightProbe:
             )
             return False
         probe_socket = self._probe_sockets[target.source]
-        here = Endpoint(target.source.addr, probe_socket.getsockname()[1])
-        question = self._questions.ask(target, number, tries, here)
-        for last in (False, False, True):
-            try:
-                probe_socket.sendto(question, (target.address.host, target.address.port))
-            except OSError as error:
-                if last or error.errno not in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH):
-                    self._found[number] = f"it cannot be asked from {host} ({error.strerror})"
-                    return False
-                self._complaints(probe_socket)  # of an earlier question, most likely: the next send tells
-            else:
-                return True
-        return False
+        try:
+            probe_socket.send(self._questions.ask(target, number, tries, probe_socket.here), target.address)
+        except OSError as error:
+            self._found[number] = f"it cannot be asked from {host} ({error.strerror})"
+            return False
+        return True
 
-    def _listen(self, probe_socket: socket.socket) -> None:
-        self._complaints(probe_socket)
-        for _ in range(BATCH):
-            try:
-                datagram = probe_socket.recv(ANSWER_MAX)
-            except BlockingIOError:
-                return
-            except OSError:
-                continue  # stands in the queue of complaints, too
-            answer = self._questions.answer(datagram)
-            if answer is None or answer.status < 200 or answer.target >= len(self._asked):
+    def _listen(self, probe_socket: ProbeSocket) -> None:
+        for heard in probe_socket.read(self._questions, len(self._asked)):
+            if isinstance(heard, Complaint):
+                for number in self._numbers.get(heard.about, ()):
+                    if self._probe_sockets.get(self._asked[number].source) is probe_socket:
+                        self._found.setdefault(number, f"nothing answers there ({heard.text})")
                 continue
-            check = self._asked[answer.target].check
-            self._found[answer.target] = (
+            check = self._asked[heard.target].check
+            self._found[heard.target] = (
                 ""
-                if answer.status in check.accept
-                else f"it answers {check.method} with {answer.status}, which [health] accept does not take for well"
+                if heard.status in check.accept
+                else f"it answers {check.method} with {heard.status}, which [health] accept does not take for well"
             )
-
-    def _complaints(self, probe_socket: socket.socket) -> None:
-        for complaint in icmp_errors.complaints(probe_socket):
-            for number in self._numbers.get(complaint.about, ()):
-                if self._probe_sockets.get(self._asked[number].source) is probe_socket:
-                    self._found.setdefault(number, f"nothing answers there ({complaint.text})")

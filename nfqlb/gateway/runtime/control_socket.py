@@ -18,7 +18,7 @@ from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from typing import Any
 
 from nfqlb import SERVICE_USER
-from nfqlb.errors import NotRunning
+from nfqlb.errors import NfqlbError, NotRunning
 
 FILE_NAME = "control"
 MODE = 0o660
@@ -37,7 +37,7 @@ Handle = Callable[[Answer, "Conversation"], None]
 """Called with a request and with whom to answer, now or later."""
 
 
-class ControlError(Exception):
+class ControlError(NfqlbError):
     """The gateway cannot be asked, or its answer is none; the text says why and what to do."""
 
 

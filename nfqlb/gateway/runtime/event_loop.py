@@ -15,6 +15,7 @@ from contextlib import suppress
 from selectors import EVENT_READ, DefaultSelector
 from typing import TypeVar
 
+from nfqlb.gateway.runtime.child import let_go_of_signals
 from nfqlb.gateway.runtime.job import Job, Refused
 
 T = TypeVar("T")
@@ -135,9 +136,7 @@ class Loop:
 
     def _leave_child_alone(self) -> None:
         """In the child: no signal of ours shall reach our socket from there."""
-        signal.set_wakeup_fd(-1)
-        for number in self._old_handlers:
-            signal.signal(number, signal.SIG_DFL)
+        let_go_of_signals(self._old_handlers)
         os.setpgid(0, 0)  # Ctrl-C in a terminal shall not meet iptables halfway
         os.setpriority(os.PRIO_PROCESS, 0, max(JOB_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
         self._in_child()

@@ -8,14 +8,14 @@ import json
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from selectors import EVENT_READ, BaseSelector
-from typing import Any, NoReturn
+from typing import Any
 
 from nfqlb.gateway.runtime import log as runtime_log
-from nfqlb.gateway.runtime.child import WORKER_SIGNALS, close_all_but
+from nfqlb.gateway.runtime.child import WORKER_SIGNALS, become, fork, held_back
 from nfqlb.gateway.runtime.log import about
 
 RESPAWN_AFTER = 1.0
@@ -49,19 +49,16 @@ class Helper:
         """Fork one, which does `work`, given the pipe to speak by. Of our files it keeps `kept`."""
         begun = time.monotonic()
         reading, writing = os.pipe()
-        # No signal may reach the child while it still has our handlers: it would write into our socket.
-        signal.pthread_sigmask(signal.SIG_BLOCK, WORKER_SIGNALS)
+        failed = partial(logger.exception, "%s has failed and ends", self._title)
         try:
-            pid = os.fork()
-            if not pid:
-                self._work(work, writing, kept)
+            with held_back(WORKER_SIGNALS):
+                pid = fork(partial(self._work, work, writing, kept), failed)
         except OSError as error:
             logger.error("%s cannot be forked: %s", self._title, error.strerror, extra=about(child=self._name))
             os.close(reading)
             self.start_at = begun + RESPAWN_AFTER
             return
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
             os.close(writing)
         os.set_blocking(reading, False)
         self.pid, self._pipe, self.start_at = pid, reading, 0.0
@@ -121,22 +118,6 @@ class Helper:
 
     # -- in the child
 
-    def _work(self, work: Callable[[int], None], writing: int, kept: Iterable[int]) -> NoReturn:
-        code = os.EX_SOFTWARE
-        try:
-            signal.set_wakeup_fd(-1)
-            for number in WORKER_SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
-            # Ctrl-C in a terminal reaches the whole group; the supervisor decides for all.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
-            close_all_but((0, 1, 2, writing, *kept))
-            runtime_log.name_process(self._name)
-            work(writing)
-            code = os.EX_OK
-        except BaseException:
-            logger.exception("%s has failed and ends", self._title)
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
+    def _work(self, work: Callable[[int], None], writing: int, kept: Iterable[int]) -> None:
+        become(self._name, (writing, *kept))
+        work(writing)

@@ -12,16 +12,23 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Generic, NoReturn, TypeVar
+from functools import partial
+from typing import Generic, TypeVar
+
+from nfqlb.errors import NfqlbError
+from nfqlb.gateway.runtime.child import Mask, fork, held_back
 
 T = TypeVar("T")
 
 CHUNK = 1 << 16
 
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What may make a handler raise an exception."""
+
 logger = logging.getLogger("nfqlb")
 
 
-class Refused(Exception):
+class Refused(NfqlbError):
     """The work cannot be done, for reasons that its user can change: one or more lines that say what to do."""
 
     def __init__(self, *lines: str) -> None:
@@ -37,27 +44,23 @@ class Job(Generic[T]):
 
     def __init__(self, work: Callable[[], T], in_child: Callable[[], None] | None = None) -> None:
         """Fork. `in_child` runs there first: to let go of what is the parent's alone. Raises OSError."""
+        self.pid = 0
         self._reading, writing = os.pipe()
         self._content = bytearray()
         self.done = False
         """The child has said all, or has died."""
         sys.stdout.flush()
-        # An exception that a handler raises while Python forks is ignored: Ctrl-C would be lost.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+        failed = partial(logger.exception, "internal error in a job of the gateway; please report it")
         try:
-            self.pid = os.fork()
-            if not self.pid:
-                os.close(self._reading)
-                _work(work, in_child, writing, mask)
-        except OSError:
-            os.close(self._reading)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            raise
-        finally:
-            os.close(writing)
-        os.set_blocking(self._reading, False)
-        try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            with held_back(INTERRUPTS) as mask:
+                try:
+                    self.pid = fork(partial(self._work, work, in_child, writing, mask), failed)
+                except OSError:
+                    os.close(self._reading)
+                    raise
+                finally:
+                    os.close(writing)
+                os.set_blocking(self._reading, False)
         except BaseException:  # Ctrl-C came meanwhile: nobody will ever ask for the result
             self.end()
             raise
@@ -102,12 +105,10 @@ class Job(Generic[T]):
             os.close(self._reading)
         return status
 
+    # -- in the child
 
-def _work(
-    work: Callable[[], object], in_child: Callable[[], None] | None, writing: int, mask: set[int | signal.Signals]
-) -> NoReturn:
-    code = os.EX_SOFTWARE
-    try:
+    def _work(self, work: Callable[[], object], in_child: Callable[[], None] | None, writing: int, mask: Mask) -> None:
+        os.close(self._reading)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: the parent, who gets it too, has the last word
         if in_child is not None:
@@ -119,8 +120,3 @@ def _work(
             result = error
         with suppress(BrokenPipeError), open(writing, "wb") as pipe:  # nobody waits for it any more
             pickle.dump(result, pipe, pickle.HIGHEST_PROTOCOL)
-        code = os.EX_OK
-    except BaseException:
-        logger.exception("internal error in a job of the gateway; please report it")
-    finally:
-        os._exit(code)

@@ -25,6 +25,13 @@ class LogLimit:
         self._held += 1
         return False
 
+    def before(self, now: float) -> int | None:
+        """For a line that tells of others, too: how many were held back before an event at `now` that is to be logged;
+        None if this one is not. The end of that line: `more`.
+        """
+        before = self.held(now)
+        return before if self.passes(now) else None
+
     def held(self, now: float) -> int:
         """How many were held back in a period that is over by `now`; 0 where there is none to tell of. Each is told
         once.
@@ -33,3 +40,8 @@ class LogLimit:
             return 0
         held, self._held = self._held, 0
         return held
+
+
+def more(before: int) -> str:
+    """` (and 7 more before)`, or nothing where there were none."""
+    return f" (and {before} more before)" if before else ""

@@ -7,10 +7,12 @@ import fcntl
 import os
 from pathlib import Path
 
+from nfqlb.errors import StateError
+
 FILE_NAME = "pid"
 
 
-class PidfileError(Exception):
+class PidfileError(StateError):
     """The run directory cannot be ours; the text says why and what to do."""
 
 

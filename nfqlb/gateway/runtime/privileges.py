@@ -19,6 +19,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
+from nfqlb.errors import HostError
 from nfqlb.gateway.host.procfs import CAP_NET_ADMIN, PROC, has_capability
 
 NOBODY = 65534
@@ -50,7 +51,7 @@ class _CapabilityHalf(ctypes.Structure):
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
 
 
-class PrivilegeError(Exception):
+class PrivilegeError(HostError):
     """A privilege could not be given up, or not be kept; the text says which, and what to do."""
 
 

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from nfqlb.balance.recent import SIZE, Recent
+from nfqlb.files import replacing
 
 FILE_NAME = "recent"
 
@@ -37,18 +38,10 @@ def remove(run_dir: Path) -> None:
 
 
 def _fresh(path: Path) -> memoryview:
-    unready = path.with_name(f"{path.name}.{os.getpid()}")
     for left_over in path.parent.glob(f"{path.name}.*"):  # of those who were killed at their start
         left_over.unlink(missing_ok=True)
-    descriptor = os.open(unready, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
+    with replacing(path, 0o600, durable=False) as descriptor:  # mapped memory: a boot forgets it anyway
         os.posix_fallocate(descriptor, 0, SIZE)  # where the disk is full, a hole would be our death at the first store
         cells = memoryview(mmap.mmap(descriptor, SIZE)).cast("Q")
-    except OSError:
-        unready.unlink()
-        raise
-    finally:
-        os.close(descriptor)
-    Recent.format(cells)
-    unready.rename(path)
+        Recent.format(cells)
     return cells

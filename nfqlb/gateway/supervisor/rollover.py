@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from nfqlb.balance.recent import Recent
+from nfqlb.errors import NfqlbError
 from nfqlb.gateway.ha.liveness import Lifeline
 from nfqlb.gateway.plan.model import Plan
 from nfqlb.gateway.runtime.child import HAND_ON, RELIEVE
@@ -45,7 +46,7 @@ SETTLE = 0.1
 logger = logging.getLogger("nfqlb")
 
 
-class CannotRun(Exception):
+class CannotRun(NfqlbError):
     """What a worker pool needs is not to be had, or workers die as soon as they start; the text says what to do."""
 
 

@@ -12,20 +12,19 @@ import gc
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from selectors import EVENT_READ, BaseSelector
-from typing import Any, NoReturn
+from typing import Any
 
 from nfqlb.balance.recent import Recent
 from nfqlb.gateway.ha.liveness import Lifeline
 from nfqlb.gateway.plan.model import Plan
-from nfqlb.gateway.runtime import log as runtime_log
 from nfqlb.gateway.runtime import privileges
-from nfqlb.gateway.runtime.child import HAND_ON, RELIEVE, WORKER_SIGNALS, close_all_but
+from nfqlb.gateway.runtime.child import HAND_ON, RELIEVE, WORKER_SIGNALS, Handler, become, fork, held_back
 from nfqlb.gateway.runtime.log import about
 from nfqlb.gateway.shm.board import STUCK_AFTER, Board, Cell, Header, State
 from nfqlb.gateway.shm.name_lookups import NameLookups
@@ -288,12 +287,10 @@ class WorkerPool:
         gate = -1
         if seat.gated:
             gate, seat.gate = os.pipe()
-        # No signal may reach the child while it still has our handlers: it would write into our socket.
-        signal.pthread_sigmask(signal.SIG_BLOCK, WORKER_SIGNALS)
+        failed = partial(logger.exception, "worker %d has failed and ends", seat.index, extra=about(worker=seat.index))
         try:
-            pid = os.fork()
-            if not pid:
-                self._work(seat, first_ident, gate)
+            with held_back(WORKER_SIGNALS):
+                pid = fork(partial(self._work, seat, first_ident, gate), failed)
         except OSError as error:
             if seat.gate >= 0:
                 os.close(seat.gate)
@@ -306,7 +303,6 @@ class WorkerPool:
                 seat.fill_at = time.monotonic() + BOOT_DELAY
             return
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
             if gate >= 0:
                 os.close(gate)
         seat.pid = seat.slot[Cell.PID] = pid
@@ -314,63 +310,50 @@ class WorkerPool:
 
     # -- in the child
 
-    def _work(self, seat: Seat, first_ident: int, gate: int) -> NoReturn:
+    def _work(self, seat: Seat, first_ident: int, gate: int) -> None:
         """The whole life of a worker."""
-        code = os.EX_SOFTWARE
-        try:
-            seat.slot[Cell.PID] = os.getpid()  # who looks for us finds us, also if the supervisor dies at this moment
-            self._become_worker(seat, gate)
-            recent = Recent(self.memory)
-            dns_plan = self.plan.dns_plan
-            names = self._lookups.names() if dns_plan is not None and dns_plan.egress else None
-            process = self.plan.process(first_ident, recent, names)
-            worker = Worker(
-                process,
-                self.sender,
-                seat.slot,
-                self.board.header,
-                recent,
-                lambda: seat.queue.stop(RELIEF_DRAIN),
-                self._offences.notebook(seat.index),
-                shedder=None if self.plan.shedder is None else self.plan.shedder(first_ident, recent, len(self.seats)),
-                load=seat.queue.load,
-            )
-            if self.plan.pin:
-                privileges.pin(seat.index, len(self.seats))
-            privileges.drop()
-            self._lifeline.release_when_orphaned(self._supervisor)
-            with suppress(BrokenPipeError):  # the supervisor has died; packets want to be served all the same
-                os.write(self._ready_write, bytes([seat.index]))
-            if gate >= 0:
-                # Without a word it ends when the supervisor dies. Whom to serve for is then on the board: as long as
-                # that has not come to its place, others do.
-                if not os.read(gate, 1) and self.board.get(Header.STATE) != State.RUNNING:
-                    os._exit(os.EX_OK)
-                os.close(gate)
-                worker.idle()
-            seat.queue.serve(worker)
-            code = os.EX_OK
-        except BaseException:
-            logger.exception("worker %d has failed and ends", seat.index, extra=about(worker=seat.index))
-        finally:
-            # Never by a normal exit: the clean-up of the library would unbind the queue under its owner.
-            sys.stderr.flush()
-            os._exit(code)
+        seat.slot[Cell.PID] = os.getpid()  # who looks for us finds us, also if the supervisor dies at this moment
+        self._become_worker(seat, gate)
+        recent = Recent(self.memory)
+        dns_plan = self.plan.dns_plan
+        names = self._lookups.names() if dns_plan is not None and dns_plan.egress else None
+        process = self.plan.process(first_ident, recent, names)
+        worker = Worker(
+            process,
+            self.sender,
+            seat.slot,
+            self.board.header,
+            recent,
+            lambda: seat.queue.stop(RELIEF_DRAIN),
+            self._offences.notebook(seat.index),
+            shedder=None if self.plan.shedder is None else self.plan.shedder(first_ident, recent, len(self.seats)),
+            load=seat.queue.load,
+        )
+        if self.plan.pin:
+            privileges.pin(seat.index, len(self.seats))
+        privileges.drop()
+        self._lifeline.release_when_orphaned(self._supervisor)
+        with suppress(BrokenPipeError):  # the supervisor has died; packets want to be served all the same
+            os.write(self._ready_write, bytes([seat.index]))
+        if gate >= 0:
+            # Without a word it ends when the supervisor dies. Whom to serve for is then on the board: as long as
+            # that has not come to its place, others do.
+            if not os.read(gate, 1) and self.board.get(Header.STATE) != State.RUNNING:
+                os._exit(os.EX_OK)
+            os.close(gate)
+            worker.idle()
+        seat.queue.serve(worker)
 
     def _become_worker(self, seat: Seat, gate: int) -> None:
         """Let go of everything that is the supervisor's or another worker's."""
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # Ctrl-C in a terminal reaches the whole group; the supervisor decides for all.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        for number, drain in ((signal.SIGTERM, STOP_DRAIN), (RELIEVE, RELIEF_DRAIN), (HAND_ON, 0.0)):
-            signal.signal(number, lambda *_, drain=drain: seat.queue.stop(drain))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
-        kept = [0, 1, 2, *seat.queue.filenos, *self.sender.filenos, *self._lifeline.filenos]
+        kept = [*seat.queue.filenos, *self.sender.filenos, *self._lifeline.filenos]
         kept += [*self._lookups.filenos, self._ready_write]
-        close_all_but([*kept, gate] if gate >= 0 else kept)
-        runtime_log.name_process(WORKER_NAME.format(seat.index))
+        leave: dict[signal.Signals, Handler] = {
+            signal.SIGTERM: lambda *_: seat.queue.stop(STOP_DRAIN),
+            RELIEVE: lambda *_: seat.queue.stop(RELIEF_DRAIN),
+            HAND_ON: lambda *_: seat.queue.stop(0.0),
+        }
+        become(WORKER_NAME.format(seat.index), [*kept, gate] if gate >= 0 else kept, leave)
 
 
 def hurry() -> None:

@@ -8,7 +8,7 @@ import socket
 import struct
 from collections.abc import Iterable
 
-from nfqlb.gateway.host.sockets import let_nothing_in
+from nfqlb.gateway.host.sockets import bind_ahead, let_nothing_in
 from nfqlb.net.endpoint import Endpoint
 
 IPV6_MINIMUM_MTU = 1280
@@ -17,9 +17,8 @@ IPV6_MINIMUM_MTU = 1280
 _HEADERS = 40 + 8
 """Bytes of IPv6 header and UDP header in front of the datagram's content."""
 
-# asm-generic/socket.h, linux/filter.h, linux/in6.h: names that Python's socket module lacks.
+# asm-generic/socket.h: a name that Python's socket module lacks.
 _SO_SNDBUFFORCE = 32
-_IPV6_FREEBIND = 78
 
 
 class Ipv6Sender:
@@ -75,8 +74,7 @@ def _open(source: Endpoint, send_buffer: int) -> socket.socket:
         except PermissionError:  # no privilege over the host's limits (a container): as much as it allows
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         let_nothing_in(opened)
-        # On the other node of a pair the address is not here yet: then it shall be of use as soon as it comes.
-        opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+        bind_ahead(opened)
         # Bound but not connected, on purpose: the kernel looks a socket up by the addresses quoted in a Packet Too
         # Big, and learns the path MTU only when it finds one.
         opened.bind((source.host, source.port))

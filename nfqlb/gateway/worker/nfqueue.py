@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from netfilterqueue import NetfilterQueue, Packet
 
 from nfqlb import fast
+from nfqlb.errors import HostError
 from nfqlb.gateway.host import procfs
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ _SOL_NETLINK = 270
 _NETLINK_NO_ENOBUFS = 5
 
 
-class QueueError(Exception):
+class QueueError(HostError):
     """The queue cannot be had; the text says why and what to do."""
 
 

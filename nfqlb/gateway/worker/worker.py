@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nfqlb.balance.recent import Recent
 from nfqlb.engine import Engine
 from nfqlb.gateway.runtime.log import about
-from nfqlb.gateway.runtime.log_limit import LogLimit
+from nfqlb.gateway.runtime.log_limit import LogLimit, more
 from nfqlb.gateway.shm.board import BACKENDS, REASONS, Cell, Header, State, Traffic
 from nfqlb.gateway.shm.offence_ring import OFFENCE, OffenceWriter
 from nfqlb.gateway.worker.ipv6_sender import IPV6_MINIMUM_MTU, Ipv6Sender
@@ -160,8 +160,8 @@ class Worker:
         """
         self._slot[REASONS + Reason.INTERNAL_ERROR] += 1
         now = time.monotonic()
-        before = self._failures.held(now)
-        if not self._failures.passes(now):
+        before = self._failures.before(now)
+        if before is None:
             return
         summary = described(packet)
         what = f"{type(error).__name__} at {_place(error)}"
@@ -169,7 +169,7 @@ class Worker:
             "internal error, one packet is dropped; please report it: %s; the packet has %s%s",
             what,
             ", ".join(f"{name} {value}" for name, value in summary.items()),
-            _more(before),
+            more(before),
             extra=about(reason=Reason.INTERNAL_ERROR.slug, error=what, packet=summary, before=before),
         )
         if logger.isEnabledFor(logging.DEBUG):
@@ -252,11 +252,11 @@ class Worker:
 
     def _not_sent(self, verdict: Verdict, error: OSError) -> None:
         now = time.monotonic()
-        before = self._unsent.held(now)
-        if self._unsent.passes(now):
+        before = self._unsent.before(now)
+        if before is not None:
             src, dst, why = str(verdict.src), str(verdict.dst), error.strerror
             told = about(reason=Reason.SEND_FAILED.slug, error=why, source=src, destination=dst, before=before)
-            logger.error("an IPv6 packet from %s to %s is not sent: %s%s", src, dst, why, _more(before), extra=told)
+            logger.error("an IPv6 packet from %s to %s is not sent: %s%s", src, dst, why, more(before), extra=told)
 
 
 def status_class(packet: bytes) -> int:
@@ -277,10 +277,6 @@ def described(packet: bytes) -> dict[str, object]:
     else:
         found |= {"source": str(read.src), "destination": str(read.dst)}
     return {**found, "sha256": sha256(packet).hexdigest()[:DIGEST]}
-
-
-def _more(before: int) -> str:
-    return f" (and {before} more before)" if before else ""
 
 
 def _place(error: BaseException) -> str:

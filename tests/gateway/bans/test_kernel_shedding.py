@@ -8,6 +8,7 @@ from nfqlb.errors import HostError
 from nfqlb.gateway.bans.kernel_shedding import AGAIN, LATELY, LONGEST, SHORTEST, KernelShedding
 from nfqlb.gateway.bans.plan import BansPlan
 from nfqlb.gateway.netfilter.kernel_sets import Address
+from nfqlb.gateway.runtime.log_limit import INTERVAL
 from nfqlb.gateway.shm.offence_ring import OffenceRings
 
 OUTSIDE = ("198.51.100.5", "2001:db8::5")
@@ -84,8 +85,10 @@ def test_a_kernel_that_refuses_is_told_of_once_and_asked_again(caplog: pytest.Lo
         scene.full(100.0 + number / 10)
     assert len(caplog.records) == 1
     assert "nfqlb rules apply" in caplog.text
+    scene.full(100.0 + INTERVAL)  # before: ten times two addresses
+    assert "(there is no such set) (and 19 more before). Are the rules" in caplog.messages[1]
     scene.kernel.error = None
-    scene.full(102.0)
+    scene.full(102.0 + INTERVAL)
     assert scene.seconds == [SHORTEST]
 
 

@@ -276,6 +276,10 @@ def test_a_kernel_that_refuses_is_told_of_once(caplog: pytest.LogCaptureFixture)
     court.turn(0.0)
     assert len(caplog.records) == 1
     assert "nfqlb rules apply" in caplog.text
+    court.note(Endpoint(bytes([10, 0, 1, 0]), 9), Reason.NOT_SIP, 20)
+    court.turn(INTERVAL)
+    assert "10.0.1.0 cannot be banned (there is no such set) (and 19 more before). Are the rules" in caplog.messages[1]
+    assert caplog.records[1].__dict__["about"]["before"] == 19
     assert court.tally[Tally.BANS] == 0
 
 

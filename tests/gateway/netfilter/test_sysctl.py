@@ -1,6 +1,7 @@
 """Which values are set, remembered and put back; on a made-up /proc/sys."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -239,7 +240,7 @@ def test_a_link_in_place_of_the_record_is_not_followed(made: Host, tmp_path: Pat
     victim = tmp_path / "victim"
     victim.write_text("untouched")
     made.run_dir.mkdir()
-    (made.run_dir / "sysctls.new").symlink_to(victim)
+    (made.run_dir / f"sysctls.json.{os.getpid()}").symlink_to(victim)
     made.state.apply(BOTH)
     assert victim.read_text() == "untouched"
     assert not (made.run_dir / "sysctls.json").is_symlink()

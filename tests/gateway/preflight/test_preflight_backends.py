@@ -1,11 +1,14 @@
 """Each backend is asked once: who answers well, who does not, and who is not there. On loopback, and as a command."""
 
+import errno
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from livehost import CONFIG as LIVE_CONFIG
@@ -14,6 +17,7 @@ from livenet import Net
 
 from nfqlb.balance.health import Check
 from nfqlb.config.build import load
+from nfqlb.gateway.health import icmp_errors
 from nfqlb.gateway.health.probe import Target
 from nfqlb.gateway.preflight import backends as preflight_backends
 from nfqlb.gateway.preflight.backends import TRIES, PreflightProbe
@@ -158,6 +162,49 @@ def test_an_address_that_is_not_here_is_told_of_once(backends: Backends) -> None
     assert call.silent == {"192.0.2.77": "Cannot assign requested address"}
     assert call.answers() == ["", "", ""]
     assert len(backends.asked) == 1
+
+
+class Faulty(socket.socket):
+    """Its first sends fail, each with one of these errors."""
+
+    errors: list[int]
+
+    def sendto(self, *args: Any) -> int:
+        if self.errors:
+            raise OSError(error := self.errors.pop(0), os.strerror(error))
+        return super().sendto(*args)
+
+
+@pytest.fixture
+def sends_fail(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def arrange(*errors: int) -> None:
+        def opened(source: Endpoint) -> Faulty:
+            made = real(source)
+            faulty = Faulty(made.family, made.type, fileno=made.detach())
+            faulty.errors = list(errors)
+            return faulty
+
+        monkeypatch.setattr(icmp_errors, "open_probe_socket", opened)
+
+    real = icmp_errors.open_probe_socket
+    return arrange
+
+
+@pytest.mark.parametrize("number", [errno.EHOSTDOWN, errno.EMSGSIZE, errno.ECONNREFUSED, errno.EACCES])
+def test_an_error_about_an_earlier_question_says_nothing_of_this_one(
+    backends: Backends, sends_fail: Callable[..., None], number: int
+) -> None:
+    sends_fail(number, number)
+    assert PreflightProbe([target(backends.start(answered(200), 4))], "lb").answers() == [""]
+
+
+@pytest.mark.parametrize("numbers", [[errno.EMSGSIZE] * 3, [errno.EPERM]], ids=["again and again", "our own"])
+def test_who_cannot_be_asked_is_told_with_the_reason(
+    backends: Backends, sends_fail: Callable[..., None], numbers: list[int]
+) -> None:
+    sends_fail(*numbers)
+    found = PreflightProbe([target(backends.start(answered(200), 4))], "lb").answers()
+    assert found == [f"it cannot be asked from 127.0.0.1 ({os.strerror(numbers[0])})"]
 
 
 CONFIG = """
