@@ -1,5 +1,5 @@
 """docs/architecture.md leads where it says: every path on it exists, every name stands in the file beside it, and no
-package is left out; the README has a line for each package and each top folder.
+package is left out. So do the paths of docs/contributing.md. The README has a line for each package and top folder.
 """
 
 import re
@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
+CONTRIBUTING = (ROOT / "docs" / "contributing.md").read_text()
 README = (ROOT / "README.md").read_text()
 SUFFIXES = ("md", "py", "pyi", "pyx", "pxi", "pxd", "sh", "toml", "service", "v4", "v6", "cfg", "json", "jsonl", "pcap")
 
@@ -17,8 +18,10 @@ PACKAGES = sorted(str(file.parent.relative_to(ROOT)) for file in (ROOT / "nfqlb"
 
 
 def is_path(code: str) -> bool:
-    """Whether a piece of code on a page is a path in the checkout. `<run_dir>/pid` is one on a host, `/run` too."""
-    return not code.startswith(("<", "/", "[")) and ("/" in code or code.rpartition(".")[2] in SUFFIXES)
+    """Whether a piece of code on a page is a path in the checkout. Those on a host begin with `/`
+    or `<run_dir>`, and what a build makes with a dot.
+    """
+    return not code.startswith(("<", "/", "[", ".", "*")) and ("/" in code or code.rpartition(".")[2] in SUFFIXES)
 
 
 def codes(text: str) -> list[str]:
@@ -50,8 +53,9 @@ def test_a_path_and_a_name_are_told_apart() -> None:
 
 
 def test_every_path_exists() -> None:
-    assert [path for path in paths(PAGE) if not (ROOT / path).exists()] == []
+    assert [path for path in paths(PAGE + CONTRIBUTING) if not (ROOT / path).exists()] == []
     assert len(set(paths(PAGE))) > 100
+    assert len(set(paths(CONTRIBUTING))) > 40
 
 
 def test_every_package_is_named() -> None:
