@@ -1,6 +1,7 @@
 """The package as it is installed: what is in it, what it needs, and that it says so."""
 
 import ast
+import re
 import sys
 import tomllib
 from fnmatch import fnmatch
@@ -18,6 +19,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 DEVTOOLS = ROOT / "tools" / "devtools"
 TOOLS = sorted(DEVTOOLS.rglob("*.py"))
 """Not installed, and held to the same rules."""
+TYPED = [*SOURCES, *sorted((ROOT / "tools").rglob("*.py")), *sorted((ROOT / "tests").rglob("*.py"))]
+"""What mypy reads."""
 
 with (ROOT / "pyproject.toml").open("rb") as pyproject:
     PROJECT = tomllib.load(pyproject)
@@ -90,3 +93,12 @@ def test_house_rules_of_a_module(source: Path) -> None:
         return
     assert ast.get_docstring(ast.parse(text)), "a module opens with what it knows and what it does not"
     assert text.count("\n") <= 400, "longer than one sitting reads"
+
+
+def test_an_error_that_mypy_shall_ignore_is_named_and_explained() -> None:
+    """`# type: ignore[code]  # why`, in one line."""
+    mark = "# type: " + "ignore"
+    lines = [(source, line) for source in TYPED for line in source.read_text().splitlines() if mark in line]
+    assert lines
+    explained = re.compile(re.escape(mark) + r"\[[a-z-]+(, [a-z-]+)*\]  # \w")
+    assert [(source.name, line.strip()) for source, line in lines if not explained.search(line)] == []

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nfqlb.capture.packets import PacketReader
 from nfqlb.capture.source import Source
@@ -70,7 +71,7 @@ class Stage:
 
 def play(ladder: str, *, out: bool = False, domain: str = "", lines: int = 0) -> Callable[[Stage], None]:
     """bob and alice play a ladder; alice begins when `out`."""
-    options = {"domain": domain} if domain else {}
+    options: dict[str, Any] = {"domain": domain} if domain else {}
 
     def work(stage: Stage) -> None:
         pair = (stage.alice, stage.bob) if out else (stage.bob, stage.alice)

@@ -89,7 +89,7 @@ class Rows:
         return row_lines(FRAMES, self._decks, self._widths, cells, self._room)
 
     def _styled(self, line: str, **style: str | bool | None) -> str:
-        return click.style(line, **style) if self._colour else line  # type: ignore[arg-type]
+        return click.style(line, **style) if self._colour else line  # type: ignore[arg-type]  # click's names
 
     def _cells(self, row: Row) -> dict[str, str]:
         if self._start is None:

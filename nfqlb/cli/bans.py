@@ -223,7 +223,7 @@ def not_banned(text: str, found: list[Entry]) -> str:
 
 
 def covers(one: Network, other: Network) -> bool:
-    return one.version == other.version and other.subnet_of(one)  # type: ignore[arg-type]
+    return one.version == other.version and other.subnet_of(one)  # type: ignore[arg-type]  # of one version, as asked
 
 
 def network(text: str) -> Network:

@@ -44,7 +44,7 @@ def load_all() -> None:
     """Import what dnspython would import only when an answer has need of it: for who may read no files later on."""
     dns.asyncbackend.set_default_backend("asyncio")
     # And `dns.update`, above: whoever answers can send any kind of record or message.
-    dns.rdata.load_all_types()  # type: ignore[no-untyped-call]
+    dns.rdata.load_all_types()  # type: ignore[no-untyped-call]  # dnspython gives it no types
 
 
 class Found(NamedTuple):

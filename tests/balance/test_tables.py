@@ -6,6 +6,7 @@ import pickle
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -35,9 +36,9 @@ def whose(members: list[tuple[str, int]], size: int) -> list[str]:
     return [members[index][0] for index in maglev.build(members, size)]
 
 
-def pool_of(weights: list[int], **changes: object) -> Pool:
+def pool_of(weights: list[int], **changes: Any) -> Pool:
     backends = (Backend(f"b{n}", endpoint(f"10.0.{n}.1:5060"), weight) for n, weight in enumerate(weights))
-    return Pool("p", tuple(backends), **changes)  # type: ignore[arg-type]
+    return Pool("p", tuple(backends), **changes)
 
 
 def made(*pools: Pool, standings: Standings | None = None, ready: Ready | None = None) -> Tables:
@@ -194,7 +195,12 @@ def test_only_what_changes_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [draft.which for draft in bring(here, standing({("p3", "b0"): State.DOWN}))] == [("p3", 4)]
     assert bring(here, standing({("p3", "b0"): State.DISABLED})) == []
     built: list[Draft] = []
-    monkeypatch.setattr(tables, "build", lambda draft: (built.append(draft), build(draft))[1])
+
+    def building(draft: Draft) -> Built:
+        built.append(draft)
+        return build(draft)
+
+    monkeypatch.setattr(tables, "build", building)
     again = made(*many, standings=here.standings, ready=here.built)
     assert built == []
     assert answers(again, "p2", "p3") == answers(here, "p2", "p3")

@@ -119,7 +119,7 @@ def test_pcapng_interfaces_have_their_own_link_type_and_time(tmp_path: Path, ord
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_tshark_reads_the_same_frames(tmp_path: Path, order: str) -> None:
     path = two_interfaces(order).write(tmp_path / "in.pcapng")
-    command = ["tshark", "-r", path, "-T", "fields", "-E", "separator=,"]
+    command = ["tshark", "-r", str(path), "-T", "fields", "-E", "separator=,"]
     for field in ("frame.number", "frame.time_epoch", "frame.cap_len", "frame.len"):
         command += ["-e", field]
     result = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)

@@ -1,6 +1,7 @@
 """Fragments as scapy makes them, put together by us."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -150,7 +151,7 @@ def offset_of(packet: bytes) -> int:
     return piece.offset // 8
 
 
-BAD = {
+BAD: dict[str, Callable[[list[bytes]], bytes]] = {
     "overlaps the one before": lambda p: changed(p[1], offset=offset_of(p[1]) - 1),
     "overlaps the one behind": lambda p: changed(p[1], offset=offset_of(p[1]) + 1),
     "same place, other data": lambda p: p[1][:-1] + bytes([p[1][-1] ^ 1]),

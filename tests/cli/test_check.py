@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from click.testing import CliRunner, Result
@@ -67,13 +67,13 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Problem]], list[Conf
 
     def stand_in(found: list[Problem]) -> list[Config]:
         asked: list[Config] = []
-        module = ModuleType("nfqlb.gateway.preflight.host")
+        module: Any = ModuleType("nfqlb.gateway.preflight.host")
 
         def problems(config: Config) -> list[Problem]:
             asked.append(config)
             return found
 
-        module.problems = problems  # type: ignore[attr-defined]
+        module.problems = problems
         monkeypatch.setattr(
             "nfqlb.gateway.preflight.backends.problems", lambda _: [Problem("backend p/a", "no answer", "warning")]
         )

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from types import ModuleType
-from typing import get_args
+from typing import Any, get_args
 
 import click
 import pytest
@@ -115,9 +115,9 @@ def test_wrong_usage_exits_2(arguments: list[str], said: str) -> None:
 
 
 @pytest.fixture
-def probe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A command of our own, `nfqlb probe`; a test sets what it does as `module.act`."""
-    module = ModuleType("nfqlb.cli.probe")
+def probe(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module: a command of our own, `nfqlb probe`; a test sets what it does as `module.act`."""
+    module: Any = ModuleType("nfqlb.cli.probe")
 
     @click.command()
     @config_option
@@ -125,15 +125,15 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     def command(**options: object) -> None:
         module.act(options)
 
-    module.command = command  # type: ignore[attr-defined]
+    module.command = command
     monkeypatch.setitem(COMMANDS, "probe", "A probe.")
     monkeypatch.setitem(sys.modules, "nfqlb.cli.probe", module)
     return module
 
 
-def test_common_options(probe: ModuleType) -> None:
+def test_common_options(probe: Any) -> None:
     seen: list[object] = []
-    probe.act = seen.append  # type: ignore[attr-defined]
+    probe.act = seen.append
     for arguments in (["probe"], ["probe", "-c", "x.toml", "--json"]):
         assert CliRunner().invoke(main, arguments).exit_code == 0
     assert [str(each) for each in seen] == [
@@ -142,20 +142,20 @@ def test_common_options(probe: ModuleType) -> None:
     ]
 
 
-def test_a_users_mistake_is_a_sentence_and_exits_1(probe: ModuleType) -> None:
+def test_a_users_mistake_is_a_sentence_and_exits_1(probe: Any) -> None:
     def act(_options: object) -> None:
         raise UserError("The queue is taken. Stop the other one.")
 
-    probe.act = act  # type: ignore[attr-defined]
+    probe.act = act
     result = CliRunner().invoke(main, ["probe"])
     assert (result.exit_code, result.output) == (1, "Error: The queue is taken. Stop the other one.\n")
 
 
-def test_ctrl_c_is_no_mistake_to_talk_about(probe: ModuleType) -> None:
+def test_ctrl_c_is_no_mistake_to_talk_about(probe: Any) -> None:
     def act(_options: object) -> None:
         raise KeyboardInterrupt
 
-    probe.act = act  # type: ignore[attr-defined]
+    probe.act = act
     result = CliRunner().invoke(main, ["probe"])
     assert (result.exit_code, result.output) == (130, "")
 
@@ -191,11 +191,11 @@ def test_a_full_disk_is_told_in_a_sentence(arguments: list[str]) -> None:
     assert process.returncode == 1
 
 
-def test_an_error_of_ours_is_not_taken_for_a_full_disk(probe: ModuleType) -> None:
+def test_an_error_of_ours_is_not_taken_for_a_full_disk(probe: Any) -> None:
     def act(_options: object) -> None:
         raise FileNotFoundError(2, "No such file or directory", "x")
 
-    probe.act = act  # type: ignore[attr-defined]
+    probe.act = act
     with pytest.raises(FileNotFoundError):
         CliRunner().invoke(main, ["probe"], catch_exceptions=False)
 

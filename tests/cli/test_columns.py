@@ -432,9 +432,8 @@ def frames(place: Path) -> Iterator[Seen]:
     "plan", [Plan(family=family, pair=pair) for family in (4, 6) for pair in (False, True)], ids=str
 )
 def test_what_a_lab_has(plan: Plan, terminal: tuple[int, int], capsys: pytest.CaptureFixture[str]) -> None:
-    lab.show_lab(
-        type("Lab", (), {"plan": plan, "dir": Path("/run/nfqlb-lab"), "config": Path("/run/nfqlb-lab/c.toml")})
-    )  # type: ignore[arg-type]
+    made: Any = SimpleNamespace(plan=plan, dir=Path("/run/nfqlb-lab"), config=Path("/run/nfqlb-lab/c.toml"))
+    lab.show_lab(made)
     lines, _, to_type = capsys.readouterr().out.partition("Look into the gateway")
     assert all(len(line) <= terminal[0] for line in lines.splitlines())
     assert all(node.ip in lines for node in (*plan.home, *plan.phones, *plan.backends))

@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -95,9 +97,9 @@ class Gateway:
         self.asked: list[dict[str, Any]] = []
         self.away: Callable[[], bool] = lambda: False
         self.started = True
-        monkeypatch.setattr(draining.time, "time", lambda: self.now)
-        monkeypatch.setattr(draining.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(draining.time, "sleep", self.sleep)
+        monkeypatch.setattr(time, "time", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self.sleep)
         monkeypatch.setattr(draining, "ask", self.ask)
         monkeypatch.setattr(common, "ask", self.ask)
 
@@ -256,7 +258,7 @@ def test_ctrl_c_says_what_stays(gateway: Gateway, monkeypatch: pytest.MonkeyPatc
     def interrupted(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(draining.time, "sleep", interrupted)
+    monkeypatch.setattr(time, "sleep", interrupted)
     done = gateway.drain("--wait")
     assert done.exit_code == 130
     assert done.stderr.splitlines()[-1] == (
@@ -284,7 +286,7 @@ def test_one_line_that_changes_on_a_terminal(monkeypatch: pytest.MonkeyPatch) ->
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(draining.shutil, "get_terminal_size", lambda: os.terminal_size((40, 24)))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((40, 24)))
     progress = Progress("regs/reg1", quiet=False)
     progress.show("last request 1s ago", 0.0)
     progress.show("x" * 100, 0.0)

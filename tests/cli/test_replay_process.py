@@ -11,6 +11,7 @@ import termios
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dpkt
 import pytest
@@ -21,10 +22,10 @@ from nfqlb.cli import PIPE_CLOSED
 from nfqlb.interrupt import INTERRUPTED
 
 
-def process(*arguments: str, **options: object) -> "subprocess.Popen[bytes]":
+def process(*arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
     """The command as a process of its own."""
     command = [sys.executable, "-m", "nfqlb", *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, **options)
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])

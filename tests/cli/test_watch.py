@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from boardcase import Gateway
@@ -49,9 +50,9 @@ def place(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path
 
 
-def start(place: Path, words: list[str], *more: str, **options: object) -> "subprocess.Popen[bytes]":
+def start(place: Path, words: list[str], *more: str, **options: Any) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "nfqlb", *words, *more, "-c", str(place / "nfqlb.toml")]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, **options)
 
 
 def until(condition: Callable[[], object]) -> bool:

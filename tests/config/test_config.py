@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from nfqlb.config.build import build, load, run_dir_in
 from nfqlb.config.model import Config, Log
 from nfqlb.config.problems import VALUE_WIDTH, ConfigError, Problem, shown
-from nfqlb.config.schema.tables import REPEATED, SINGLE, BackendTable, HaGroupTable
+from nfqlb.config.schema.ha import HaGroupTable
+from nfqlb.config.schema.tables import REPEATED, SINGLE, BackendTable
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.setup import Backend, Listener, Pool, RouteRule
 from nfqlb.spelling import nearest

@@ -1,9 +1,10 @@
 """What a reload tells to have changed: every field of every table, and no word of a key."""
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,7 +146,8 @@ def test_another_order_of_backends_is_said_to_mean_nothing() -> None:
 def test_another_order_of_tables_is_told(field: str, line: str) -> None:
     named = [Named("regs", f"reg{number}", Target(f"reg{number}.example.org", 5060)) for number in (8, 9)]
     old = replace(config(), names=tuple(named))
-    new = replace(old, **{field: tuple(reversed(getattr(old, field)))})
+    turned: dict[str, Any] = {field: tuple(reversed(getattr(old, field)))}
+    new = replace(old, **turned)
     assert list(differences(old, new)) == [line]
 
 
@@ -157,7 +159,7 @@ def test_no_table_of_the_configuration_is_forgotten() -> None:
         if field.name in ("path", "warnings", "notes") or is_dataclass(value) or isinstance(value, Mapping):
             continue  # no setting; or a table, whose fields are gone through one by one
         if isinstance(value, tuple):
-            other: object = value[:-1] or (Named("regs", "reg9", Target("reg9.example.org", 5060)),)
+            other: Any = value[:-1] or (Named("regs", "reg9", Target("reg9.example.org", 5060)),)
         elif isinstance(value, bool):
             other = not value
         elif isinstance(value, str):
@@ -185,7 +187,7 @@ ONE, TWO, THREE = b"1" * 32, b"2" * 32, b"3" * 32
     ],
 )
 def test_keys_are_counted_and_never_shown(old: tuple[bytes, ...], new: tuple[bytes, ...], lines: list[str]) -> None:
-    given: Callable[[tuple[bytes, ...]], object] = config().setup
-    told = list(key_differences(given(old), given(new)))  # type: ignore[arg-type]
+    given = config().setup
+    told = list(key_differences(given(old), given(new)))
     assert told == lines
     assert not any(key.decode() in line for key in (*old, *new) for line in told)

@@ -16,7 +16,7 @@ from devtools.bench.cases import Case, cases
 from devtools.bench.player import Phone, Player, PlayError, engine, setup
 from devtools.bench.traffic import OUTSIDE, Script, Step
 from nfqlb import fast
-from nfqlb.lab import LabError
+from nfqlb.lab import LabError, namespaces
 from nfqlb.proxy.verdict import Action, Reason
 
 JUNK = {kind for kind, _ in traffic.JUNK}
@@ -139,7 +139,7 @@ def test_without_counts_of_this_build_nothing_is_said() -> None:
 
 
 def test_without_valgrind_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counting.namespaces, "search_path", lambda: "/nonexistent")
+    monkeypatch.setattr(namespaces, "search_path", lambda: "/nonexistent")
     with pytest.raises(LabError, match="apt-get install valgrind"):
         counting.count()
 

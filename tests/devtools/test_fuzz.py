@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -128,12 +129,12 @@ class Brittle(Target):
         return [b"fine", b"fine, too", b"x" * 40 + b"!"]
 
 
-def job(tmp_path: Path, name: str = "brittle", **changes: object) -> Job:
+def job(tmp_path: Path, name: str = "brittle", **changes: Any) -> Job:
     gauge = tmp_path / "gauge"
     Gauge.create(gauge)
     (tmp_path / "corpus").mkdir(exist_ok=True)
     plain = Job(name, False, 20.0, 3000, 1, str(gauge), str(tmp_path / "corpus"), str(tmp_path / "findings"))
-    return plain._replace(**changes)  # type: ignore[arg-type]
+    return plain._replace(**changes)
 
 
 def test_what_breaks_is_counted_made_small_and_kept(
@@ -178,7 +179,7 @@ def test_the_gauge_holds_the_input_at_hand(tmp_path: Path) -> None:
     assert (other.read(), other.input()) == ((2, 1, 1), bytes(LONGEST))
 
 
-def running(tmp_path: Path, **changes: object) -> campaign.Running:
+def running(tmp_path: Path, **changes: Any) -> campaign.Running:
     return campaign.Running(job(tmp_path, "lists", runs=0, **changes), tmp_path)
 
 

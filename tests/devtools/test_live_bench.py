@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from sipcase import check_packet
 
-from devtools.bench import floor, live, load, report, traffic
+from devtools.bench import floor, live, load, report, systems, traffic
 from devtools.bench.floor import ROW, Floor, six
 from devtools.bench.live import Bench, Options, Point, Result
 from devtools.bench.load import Run
@@ -159,7 +159,7 @@ def test_a_ratio_is_formed_within_each_round() -> None:
 def test_junk_is_compared_with_a_forwarded_message() -> None:
     assert report.junk_part(RESULTS) == pytest.approx((0.375, 0.25, 0.5))
     assert report.idle_junk_part(RESULTS) == pytest.approx(2.4 / 9.5)
-    assert report.junk_part(RESULTS[:4]) is report.idle_junk_part(RESULTS[:4]) is None
+    assert (report.junk_part(RESULTS[:4]), report.idle_junk_part(RESULTS[:4])) == (None, None)
 
 
 def test_without_us_there_is_no_ratio() -> None:
@@ -236,7 +236,7 @@ def test_scaling_measures_messages_larger_than_a_link_would_take(tmp_path: Path)
 
 @pytest.mark.root
 def test_a_system_that_cannot_start_is_told_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live.systems.Floor, "command", lambda _: ["sh", "-c", "echo no luck; exit 1"])
+    monkeypatch.setattr(systems.Floor, "command", lambda _: ["sh", "-c", "echo no luck; exit 1"])
     options = replace(Options(), systems=("floor",), phones=10, prepared=1)
     name = f"nfqlb-bench{os.getpid()}-none"
     with pytest.raises(LabError, match=r"floor did not come up.*no luck"), live.started(name, options, lambda _: None):

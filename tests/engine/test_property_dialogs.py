@@ -261,7 +261,7 @@ class Registrar(Host, Inside):
 
 
 # external, internal, advertise of the listener; and of another one, where the callee is elsewhere
-SHAPES = {
+SHAPES: dict[str, list[tuple[str, str, str | None]]] = {
     "two-armed": [("203.0.113.5:5060", "192.168.1.5:5060", None)],
     "other ports": [("203.0.113.5:5070", "192.168.1.5:5080", None)],
     "one-armed": [("203.0.113.5:5060", "203.0.113.5:5060", None)],
@@ -358,7 +358,7 @@ def forgets_a_flow(shape: str, record_routes: bool, habits: tuple[str, str]) -> 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_P16_P18_P26_phone_calls_phone(shape: str, record_routes: bool) -> None:
     for caller_nat, callee_nat in itertools.product((False, True), repeat=2):
-        for habits in itertools.product(HABITS, repeat=2):
+        for habits in itertools.product(HABITS, HABITS):
             if forgets_a_flow(shape, record_routes, habits):
                 continue
             world, _, _ = world_of(shape, record_routes=record_routes)

@@ -53,7 +53,7 @@ def test_responses_are_counted_by_their_class(tmp_path: Path, status: str) -> No
 @pytest.mark.parametrize("slow", [False, True])
 def test_a_packet_too_long_for_the_queue_is_dropped(tmp_path: Path, slow: bool) -> None:
     bench = Bench(tmp_path, setup(), slow=slow)
-    message = request("MESSAGE", Content_Length=None).replace("\n", "\r\n").encode()  # type: ignore[arg-type]
+    message = request("MESSAGE", Content_Length=None).replace("\n", "\r\n").encode()
     for grown in range(60, 130):
         bench.worker.decide(datagram.build(endpoint(PHONE), endpoint(EXT), message.ljust(65_507 - grown, b"x")))
     assert bench.slot.reasons[Reason.TOO_LARGE] in range(1, 6)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,8 @@ from nfqlb.cli import stats as command_module
 from nfqlb.cli.stats import Speed, command
 from nfqlb.errors import NotRunning
 from nfqlb.gateway import stats
-from nfqlb.gateway.shm.board import BACKENDS, REASONS, Cell, Header, Traffic
+from nfqlb.gateway.host import procfs
+from nfqlb.gateway.shm.board import BACKENDS, REASONS, STUCK_AFTER, Cell, Header, Traffic
 from nfqlb.gateway.stats import rates
 from nfqlb.proxy.verdict import Reason
 
@@ -111,7 +113,7 @@ def test_without_root_the_queues_are_unknown_and_the_rest_is_told(
     def refused(_: Path) -> dict[int, object]:
         raise PermissionError
 
-    monkeypatch.setattr(stats.procfs, "kernel_queues", refused)
+    monkeypatch.setattr(procfs, "kernel_queues", refused)
     report = gateway.report()
     assert {row.waiting for row in report.queues} == {None}
     assert report.healthy
@@ -121,7 +123,7 @@ def test_without_root_the_queues_are_unknown_and_the_rest_is_told(
     ("pid", "age", "state"),
     [
         (os.getpid(), 0.0, "up"),
-        (os.getpid(), stats.STUCK_AFTER + 1, "stuck"),
+        (os.getpid(), STUCK_AFTER + 1, "stuck"),
         (os.getpid(), None, "starting"),
         (DEAD_PID, 0.0, "dead"),
         (0, 0.0, "dead"),
@@ -175,9 +177,12 @@ def test_there_is_no_speed_across_a_restart(gateway: Gateway) -> None:
 
 # -- the command
 
+Invoke = Callable[..., Result]
+"""Given the words behind `nfqlb stats`."""
+
 
 @pytest.fixture
-def invoke(gateway: Gateway, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def invoke(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """Run `nfqlb stats` against the made-up gateway."""
 
     loaded = SimpleNamespace(
@@ -195,7 +200,7 @@ def invoke(gateway: Gateway, monkeypatch: pytest.MonkeyPatch):  # type: ignore[n
     return call
 
 
-def test_the_tables_leave_out_what_is_zero(gateway: Gateway, invoke) -> None:  # type: ignore[no-untyped-def]
+def test_the_tables_leave_out_what_is_zero(gateway: Gateway, invoke: Invoke) -> None:
     gateway.count(0, Reason.REQUEST_ENTERING, 1234)
     gateway.count(1, Reason.STRAY_RESPONSE, 5)
     result = invoke()
@@ -207,7 +212,7 @@ def test_the_tables_leave_out_what_is_zero(gateway: Gateway, invoke) -> None:  #
     assert "reg2" in result.output  # a backend without traffic is news
 
 
-def test_something_wrong_is_exit_status_1(gateway: Gateway, invoke) -> None:  # type: ignore[no-untyped-def]
+def test_something_wrong_is_exit_status_1(gateway: Gateway, invoke: Invoke) -> None:
     gateway.slots[0][Cell.PID] = DEAD_PID
     assert invoke().exit_code == 1
     result = invoke("--json")
@@ -215,7 +220,7 @@ def test_something_wrong_is_exit_status_1(gateway: Gateway, invoke) -> None:  # 
     assert json.loads(result.output)["workers"][0]["state"] == "dead"
 
 
-def test_no_gateway_is_a_sentence(gateway: Gateway, invoke) -> None:  # type: ignore[no-untyped-def]
+def test_no_gateway_is_a_sentence(gateway: Gateway, invoke: Invoke) -> None:
     gateway.board.remove()
     result = invoke()
     assert result.exit_code == 1
@@ -225,8 +230,8 @@ def test_no_gateway_is_a_sentence(gateway: Gateway, invoke) -> None:  # type: ig
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_watch_shows_rates_until_interrupted(  # type: ignore[no-untyped-def]
-    gateway: Gateway, invoke, monkeypatch: pytest.MonkeyPatch, as_json: bool
+def test_watch_shows_rates_until_interrupted(
+    gateway: Gateway, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, as_json: bool
 ) -> None:
     slept: list[float] = []
 
@@ -238,7 +243,7 @@ def test_watch_shows_rates_until_interrupted(  # type: ignore[no-untyped-def]
 
     clock = iter(range(100))
     monkeypatch.setattr(screen, "pause", pause)
-    monkeypatch.setattr(command_module.time, "monotonic", lambda: next(clock) / 1.0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock) / 1.0)
     result = invoke("--watch", "2.5", *(["--json"] if as_json else []))
     assert slept == [2.5] * 3
     assert "Traceback" not in result.output

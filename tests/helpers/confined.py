@@ -106,13 +106,17 @@ def main(number: str, dst: str, src: str, how: str = "") -> None:
         print(os.getpid(), flush=True)
         queue.serve(Confined(packed(src), packed(dst), children[0]))
 
+    def end(*_: object) -> None:
+        for pid in children:
+            os.kill(pid, signal.SIGTERM)
+
     if how == "again":
         os.write(letting, b"x")
         serve()
     else:
         children.append(forked(serve))
         os.write(letting, b"x")
-        signal.signal(signal.SIGTERM, lambda *_: [os.kill(pid, signal.SIGTERM) for pid in children])
+        signal.signal(signal.SIGTERM, end)
         ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
         print(*ends, flush=True)
     os._exit(0)

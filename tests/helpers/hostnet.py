@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rewriter
 from takedown import take_down
@@ -137,12 +137,12 @@ class Host:
     _opened: list[socket.socket] = field(default_factory=list)
     _processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
-    def here(self, work: Callable[[], T]) -> T:
-        """Call `work` on the gateway."""
+    def here(self, work: Callable[..., T]) -> T:
+        """Call `work` on the gateway, without arguments."""
         return namespaces.inside(self.gateway, work)
 
-    def config(self, listeners: str = TWO_ARMED, **more: object) -> Config:
-        return write_config(self.folder, listeners, **more)  # type: ignore[arg-type]
+    def config(self, listeners: str = TWO_ARMED, **more: Any) -> Config:
+        return write_config(self.folder, listeners, **more)
 
     def apply(self, config: Config, queues: range | None = None) -> list[ruleset.Difference]:
         return self.here(lambda: ruleset.apply(config, queues))
@@ -153,7 +153,7 @@ class Host:
     def differences(self, config: Config, queues: range | None = None) -> list[ruleset.Difference]:
         return self.here(lambda: ruleset.differences(config, queues))
 
-    def run(self, *argv: str, text: str | None = None) -> str:
+    def run(self, *argv: str, text: str = "") -> str:
         """Run a program on the gateway; its output."""
         return namespaces.run(self.gateway, list(argv), input_text=text)
 
@@ -190,7 +190,7 @@ class Host:
 
         return self.here(read)
 
-    def serve(self, family: int, workers: int = 2, *, first: int = QUEUE, **pairs: str) -> None:
+    def serve(self, family: int, workers: int = 2, *, first: int = QUEUE, **pairs: Any) -> None:
         """Start the stand-in for the workers: what comes to E goes from I to the backend, what comes to I from E to the
         phone.
         """
@@ -206,7 +206,7 @@ class Host:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n", (self.folder / "rewriter.log").read_text()
 
-    def adopt(self, process: "subprocess.Popen[bytes]") -> None:
+    def adopt(self, process: "subprocess.Popen[Any]") -> None:
         """See to it that the process ends with the test."""
         self._processes.append(process)
 
@@ -259,8 +259,8 @@ def made(folder: Path) -> Iterator[Host]:
         host.close()
 
 
-def until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait for `condition`; whether it came true in time."""
+def until(condition: Callable[..., bool], seconds: float) -> bool:
+    """Wait for `condition`; whether it came true in time. It is called without arguments, and may have defaults."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

@@ -27,7 +27,7 @@ def queued(content: bytes | None, packet_id: int = ID) -> bytes:
 
 def answers(kernel: socket.socket) -> list[tuple[int, dict[int, bytes]]]:
     """Messages that came back: kind and attributes. Several may come at once, each aligned [netlink(7)]."""
-    found = []
+    found: list[tuple[int, dict[int, bytes]]] = []
     kernel.setblocking(False)
     while True:
         try:
@@ -53,8 +53,8 @@ def pumped(
     """The compiled loop, after it has read these, and what it said."""
     kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with kernel, ours:
-        for each in (kernel, ours):
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        for end in (kernel, ours):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         for each in messages:
             kernel.send(each)
         return served(ours, consumer, hands), answers(kernel)
@@ -64,7 +64,7 @@ def served(ours: socket.socket, consumer: Any, hands: mmap.mmap | None = None) -
     """The compiled loop, after it has decided about all that waited."""
     from nfqlb.gateway.worker._nfqueue_loop import ROOM, QueueLoop
 
-    pump = QueueLoop(ours.fileno(), 9, consumer, hands or mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
+    pump = QueueLoop(ours.fileno(), 9, consumer, hands or mmap.mmap(-1, ROOM))
     pump.stop(time.monotonic() + 60)
     pump.run()
     return pump

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from nfqlb.lab import ping, sipp
 from nfqlb.lab.kamailio import DOMAIN
@@ -66,7 +67,7 @@ class Cell:
 
 
 @contextmanager
-def running(plan: Plan, **options: bool) -> Iterator[Cell]:
+def running(plan: Plan, **options: Any) -> Iterator[Cell]:
     lab = Lab(plan, probes=False, **options)
     with lab, lab.tap() as tap:
         public, other = plan.phones

@@ -152,8 +152,8 @@ class Net:
         take_down(self._opened, self._processes, (self.phone, self.gateway, self.farm))
 
 
-def until(condition: Callable[[], bool], timeout: float = 5.0) -> bool:
-    """Wait for `condition`; whether it came true in time."""
+def until(condition: Callable[..., bool], timeout: float = 5.0) -> bool:
+    """Wait for `condition`; whether it came true in time. It is called without arguments, and may have defaults."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:

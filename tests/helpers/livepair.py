@@ -39,7 +39,8 @@ def heard(lab: PairLab, happen: Callable[[], object], *, after: float = 1.5) -> 
     return found, found.gap_after(moment) * 1000
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> bool:
+def until(condition: Callable[..., object], seconds: float = 10.0) -> bool:
+    """Wait for `condition`, which is called without arguments, and may have defaults."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():

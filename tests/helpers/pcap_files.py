@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dpkt import pcapng
 from scapy.layers.inet import IP, UDP
@@ -27,7 +27,7 @@ class Stored(NamedTuple):
     """0 = as long as `data`."""
 
 
-def udp(payload: bytes = b"hello", *, version: int = 4, **fields: int) -> bytes:
+def udp(payload: bytes = b"hello", *, version: int = 4, **fields: Any) -> bytes:
     """A UDP packet from 172.31.23.177:5060 to 203.0.113.5:5060, or the same in IPv6."""
     network = (
         IP(src="172.31.23.177", dst="203.0.113.5", **fields)
@@ -65,7 +65,7 @@ class Blocks:
         self._suffix = "LE" if order == "<" else ""
         self.section()
 
-    def _make(self, kind: str, **fields: object) -> object:
+    def _make(self, kind: str, **fields: Any) -> Any:
         return getattr(pcapng, kind + self._suffix)(**fields)
 
     def _option(self, code: int, data: bytes) -> object:

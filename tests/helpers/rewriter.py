@@ -48,7 +48,12 @@ def main(first: str, workers: str, *pairs: str) -> None:
             queue.serve(Rewriter(way))
             os._exit(0)
         children.append(pid)
-    signal.signal(signal.SIGTERM, lambda *_: [os.kill(pid, signal.SIGTERM) for pid in children])
+
+    def end(*_: object) -> None:
+        for pid in children:
+            os.kill(pid, signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
     print("ready", flush=True)
     for pid in children:
         os.waitpid(pid, 0)

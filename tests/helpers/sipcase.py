@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import dpkt
 
@@ -23,7 +24,7 @@ def endpoint(text: str) -> Endpoint:
     return Endpoint.parse(text)
 
 
-def setup(**changes: object) -> Setup:
+def setup(**changes: Any) -> Setup:
     """The gateway of the documentation; keyword arguments replace fields."""
     base = Setup(
         name="lb",
@@ -35,10 +36,10 @@ def setup(**changes: object) -> Setup:
         ),
         routes=(RouteRule("registrars", methods=frozenset(("REGISTER",))), RouteRule("proxies")),
     )
-    return replace(base, **changes)  # type: ignore[arg-type]
+    return replace(base, **changes)
 
 
-def one_armed(**changes: object) -> Setup:
+def one_armed(**changes: Any) -> Setup:
     """E = I = 203.0.113.5:5060, backends on the same network."""
     changes.setdefault("listeners", (Listener("main", endpoint(EXT), endpoint(EXT)),))
     return setup(**changes)
@@ -103,9 +104,9 @@ class Result:
 class Gateway:
     """An engine with the two things a test wants to say: who sends what to which of our sockets."""
 
-    def __init__(self, with_setup: Setup | None = None, **options: object) -> None:
+    def __init__(self, with_setup: Setup | None = None, **options: Any) -> None:
         self.setup = with_setup or setup()
-        self.engine = Engine(self.setup, **options)  # type: ignore[arg-type]
+        self.engine = Engine(self.setup, **options)
         self.twin = Engine(self.setup)
 
     def send(self, src: str, dst: str, message: str | bytes) -> Result:
@@ -173,7 +174,7 @@ REGISTER = """
 """
 
 
-def request(method: str = "INVITE", uri: str = "sip:bob@example.org", *rows: str, **fields: str) -> str:
+def request(method: str = "INVITE", uri: str = "sip:bob@example.org", *rows: str, **fields: str | None) -> str:
     """A plain request from PHONE, not behind NAT; `rows` go after Via, `fields` replace rows by name (Call_ID=…)."""
     values = {
         "Via": "SIP/2.0/UDP 172.31.23.177:5060;branch=z9hG4bK-1",

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from nfqlb.balance.recent import Recent
+from nfqlb.engine import Engine
 from nfqlb.gateway.plan.model import Plan
 from nfqlb.gateway.runtime.pidfile import PidfileError
 from nfqlb.gateway.supervisor.rollover import CannotRun
@@ -97,6 +98,7 @@ def make_process(first_ident: int, _recent: Recent, _names: object, backend: str
 def make_slow_process(first_ident: int, recent: Recent, names: object) -> Process:
     """One that takes so long that a sender overtakes it easily."""
     process = make_process(first_ident, recent, names)
+    assert not isinstance(process, Engine)
 
     def slow(packet: bytes) -> Verdict:
         time.sleep(0.0005)

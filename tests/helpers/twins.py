@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from ipaddress import ip_network
+from typing import Any
 
 from sipcase import (
     EXT,
@@ -47,7 +48,7 @@ def six(text: str) -> str:
     return re.sub(r"[0-9]+(?:\.[0-9]+){3}", lambda found: f"[{SIX[found[0]]}]", text)
 
 
-def both_versions(with_setup: Setup, **changes: object) -> Setup:
+def both_versions(with_setup: Setup, **changes: Any) -> Setup:
     """With a listener of IPv6 more, and backends of both versions."""
     pools = tuple(
         replace(
@@ -56,7 +57,7 @@ def both_versions(with_setup: Setup, **changes: object) -> Setup:
         for pool in with_setup.pools
     )
     changes |= {"pools": pools, "listeners": (*with_setup.listeners, SIX_LISTENER)}
-    return replace(with_setup, **changes)  # type: ignore[arg-type]
+    return replace(with_setup, **changes)
 
 
 def all_ipv6(with_setup: Setup) -> Setup:

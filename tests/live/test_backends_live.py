@@ -17,8 +17,8 @@ from livelab import fresh_name
 from nfqlb.errors import NotRunning
 from nfqlb.gateway.host import procfs
 from nfqlb.gateway.runtime.control_socket import ControlError, ask
-from nfqlb.lab import namespaces
-from nfqlb.lab.lab import Lab, LabError
+from nfqlb.lab import LabError, namespaces
+from nfqlb.lab.lab import Lab
 from nfqlb.lab.topology import Node, Plan
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]

@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ def let_go(lab: Lab) -> None:
     """Unban all; afterwards, who offends is banned anew."""
     if entries := banned(lab).values():
         for entry in entries:
-            namespaces.inside(lab.plan.namespace("gw"), lambda entry=entry: ipset.unban(entry))
+            namespaces.inside(lab.plan.namespace("gw"), partial(ipset.unban, entry))
         time.sleep(BACKLOG)
 
 

@@ -56,7 +56,7 @@ def server() -> Iterator[DnsServer]:
 
 
 def dns_of(server: DnsServer, **more: float) -> Dns:
-    return Dns(servers=(Endpoint.parse(f"127.0.0.1:{server.port}"),), **{"timeout": 0.5, **more})  # type: ignore[arg-type]
+    return Dns(servers=(Endpoint.parse(f"127.0.0.1:{server.port}"),), **{"timeout": 0.5, **more})
 
 
 def look(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sipcase import INT, REG1, Gateway, endpoint, one_armed
 
 from nfqlb.net import stun
+from nfqlb.net.endpoint import Endpoint
 from nfqlb.net.stun import Answer
 from nfqlb.proxy.verdict import Reason
 
@@ -51,8 +52,8 @@ def small(message: bytes, answer: bytes) -> bool:
     [(FOUR, "0001a147e112a643"), (SIX, "0002a1470113a9faa5d3f179bc25f4b5bed2b9d9")],
     ids=["IPv4", "IPv6"],
 )
-def test_P3_the_answer_has_the_xored_source_address_of_rfc_5769(source: object, value: str) -> None:
-    kind, answer = stun.answer(request(), source)  # type: ignore[arg-type]
+def test_P3_the_answer_has_the_xored_source_address_of_rfc_5769(source: Endpoint, value: str) -> None:
+    kind, answer = stun.answer(request(), source)
     assert kind is Answer.SUCCESS
     body = attribute(0x0020, bytes.fromhex(value))
     assert answer == struct.pack("!HH", 0x0101, len(body)) + stun.COOKIE + TRANSACTION + body
@@ -125,10 +126,10 @@ def test_P3_what_is_no_sound_binding_request_gets_no_answer(message: bytes) -> N
 
 @given(st.binary(max_size=600), st.sampled_from((FOUR, SIX)))
 @example(PRIORITY, FOUR)
-def test_P3_any_attributes_get_a_small_answer_or_none(body: bytes, source: object) -> None:
+def test_P3_any_attributes_get_a_small_answer_or_none(body: bytes, source: Endpoint) -> None:
     asked = request(body)
     assert stun.is_stun(asked)
-    kind, answer = stun.answer(asked, source)  # type: ignore[arg-type]
+    kind, answer = stun.answer(asked, source)
     assert (kind is Answer.NONE) == (answer == b"")
     assert small(asked, answer)
     if answer:

@@ -126,7 +126,7 @@ def test_P4_content_length_beyond_the_datagram() -> None:
 
 
 def test_P4_absent_content_length_means_to_the_end() -> None:
-    message = wire(request(Content_Length=None)) + b"v=0\r\n"  # type: ignore[arg-type]
+    message = wire(request(Content_Length=None)) + b"v=0\r\n"
     assert Gateway().from_phone(message).payload.endswith(b"\r\n\r\nv=0\r\n")
 
 
@@ -205,7 +205,7 @@ def test_P5_open_quotes_in_headers_that_we_read_are_refused(name: str, value: st
     "row", ["Date: never", "Contact: <sip:broken", 'Contact: "open', "Subject: \xff\xfe", "Expires: x"]
 )
 def test_P6_what_we_do_not_use_may_be_broken(row: str) -> None:
-    message = wire(request("INVITE", "sip:bob@example.org", Contact=None)).replace(  # type: ignore[arg-type]
+    message = wire(request("INVITE", "sip:bob@example.org", Contact=None)).replace(
         b"Content-Length", row.encode("latin-1") + b"\r\nContent-Length"
     )
     result = Gateway().from_phone(message)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -285,7 +286,7 @@ def test_P31_two_workers_share_it(memory: Recent) -> None:
 # -- backends that leave
 
 
-def without_reg2(**changes: object) -> Setup:
+def without_reg2(**changes: Any) -> Setup:
     pools = (Pool("registrars", (Backend("reg1", endpoint(REG1)),)), setup().pools[1])
     return setup(pools=pools, **changes)
 

@@ -25,7 +25,7 @@ REFUSED: dict[str, tuple[Reason, str | bytes]] = {
     "length": (Reason.BAD_LENGTH, request(Content_Length="10")),
     "duplicate": (Reason.DUPLICATE_HEADER, request("INVITE", "sip:bob@example.org", "CSeq: 1 INVITE")),
     "quoting": (Reason.BAD_QUOTING, request(From='"alice <sip:alice@example.org>;tag=1')),
-    "missing": (Reason.MISSING_HEADER, request(CSeq=None)),  # type: ignore[arg-type]
+    "missing": (Reason.MISSING_HEADER, request(CSeq=None)),
     "header": (Reason.BAD_HEADER, request(CSeq="x INVITE")),
     "method": (Reason.METHOD_MISMATCH, request(CSeq="1 BYE")),
     "hops": (Reason.BAD_MAX_FORWARDS, request(Max_Forwards="256")),

@@ -1,5 +1,7 @@
 """Part C of the rules: Route, and where a request goes (P15–P21)."""
 
+from collections.abc import Callable
+
 import pytest
 from sipcase import (
     EXT,
@@ -255,9 +257,9 @@ def spoil(value: str) -> str:
         lambda path: path.replace("sip:198", "http:198"),
     ],
 )
-def test_P18_a_path_that_we_did_not_sign_gets_403(change: object) -> None:
+def test_P18_a_path_that_we_did_not_sign_gets_403(change: Callable[[str], str]) -> None:
     gateway = Gateway()
-    path = change(path_of(gateway, BOB))  # type: ignore[operator]
+    path = change(path_of(gateway, BOB))
     result = gateway.from_backend(request("INVITE", "sip:bob@10.9.9.9", f"Route: {path}"))
     assert result.reason is Reason.BAD_FLOW
     assert result.lines[0] == "SIP/2.0 403 Forbidden"

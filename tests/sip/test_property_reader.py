@@ -297,11 +297,12 @@ token = st.text(TOKEN, min_size=1, max_size=8)
 quoted = st.text(st.characters(codec="utf-8", exclude_characters='"\\\r\n\0'), max_size=8).flatmap(
     lambda inner: st.sampled_from([f'"{inner}"', f'"{inner}\\""', f'"\\\\{inner}"', f'";{inner},<"'])
 )
+Params = list[tuple[str, str | None]]
 param = st.tuples(token, st.none() | token | quoted | st.just("[2001:db8::1]:5060"))
 
 
 @st.composite
-def param_text(draw: st.DrawFn, params: st.SearchStrategy[list[tuple[str, str | None]]]) -> tuple[str, list]:
+def param_text(draw: st.DrawFn, params: st.SearchStrategy[Params]) -> tuple[str, Params]:
     found = draw(params)
     written = "".join(
         draw(lws) + ";" + draw(lws) + name + ("" if value is None else draw(lws) + "=" + draw(lws) + value)

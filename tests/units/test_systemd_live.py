@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from booted import SYSTEMD, Systemd, booted, control_group
@@ -37,9 +38,9 @@ def systemd(host: Host) -> Iterator[Systemd]:
         yield running
 
 
-def configure(systemd: Systemd, host: Host, **more: object) -> None:
+def configure(systemd: Systemd, host: Host, **more: Any) -> None:
     """The configuration and its keys, where the commands look for them."""
-    text = host.config(**more).path.read_text()  # type: ignore[arg-type]
+    text = host.config(**more).path.read_text()
     systemd.write(CONFIG, re.sub(r"(?m)^run_dir = .*\n", "", text))
 
 
@@ -125,7 +126,12 @@ class Asker(threading.Thread):
         until(lambda: len(self.asked) >= enough, 3)
         self._ending.set()
         self.join()
-        until(lambda: self._hear() or self.asked == self.answered, 2)
+
+        def all_answered() -> bool:
+            self._hear()
+            return self.asked == self.answered
+
+        until(all_answered, 2)
         self._socket.close()
         assert len(self.asked) >= enough
         return self.asked - self.answered

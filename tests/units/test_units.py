@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from nfqlb import units
 from nfqlb.cli import install_units, main
+from nfqlb.cli._common import UserError
 from nfqlb.units import PLACES, Service, UnitError, closed_to_others, install, quoted, remove, render
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -136,7 +138,8 @@ def test_somebody_elses_file_keeps_all_of_ours_out(tmp_path: Path) -> None:
     foreign = tmp_path / PLACES["tmpfiles.conf"]
     foreign.parent.mkdir(parents=True)
     foreign.write_text("d /run/nfqlb\n")
-    for act in (lambda: install(service(), tmp_path), lambda: remove(tmp_path)):
+    acts: tuple[Callable[[], object], ...] = (lambda: install(service(), tmp_path), lambda: remove(tmp_path))
+    for act in acts:
         with pytest.raises(UnitError, match=r"nfqlb\.conf is not from us"):
             act()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [foreign]
@@ -238,7 +241,7 @@ def test_a_program_that_the_user_of_the_service_cannot_reach_is_told(tmp_path: P
     closed = tmp_path / "closed"
     (closed / "bin").mkdir(parents=True)
     closed.chmod(0o700)
-    with pytest.raises(install_units.UserError, match=r"User nfqlb cannot run .* is closed to others"):
+    with pytest.raises(UserError, match=r"User nfqlb cannot run .* is closed to others"):
         install_units.enterable(service(command=[str(closed / "bin" / "nfqlb")]))
 
 

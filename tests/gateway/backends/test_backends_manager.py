@@ -60,7 +60,7 @@ class Scene:
     def __init__(self, folder: Path, setup: Setup, **checks: Check) -> None:
         self.folder, self.checks = folder, checks
         self.board = Board(folder / "board", About("lb", (1,), tuple(each.name for each in setup.known)))
-        self.care = BackendsManager(NoLoop(), self.backends_plan(setup), folder, past=False)  # type: ignore[arg-type]
+        self.care = BackendsManager(NoLoop(), self.backends_plan(setup), folder, past=False)  # type: ignore[arg-type]  # stands in for the real one
         self.follow(setup)
 
     def backends_plan(self, setup: Setup) -> BackendsPlan:

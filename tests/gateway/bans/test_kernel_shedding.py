@@ -30,7 +30,8 @@ class Kernel:
 class Scene:
     def __init__(self, workers: int = 2) -> None:
         self.rings, self.kernel, self.workers = OffenceRings(), Kernel(), workers
-        self.relief = KernelShedding(BansPlan(500, 600, (), workers, OUTSIDE), self.rings, self.kernel)  # type: ignore[arg-type]
+        bans_plan = BansPlan(500, 600, (), workers, OUTSIDE)
+        self.relief = KernelShedding(bans_plan, self.rings, self.kernel)  # type: ignore[arg-type]  # stands in for the real one
 
     def full(self, now: float, workers: int | None = None) -> None:
         """So many workers have a full queue."""
@@ -101,7 +102,7 @@ def test_one_set_that_is_missing_does_not_keep_relief_from_the_other() -> None:
 
     scene = Scene()
     half = Half()
-    scene.relief._kernel = half  # type: ignore[assignment]
+    scene.relief._kernel = half  # type: ignore[assignment]  # stands in for the real one
     for now in (100.0, 100.1, 100.2):
         scene.full(now)
     assert half.added == [("NFQLB-shed6", OUTSIDE[1], SHORTEST)]

@@ -147,7 +147,7 @@ class Court:
         self.tally = memoryview(bytearray(8 * len(Tally))).cast("Q")
         outside = tuple(each.host for each in OURS.values())
         bans_plan = BansPlan(100, 600, tuple(ip_network(each) for each in allowed), outside=outside)
-        self.bans = Banning(bans_plan, self.rings, self.tally, self.kernel)  # type: ignore[arg-type]
+        self.bans = Banning(bans_plan, self.rings, self.tally, self.kernel)  # type: ignore[arg-type]  # stands in for the real one
 
     def note(self, source: Endpoint, reason: Reason, times: int) -> None:
         for _ in range(times):

@@ -52,6 +52,7 @@ def roles(half: Half) -> list[str]:
 @pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
 def test_both_are_active_and_either_serves_both(family: int) -> None:
     with running(family=family, lab=TwoGroups) as lab:
+        assert isinstance(lab, TwoGroups)
         plan, (one, other) = lab.plan, lab.halves
         here = plan.phones[0]
         sides = [plan.external, lab.second[0]]

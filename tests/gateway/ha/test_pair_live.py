@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 from livepair import heard, running, until
@@ -246,7 +247,7 @@ def test_keepalived_conf_that_does_not_fit_any_more_is_told_everywhere() -> None
 def test_reload_and_upgrade_move_nothing_and_a_stop_hands_over(pair: PairLab) -> None:
     first = pair.active
     for words in (["reload", "--force"], ["upgrade"], ["reload", "--force"]):
-        found, _ = heard(pair, lambda words=words: first.nfqlb(*words), after=1.0)
+        found, _ = heard(pair, partial(first.nfqlb, *words), after=1.0)
         assert found.lost == 0, words
         assert pair.active is first
         assert first.status()["lifeline"]

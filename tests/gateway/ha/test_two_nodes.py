@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,7 +114,7 @@ def test_no_part_of_the_configuration_is_left_out() -> None:
     path = PCAPS / "two-armed" / "nfqlb.toml"
     config = load(path)
     before = digests(config, config.setup())
-    changes: dict[str, object] = {
+    changes: dict[str, Any] = {
         "gateway": replace(config.gateway, name="other"),
         "listeners": (),
         "routes": (),
@@ -124,11 +125,11 @@ def test_no_part_of_the_configuration_is_left_out() -> None:
         "limits": replace(config.limits, ban_for=7),
         "health": replace(config.health, interval=7.0),
         "pool_health": {"registrars": replace(config.health, interval=7.0)},
-        "ha": Pair(*(IPv4Address(f"192.0.2.{n}") for n in (1, 2)), "a", "a", "a", (), 0.1, 0, Path("/x"), ()),
+        "ha": Pair(IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2"), "a", "a", "a", (), 0.1, 0, Path("/x"), ()),
     }
     assert set(changes) | OF_ONE_NODE == {each.name for each in fields(config)}
     for name, value in changes.items():
-        other = replace(config, **{name: value})  # type: ignore[arg-type]
+        other = replace(config, **{name: value})
         assert digests(other, other.setup()) != before, name
 
 

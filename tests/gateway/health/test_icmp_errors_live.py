@@ -43,7 +43,10 @@ def test_the_ear_hears_of_what_the_sender_sent(net: Net, stack: ExitStack, first
         }
         order = [first, *(each for each in made if each != first)]
         opened = {each: made[each]() for each in order}
-        return opened["ear"], opened["sender"]  # type: ignore[return-value]
+        error_socket, sender = opened["ear"], opened["sender"]
+        assert isinstance(error_socket, socket.socket)
+        assert isinstance(sender, Ipv6Sender)
+        return error_socket, sender
 
     error_socket, sender = namespaces.inside(net.gateway, work)
     stack.callback(error_socket.close)

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from hostnet import BEFORE, ONE_ARMED, TWO_ARMED, Host, until
 
 from nfqlb.cli.rules import command
-from nfqlb.config.model import Config
+from nfqlb.config.model import Config, RulesBackend
 from nfqlb.errors import HostError
 from nfqlb.gateway.netfilter import ipset, ruleset, sysctl
 from nfqlb.gateway.netfilter.iptables import Iptables, parse
@@ -44,7 +45,7 @@ COMMIT
 """
 
 
-def backend_config(host: Host, backend: str, listeners: str = TWO_ARMED, **more: object) -> Config:
+def backend_config(host: Host, backend: str, listeners: str = TWO_ARMED, **more: Any) -> Config:
     return host.config(listeners, more=f'[rules]\nbackend = "{backend}"', **more)
 
 
@@ -74,7 +75,7 @@ def test_twice_is_once(host: Host, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_kernel_takes_what_is_rendered(host: Host, backend: str) -> None:
+def test_the_kernel_takes_what_is_rendered(host: Host, backend: RulesBackend) -> None:
     config = host.config()
     host.here(lambda: ipset.make(ruleset.render_sets(config)))
     for family, text in ruleset.render(config).items():
@@ -170,7 +171,7 @@ def test_what_fails_halfway_is_undone(host: Host, backend: str, monkeypatch: pyt
     before = [host.saved(backend, family) for family in (4, 6)]
     new = backend_config(host, backend, workers=5)
     real = Iptables.restore
-    seen = []
+    seen: list[object] = []
 
     def restore(self: Iptables, text: str, *, test: bool = False) -> None:
         real(self, text, test=test)

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -26,7 +27,7 @@ FLOOD = 300
 LOW = "[limits]\nrequests = 10\nburst = 20\nban_above = 20\nban_for = {seconds}\n{more}"
 
 
-def limited(host: Host, seconds: int = 600, more: str = "", **other: object) -> Config:
+def limited(host: Host, seconds: int = 600, more: str = "", **other: Any) -> Config:
     config = host.config(more=LOW.format(seconds=seconds, more=more), **other)
     host.apply(config)
     return config

@@ -3,6 +3,7 @@
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hostnet import BACKEND, EXTERNAL, FAMILY, INTERNAL, ONE_ARMED, PHONE, Host, heard
@@ -269,7 +270,8 @@ def test_one_armed(host: Host, family: int) -> None:
     host.run("ip", "-n", host.phone, "address", "add", f"{near}/{PREFIX[family]}", "dev", "eth")
     strict(host, family)
     host.apply(host.config(ONE_ARMED, backends=("198.51.100.3:5060", "[2001:db8:1::3]:5060")))
-    host.serve(family, **{EXTERNAL[family]: (EXTERNAL[family], near)})
+    around: dict[str, Any] = {EXTERNAL[family]: (EXTERNAL[family], near)}
+    host.serve(family, **around)
     phone, farm = host.udp(host.phone, PHONE[family], 5062), host.udp(host.phone, near, 5060)
     for _ in range(3):
         phone.sendto(b"turn", (EXTERNAL[family], 5060))

@@ -9,7 +9,7 @@ from hostnet import write_config
 
 from nfqlb.config.problems import ConfigError
 from nfqlb.gateway.netfilter import hashlimit, ruleset
-from nfqlb.gateway.netfilter.iptables import parse
+from nfqlb.gateway.netfilter.iptables import Family, parse
 
 LISTENERS = """
 [[listener]]
@@ -227,10 +227,11 @@ internal_interface = "in"
 
 def test_a_socket_that_is_bound_to_an_interface_takes_nothing_from_another(tmp_path: Path) -> None:
     rendered = ruleset.render(write_config(tmp_path, BOUND))
-    for family, wanted in {
+    bound: dict[Family, list[tuple[str | None, str, str, str]]] = {
         4: [("out", "198.51.100.5", "5060", "GUARD"), ("in", "10.9.0.5", "5060", "QUEUE")],
         6: [(None, "2001:db8:1::5", "5060", "GUARD"), ("in", "2001:db8:2::5", "5080", "QUEUE")],
-    }.items():
+    }
+    for family, wanted in bound.items():
         lines = [line for line in bare(rendered[family]).splitlines() if "-A NFQLB-IN" in line and "--dport" in line]
         drops = [
             f"-A NFQLB-IN ! -i {link} -d {host} -p udp --dport {port} -j DROP" for link, host, port, _ in wanted if link
@@ -283,12 +284,12 @@ def test_another_range_of_queues(tmp_path: Path) -> None:
     assert ruleset.render(config, config.workers.queues) == ruleset.render(config)
 
 
-SAME = {
+SAME: dict[str, dict[str, Any]] = {
     "nothing": {},
     "queue": {"more": "queue_length = 100"},
     "workers": {"workers": 7},
 }
-DIFFERENT = {
+DIFFERENT: dict[str, dict[str, Any]] = {
     "secret": {"secret": "another-one-0123456789abcdef"},
     "listener": {"listeners": LISTENERS.replace("5070", "5071")},
     "sides": {"listeners": LISTENERS.replace('external = "198.51.100.5:5060"\ninternal = "10.9.0.5:5060"',

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -229,7 +230,8 @@ def test_a_foreign_record_is_an_error_and_nothing_is_touched(made: Host, record:
         (made.root / victim).write_text("0")
     (made.run_dir / "sysctls.json").write_text(json.dumps(record))
     before = made.all()
-    for act in (lambda: made.state.apply(BOTH), made.state.remove):
+    acts: tuple[Callable[[], object], ...] = (lambda: made.state.apply(BOTH), made.state.remove)
+    for act in acts:
         with pytest.raises(HostError, match="not the record"):
             act()
     assert made.all() == before

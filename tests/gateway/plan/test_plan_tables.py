@@ -7,7 +7,7 @@ import pytest
 
 from nfqlb.balance.pool import Backend, Pool
 from nfqlb.balance.states import Standing, State
-from nfqlb.balance.tables import Draft, Tables, missing
+from nfqlb.balance.tables import Draft, Ready, Tables, build, missing
 from nfqlb.gateway.plan import tables as plan_tables
 from nfqlb.gateway.plan.tables import TableBuild, parts
 from nfqlb.gateway.runtime.job import Refused
@@ -22,9 +22,9 @@ def pool(name: str, count: int, weight: int = 1) -> Pool:
 POOLS = [pool("a", 2), pool("b", 5), pool("c", 3), pool("d", 1), pool("e", 4)]
 
 
-def tables(pools: list[Pool], ready: object = None) -> Tables:
+def tables(pools: list[Pool], ready: Ready | None = None) -> Tables:
     places = [(each.name, backend.name) for each in pools for backend in each.backends]
-    return Tables(pools, places, None, ready)  # type: ignore[arg-type]
+    return Tables(pools, places, None, ready)
 
 
 def children() -> list[str]:
@@ -52,7 +52,7 @@ def test_they_are_those_that_one_process_builds() -> None:
 def test_with_the_standings_of_before_and_only_what_is_other() -> None:
     before = tables(POOLS)
     standings = {("a", "a-0"): Standing(State.DOWN)}
-    before.put(standings, [plan_tables.build(each) for each in before.changed(standings)])
+    before.put(standings, [build(each) for each in before.changed(standings)])
     changed = [*POOLS[:-1], pool("e", 4, weight=2)]
     with TableBuild(changed, before) as begun:
         assert len(children()) == 1

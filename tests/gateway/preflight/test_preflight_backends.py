@@ -48,12 +48,14 @@ def late(question: bytes, number: int) -> bytes | None:
     return answered(200)(question, number) if number else None
 
 
-def trying(question: bytes, number: int) -> bytes:
+def trying(question: bytes, number: int) -> bytes | None:
     return answered(100)(question, number)
 
 
 def forged(question: bytes, number: int) -> bytes:
-    return answered(200)(question, number).replace(b"z9hG4bKask", b"z9hG4bKask0")
+    answer = answered(200)(question, number)
+    assert answer is not None
+    return answer.replace(b"z9hG4bKask", b"z9hG4bKask0")
 
 
 class Backends:

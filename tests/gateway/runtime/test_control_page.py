@@ -112,8 +112,8 @@ def test_a_backend_has_the_fields_that_the_page_tells() -> None:
     place = "regs", "reg1"
     roll = BackendStatuses({}, {})
     roll.adopt({place: "192.0.2.1:5060"}, {}, 0.0)
-    more = {"share": 1.0, "rate": None, "counts": traffic((), 0), "seen": Seen(0, 0)}
-    whole = row(place, "192.0.2.1:5060", roll, 0.0, **more, result=ProbeResult(1.0, 0.01, 200))  # type: ignore[arg-type]
+    more: dict[str, Any] = {"share": 1.0, "rate": None, "counts": traffic((), 0), "seen": Seen(0, 0)}
+    whole = row(place, "192.0.2.1:5060", roll, 0.0, **more, result=ProbeResult(1.0, 0.01, 200))
     fields = {f"backends[].{field}" for field in fields_of(whole)}
     assert fields == {field for field in section_of("backends") if field.startswith("backends[]")}
     explained = SECTIONS["backends"]

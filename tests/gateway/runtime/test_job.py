@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def open_files() -> list[str]:
     return os.listdir("/proc/self/fd")
 
 
-def wait_until_done(job: "Job[object]", seconds: float = 5.0) -> None:
+def wait_until_done(job: "Job[Any]", seconds: float = 5.0) -> None:
     deadline = time.monotonic() + seconds
     while not job.done:
         assert select.select([job], [], [], max(0.0, deadline - time.monotonic()))[0], "it says nothing"

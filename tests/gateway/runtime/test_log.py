@@ -13,6 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,12 +35,10 @@ except KeyError:
 """
 
 
-def start(
-    program: str, stderr: int, environment: dict[str, str] | None = None, **more: object
-) -> subprocess.Popen[bytes]:
+def start(program: str, stderr: int, environment: dict[str, str] | None = None, **more: Any) -> subprocess.Popen[bytes]:
     source = f"import logging, os, sys\nfrom nfqlb.gateway.runtime import log\n{textwrap.dedent(program)}"
     clean = {name: value for name, value in os.environ.items() if name != "JOURNAL_STREAM"}
-    return subprocess.Popen([sys.executable, "-c", source], stderr=stderr, env={**clean, **(environment or {})}, **more)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen([sys.executable, "-c", source], stderr=stderr, env={**clean, **(environment or {})}, **more)
 
 
 def to_file(program: str, folder: Path) -> str:
@@ -251,7 +250,7 @@ def test_a_closed_stderr_is_no_reason_to_write_elsewhere(tmp_path: Path) -> None
 # -- texts
 
 
-def record(text: str, level: int = logging.INFO, **more: object) -> logging.LogRecord:
+def record(text: str, level: int = logging.INFO, **more: Any) -> logging.LogRecord:
     return logging.makeLogRecord({"msg": text, "levelno": level, "levelname": logging.getLevelName(level), **more})
 
 

@@ -46,11 +46,11 @@ def test_each_cell_is_where_the_reader_looks_for_it(path: Path) -> None:
             slot[cell] = worker * 10_000 + cell + 1
     seen = read(path)
     assert (seen.state, seen.pid, seen.about) == (State.RUNNING, 77, ABOUT)
-    for worker, slot in enumerate(seen.slots):
+    for worker, told in enumerate(seen.slots):
         base = worker * 10_000 + 1
-        assert slot.cells == tuple(base + cell for cell in Cell)
-        assert slot.reasons == tuple(base + REASONS + number for number in range(REASON_SLOTS))
-        assert slot.backends[2][Traffic.RESPONSES_4XX] == base + BACKENDS + 2 * len(Traffic) + 6
+        assert told.cells == tuple(base + cell for cell in Cell)
+        assert told.reasons == tuple(base + REASONS + number for number in range(REASON_SLOTS))
+        assert told.backends[2][Traffic.RESPONSES_4XX] == base + BACKENDS + 2 * len(Traffic) + 6
 
 
 def test_a_child_writes_what_the_parent_reads(path: Path) -> None:

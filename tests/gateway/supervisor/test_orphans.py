@@ -15,7 +15,7 @@ from nfqlb.gateway.supervisor.orphans import Orphans
 
 ABOUT = About("lb", (5060, 5061), ("reg1",), ("10.0.0.1:5060",))
 
-Worker = Callable[[Board, int], int]
+Worker = Callable[..., int]
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_our_own_are_not_among_them(tmp_path: Path, worker: Worker) -> None:
 
 def test_a_process_that_only_has_the_number_is_left_alone(tmp_path: Path, worker: Worker) -> None:
     first, _ = boards(tmp_path)
-    other = worker(first, 0, "bystander")  # type: ignore[call-arg]
+    other = worker(first, 0, "bystander")
     first.slot(1)[Cell.PID] = os.getpid()
     orphans = Orphans.find(tmp_path)
     assert orphans is not None

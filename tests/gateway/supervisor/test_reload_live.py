@@ -33,7 +33,7 @@ def host(net: Net) -> Host:
 
 
 @pytest.fixture
-def gateway(host: Host) -> Iterator[Gateway]:
+def gateway(host: Host) -> Gateway:
     return Gateway(host)
 
 

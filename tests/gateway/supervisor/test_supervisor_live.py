@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 import standin
@@ -138,7 +139,7 @@ def test_without_supervisor_the_workers_go_on(net: Net) -> None:
     assert (report.state, report.healthy) == ("orphaned", False)
     # Each worker holds its own queue and no other, so that the end of one leaves nothing waiting for nobody.
     pids = [pid_of(net, worker) for worker in (0, 1)]
-    held = [namespaces.inside(net.gateway, lambda queue=queue: holders(queue)) for queue in net.queues().values()]
+    held = [namespaces.inside(net.gateway, partial(holders, queue)) for queue in net.queues().values()]
     assert held == [(Holder(pid, f"nfqlb-{index}"),) for index, pid in enumerate(pids)]
     for pid in pids:
         os.kill(pid, signal.SIGTERM)

@@ -85,6 +85,9 @@ class Consumer:
     def failed(self, packet: bytes, error: BaseException) -> None:
         self.errors.append((packet, error))
 
+    def idle(self) -> None:
+        """What a loop says now and then."""
+
 
 Verdicts = list[tuple[str, bytes | None, int | None]]
 Handle = Callable[[bytes | None, Consumer], Verdicts]
@@ -115,7 +118,8 @@ def handle_direct(content: bytes | None, consumer: Consumer) -> Verdicts:
     assert fast is not None
     slot = memoryview(bytearray(8 * 64)).cast("Q")
     layout = 0, 0, 0, [-1] * 6, -1
-    lane = WorkerPath(fast, slot, layout, (MAX_PACKET, 1280, 1), consumer.decide, consumer.decide, consumer.decide)
+    ask: Any = consumer.decide
+    lane = WorkerPath(fast, slot, layout, (MAX_PACKET, 1280, 1), ask, ask, ask)
     consumer.direct = lane.direct
     return handle_compiled(content, consumer)
 
@@ -123,9 +127,9 @@ def handle_direct(content: bytes | None, consumer: Consumer) -> Verdicts:
 def handle_pure(content: bytes | None, consumer: Consumer) -> Verdicts:
     packet = FakePacket(content)
     queue = Queue.__new__(Queue)  # a bound one needs the kernel
-    queue._consumer = consumer  # type: ignore[assignment]
+    queue._consumer = consumer
     queue._fresh = False
-    queue._handle(packet)  # type: ignore[arg-type]
+    queue._handle(packet)  # type: ignore[arg-type]  # stands in for netfilterqueue's
     return packet.verdicts
 
 
@@ -218,7 +222,7 @@ def test_it_ends_at_its_deadline_however_much_waits() -> None:
     with kernel, ours:
         kernel.send(queued(b"content"))
         consumer = Consumer(None)
-        pump = QueueLoop(ours.fileno(), 9, consumer, mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
+        pump = QueueLoop(ours.fileno(), 9, consumer, mmap.mmap(-1, ROOM))
         pump.stop(time.monotonic() - 1)
         pump.run()
         assert consumer.asked == []
@@ -229,7 +233,7 @@ def test_a_socket_that_is_closed_is_an_error_not_a_loop() -> None:
     from nfqlb.gateway.worker._nfqueue_loop import ROOM, QueueLoop
 
     kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    pump = QueueLoop(ours.fileno(), 9, Consumer(None), mmap.mmap(-1, ROOM))  # type: ignore[arg-type]
+    pump = QueueLoop(ours.fileno(), 9, Consumer(None), mmap.mmap(-1, ROOM))
     kernel.close()
     ours.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -372,7 +376,7 @@ def test_memory_that_is_too_small_is_refused() -> None:
     from nfqlb.gateway.worker._nfqueue_loop import ROOM, QueueLoop
 
     with pytest.raises(ValueError, match="too small"):
-        QueueLoop(0, 9, Consumer(None), mmap.mmap(-1, ROOM - 1))  # type: ignore[arg-type]
+        QueueLoop(0, 9, Consumer(None), mmap.mmap(-1, ROOM - 1))
 
 
 @needs_compiled

@@ -38,7 +38,7 @@ def worker(folder: Path) -> tuple[Worker, memoryview]:
     shedder = LoadShedder(Bounds(10**6, 10**6, (), 0.5, 0.4), 1, TRIAGE, engine.refuse)
     one = Worker(
         engine,
-        None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]  # nothing is sent by a socket
         board.slot(0),
         board.header,
         recent,

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from nfqlb.balance.recent import SIZE, Recent
 from nfqlb.gateway.runtime.log_limit import INTERVAL
 from nfqlb.gateway.shm.board import About, Board, Cell, Slot, Traffic, read
 from nfqlb.gateway.shm.offence_ring import OffenceRings
-from nfqlb.gateway.worker import worker as worker_module
 from nfqlb.gateway.worker.nfqueue import MAX_PACKET
 from nfqlb.gateway.worker.overload import Load
 from nfqlb.gateway.worker.shedding import LEAST, REFUSALS, Bounds, LoadShedder
@@ -28,6 +28,10 @@ def recent() -> Recent:
     cells = memoryview(bytearray(SIZE)).cast("Q")
     Recent.format(cells)
     return Recent(cells)
+
+
+REASON = {reason.value: reason for reason in Reason}
+NOTHING: dict[object, bytes] = {}
 
 
 class FakeSender:
@@ -56,7 +60,7 @@ class Bench:
         self.rings = OffenceRings()
         self.worker = Worker(
             lambda _: self.verdict,
-            self.sender,  # type: ignore[arg-type]
+            self.sender,  # type: ignore[arg-type]  # a stand-in that opens no socket
             self.board.slot(0),
             self.board.header,
             self.recent,
@@ -78,7 +82,7 @@ class Bench:
         return read(self.path).slots[0]
 
     def counted(self) -> dict[Reason, int]:
-        return {Reason(number): count for number, count in enumerate(self.slot.reasons) if count}
+        return {REASON[number]: count for number, count in enumerate(self.slot.reasons) if count}
 
 
 @pytest.fixture
@@ -173,9 +177,9 @@ def test_an_error_is_counted_and_logged_without_what_is_in_its_packet(
 ) -> None:
     caplog.set_level(logging.INFO, "nfqlb")
     clock = 1000.0
-    monkeypatch.setattr(worker_module.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
     private = datagram.build(*FOUR, b"INVITE sip:alice@example.org SIP/2.0\r\n", tos=0, ident=0)
-    failing(bench.worker, lambda: {}[private], private)
+    failing(bench.worker, lambda: NOTHING[private], private)
     for _ in range(4):
         failing(bench.worker, lambda: 1 / 0, b"others")
     assert bench.counted() == {Reason.INTERNAL_ERROR: 5}
@@ -201,7 +205,7 @@ def test_an_error_is_counted_and_logged_without_what_is_in_its_packet(
 
 def test_who_wants_to_see_the_packet_of_an_error_logs_more(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "nfqlb")
-    failing(bench.worker, lambda: {}["key"], bytes(LOG_BYTES + 1))
+    failing(bench.worker, lambda: NOTHING["key"], bytes(LOG_BYTES + 1))
     error, packet = caplog.records
     assert (error.levelno, packet.levelno) == (logging.ERROR, logging.DEBUG)
     assert packet.getMessage().endswith(f": {'00' * LOG_BYTES}…")
@@ -257,7 +261,7 @@ def shielded(folder: Path, *, refused: Verdict | None = None, per_network: int =
     """With room for 2 * LEAST replies a second; the clock of the budgets stands still."""
     bounds = Bounds(2 * LEAST, per_network, (), 0.5, 0.4)
     triage = OnlyNew()
-    return Bench(folder, shedder=LoadShedder(bounds, workers, triage, lambda _: refused, Clock()))  # type: ignore[arg-type]
+    return Bench(folder, shedder=LoadShedder(bounds, workers, triage, lambda _: refused, Clock()))  # type: ignore[arg-type]  # a stand-in for Triage
 
 
 def look(bench: Bench, fill: float, age: float = 0.0) -> None:
@@ -305,15 +309,17 @@ def test_a_full_queue_lets_go_of_what_is_new(tmp_path: Path, caplog: pytest.LogC
     assert bench.slot.cells[Cell.OVERLOADS] == 1
 
 
-def test_some_are_told_when_to_come_again_and_the_others_dropped(tmp_path: Path) -> None:
+def test_some_are_told_when_to_come_again_and_the_others_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     refused = Verdict(Reason.OVERLOADED, b"503", -1, *FOUR)
     clock, triage = Clock(), OnlyNew()
     bounds = Bounds(10**4, 10**4, (), 0.5, 0.4)
-    bench = Bench(tmp_path, shedder=LoadShedder(bounds, 1, triage, lambda _: refused, clock))  # type: ignore[arg-type]
+    bench = Bench(tmp_path, shedder=LoadShedder(bounds, 1, triage, lambda _: refused, clock))  # type: ignore[arg-type]  # a stand-in for Triage
     look(bench, 1.5)
     assert bench.slot.cells[Cell.QUEUE_FILL] == 1000
     packet, answers = b"E" + bytes(11) + FOUR[1].addr, []
-    triage.is_new = lambda _: True  # type: ignore[method-assign]
+    monkeypatch.setattr(triage, "is_new", lambda _: True)
     for _ in range(100):
         clock.now += 0.1 / REFUSALS
         answers += some(bench, packet, 2)
@@ -330,7 +336,7 @@ def test_refusals_have_a_bound_of_their_own() -> None:
     bounds = Bounds(10**7, 10**7, (), 0.5, 0.4)
     refused = Verdict(Reason.OVERLOADED, b"503", -1, *FOUR)
     clock = Clock()
-    shedder = LoadShedder(bounds, 1, OnlyNew(), lambda _: refused, clock)  # type: ignore[arg-type]
+    shedder = LoadShedder(bounds, 1, OnlyNew(), lambda _: refused, clock)  # type: ignore[arg-type]  # a stand-in for Triage
     told = 0
     for _ in range(10_000):
         clock.now += 1e-4

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from devtools.fuzz import naive
@@ -258,8 +258,8 @@ def _pools(version: int) -> tuple[Pool, ...]:
     )
 
 
-def _listener(external: str, internal: str, name: str = "main", **more: object) -> Listener:
-    return Listener(name, Endpoint.parse(external), Endpoint.parse(internal), **more)  # type: ignore[arg-type]
+def _listener(external: str, internal: str, name: str = "main", **more: Any) -> Listener:
+    return Listener(name, Endpoint.parse(external), Endpoint.parse(internal), **more)
 
 
 _PLAIN_ROUTES = (RouteRule("registrars", methods=frozenset(("REGISTER",))), RouteRule("proxies"))
