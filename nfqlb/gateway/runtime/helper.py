@@ -48,21 +48,24 @@ class Helper:
     def start(self, work: Callable[[int], None], kept: Iterable[int] = ()) -> None:
         """Fork one, which does `work`, given the pipe to speak by. Of our files it keeps `kept`."""
         begun = time.monotonic()
-        reading, writing = os.pipe()
+        reading = writing = -1
         # No signal may reach the child while it still has our handlers: it would write into our socket.
         signal.pthread_sigmask(signal.SIG_BLOCK, WORKER_SIGNALS)
         try:
+            reading, writing = os.pipe()
             pid = os.fork()
             if not pid:
                 self._work(work, writing, kept)
         except OSError as error:
             logger.error("%s cannot be forked: %s", self._title, error.strerror, extra=about(child=self._name))
-            os.close(reading)
+            if reading >= 0:
+                os.close(reading)
             self.start_at = begun + RESPAWN_AFTER
             return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_SIGNALS)
-            os.close(writing)
+            if writing >= 0:
+                os.close(writing)
         os.set_blocking(reading, False)
         self.pid, self._pipe, self.start_at = pid, reading, 0.0
         self._log = runtime_log.settings()
