@@ -8,6 +8,7 @@ the board, and what is known of one lasts as long as what is counted for it. Tim
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,8 +66,13 @@ class Activity:
             for name, each in self._seen.items()
         }
         fresh = run_dir / f"{FILE_NAME}.{os.getpid()}"
-        fresh.write_text(json.dumps(rows))
-        fresh.rename(run_dir / FILE_NAME)
+        try:
+            fresh.write_text(json.dumps(rows))
+            fresh.rename(run_dir / FILE_NAME)
+        except OSError:
+            with suppress(OSError):
+                fresh.unlink()
+            raise
 
 
 def load(run_dir: Path) -> dict[str, Seen]:

@@ -7,6 +7,7 @@ Knows how these come together in one Standing, and when one changes by itself. P
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -150,8 +151,13 @@ def save(run_dir: Path, records: Mapping[Place, Record]) -> None:
     """Raises OSError."""
     rows = [{"pool": pool, "backend": name, **asdict(record)} for (pool, name), record in records.items()]
     fresh = run_dir / f"{FILE_NAME}.{os.getpid()}"
-    fresh.write_text(json.dumps(rows))
-    fresh.rename(run_dir / FILE_NAME)
+    try:
+        fresh.write_text(json.dumps(rows))
+        fresh.rename(run_dir / FILE_NAME)
+    except OSError:
+        with suppress(OSError):
+            fresh.unlink()
+        raise
 
 
 def load(run_dir: Path) -> dict[Place, Record]:
