@@ -25,6 +25,7 @@ from nfqlb.gateway.backends.override_request import UnknownBackend, find, overri
 from nfqlb.gateway.backends.overrides import WORDS, Override, OverridesError
 from nfqlb.gateway.backends.plan import BackendsPlan
 from nfqlb.gateway.backends.status import BackendStatuses, whole
+from nfqlb.gateway.backends.successor_file import SuccessorFile
 from nfqlb.gateway.health.manager import HealthManager
 from nfqlb.gateway.runtime.control_socket import Conversation
 from nfqlb.gateway.runtime.event_loop import Loop, Task
@@ -37,6 +38,9 @@ DIRECT_SLOTS = 8192
 
 BUILD_WITHIN = 30.0
 """Seconds."""
+
+BUILD_AGAIN = 5.0
+"""Seconds until tables are built that could not be."""
 
 SAVE_INTERVAL = 1.0
 """Seconds between two writes of what is known of health, however fast it changes."""
@@ -82,15 +86,23 @@ class BackendsManager:
         self._statuses = BackendStatuses({}, {})
         self._health: HealthManager | None = None
         self._board: Board | None = None
-        self._stale = self._refreshing = self._unsaved = False
-        self._next_save = self._next_sample = 0.0
+        self._stale = self._refreshing = False
+        self._next_look = self._next_sample = 0.0
         self._next_change = float("inf")
         self._unheard: set[Place] = set()
         """Backends of which nothing is known yet, and of which that has been told."""
         self._samples: list[tuple[float, list[int]]] = []
         self._activity = Activity(activity.load(run_dir) if past else {})
-        self._unsaved_activity = False
-        self._next_look = self._next_activity = 0.0
+        self._health_file = SuccessorFile(
+            "what is known of the health of backends cannot be kept for a successor",
+            SAVE_INTERVAL,
+            lambda: backends_status.save(run_dir, self._statuses.records),
+        )
+        self._activity_file = SuccessorFile(
+            "when backends were last sent a request cannot be handed on",
+            ACTIVITY_INTERVAL,
+            lambda: self._activity.save(run_dir),
+        )
         self._alarms: dict[str, str] = {}
         if backends_plan is None:
             return
@@ -129,7 +141,7 @@ class BackendsManager:
             self._health = None
         if self._health is None and backends_plan.round.targets:
             self._health = HealthManager(backends_plan.round, board, self._known, self._heard, self._loop.selector)
-        self._stale = self._unsaved = True
+        self._stale = self._health_file.behind = True
 
     def end(self, *, others_go_on: bool) -> None:
         """Stop asking. `others_go_on`: with what is known, in the run directory."""
@@ -160,13 +172,11 @@ class BackendsManager:
         if self._stale and not self._refreshing:
             self._refreshing = True
             self._loop.begin(self._refresh())
-        if self._unsaved and now >= self._next_save:
-            self._save(now)
+        self._health_file.tick(now)
         if now >= self._next_look:
             self._next_look = now + LOOK_INTERVAL
             self._look(self._board)
-        if self._unsaved_activity and now >= self._next_activity:
-            self._save_activity(now)
+        self._activity_file.tick(now)
         if now >= self._next_sample:
             self._next_sample = now + SAMPLE_INTERVAL
             self._samples = [*self._samples[-1:], (now, self._requests(self._board))]
@@ -177,22 +187,8 @@ class BackendsManager:
             backends_log.tell_lapsed(places)
             self._keep_overrides()
 
-    def _save(self, now: float) -> None:
-        self._unsaved, self._next_save = False, now + SAVE_INTERVAL
-        try:
-            backends_status.save(self._run_dir, self._statuses.records)
-        except OSError as error:
-            logger.error("what is known of the health of backends cannot be kept for a successor: %s", error)
-
     def _look(self, board: Board) -> None:
-        self._unsaved_activity |= self._activity.look(board, time.time())
-
-    def _save_activity(self, now: float) -> None:
-        self._unsaved_activity, self._next_activity = False, now + ACTIVITY_INTERVAL
-        try:
-            self._activity.save(self._run_dir)
-        except OSError as error:
-            logger.error("when backends were last sent a request cannot be handed on: %s", error)
+        self._activity_file.behind |= self._activity.look(board, time.time())
 
     # -- tables
 
@@ -215,6 +211,7 @@ class BackendsManager:
             self._next_change = self._statuses.next_change(time.time())
             self._watch_pools()
         except Refused as error:
+            self._next_change = time.time() + BUILD_AGAIN
             logger.error("rebuilding the tables of backends failed; the current ones stay in use: %s", error)
         finally:
             self._refreshing = False
@@ -270,7 +267,7 @@ class BackendsManager:
             if self._statuses.heard(place, state, error, time.time()):
                 self._stale = True
                 backends_log.tell_state(place, state, error)
-            self._unsaved = True
+            self._health_file.behind = True
 
     def _tell_unheard(self, backends_plan: BackendsPlan) -> None:
         """Say whom we take to be up without knowing it, pool by pool, and of each backend once."""
@@ -299,7 +296,7 @@ class BackendsManager:
             override = None if state is None else Override(state, now, None if seconds is None else now + seconds)
             self._statuses.say(place, override, now)
             backends_log.tell_order(word, place, None if state is None else seconds)
-        self._stale = self._unsaved = True
+        self._stale = self._health_file.behind = True
         return places, " ".join(each for each in (self._left_alone(places, now), self._keep_overrides()) if each)
 
     def _left_alone(self, places: Iterable[Place], now: float) -> str:

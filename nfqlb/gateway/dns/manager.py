@@ -65,6 +65,8 @@ class DnsManager:
         """The plan in force is the one with that."""
         before, self._dns_plan = self._dns_plan, dns_plan
         if dns_plan is None:
+            self._helper.end()
+            self._listen(None)
             return
         if before is not dns_plan:
             # A plan that was made of what we knew may be behind what has come since; one that asked DNS itself is not.

@@ -84,12 +84,12 @@ def own_sources(config: Config) -> Callable[[Endpoint], Endpoint | None]:
 
     def source(backend: Endpoint) -> Endpoint | None:
         family = socket.AF_INET if backend.version == 4 else socket.AF_INET6
-        with socket.socket(family, socket.SOCK_DGRAM) as asking:
-            try:
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as asking:
                 asking.connect((backend.host, backend.port))
                 own = Endpoint(socket.inet_pton(family, asking.getsockname()[0]), 0)
-            except OSError:
-                own = fallback
+        except OSError:  # no route, or a kernel without that IP version
+            own = fallback
         if own.addr in floating:
             own = fallback
         return own if own.version == backend.version else None

@@ -116,10 +116,14 @@ class Loop:
         yield lambda: time.monotonic() >= end
 
     def work(self, work: Callable[[], T], seconds: float, *, whole: bool = False) -> Task[T]:
-        """Have `work` done in a child. Raises the Refused that it raises, or one of our own when it takes too long.
+        """Have `work` done in a child. Raises the Refused that it raises, or one of our own when it takes too long or
+        no child is to be had.
         `whole`: if the flow is dropped meanwhile, wait for the end of the work, which must not stay half done.
         """
-        job = Job(work, self._leave_child_alone)
+        try:
+            job = Job(work, self._leave_child_alone)
+        except OSError as error:
+            raise Refused(f"No process can be started for it: {error.strerror}.") from None
         self.selector.register(job, EVENT_READ, job.read)
         try:
             if not (yield from self.until(lambda: job.done, seconds)):

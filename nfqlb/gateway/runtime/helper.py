@@ -48,18 +48,21 @@ class Helper:
     def start(self, work: Callable[[int], None], kept: Iterable[int] = ()) -> None:
         """Fork one, which does `work`, given the pipe to speak by. Of our files it keeps `kept`."""
         begun = time.monotonic()
-        reading, writing = os.pipe()
+        reading = writing = -1
         failed = partial(logger.exception, "%s has failed and ends", self._title)
         try:
+            reading, writing = os.pipe()
             with held_back(WORKER_SIGNALS):
                 pid = fork(partial(self._work, work, writing, kept), failed)
         except OSError as error:
             logger.error("%s cannot be forked: %s", self._title, error.strerror, extra=about(child=self._name))
-            os.close(reading)
+            if reading >= 0:
+                os.close(reading)
             self.start_at = begun + RESPAWN_AFTER
             return
         finally:
-            os.close(writing)
+            if writing >= 0:
+                os.close(writing)
         os.set_blocking(reading, False)
         self.pid, self._pipe, self.start_at = pid, reading, 0.0
         self._log = runtime_log.settings()

@@ -86,6 +86,7 @@ class Seat:
     """When it was let in."""
     boot_failures: int = 0
     forks: int = 0
+    """Processes that have had it."""
     fill_at: float = 0.0
     """When an empty seat shall be filled; a time of time.monotonic()."""
 
@@ -214,12 +215,12 @@ class WorkerPool:
 
     def reap(self) -> list[int]:
         """Take note of workers that have died; the indices of their seats."""
-        self._take_ready()
         emptied = []
         for seat in self.seats:
             if seat.pid:
                 pid, status = os.waitpid(seat.pid, os.WNOHANG)
                 if pid:
+                    self._take_ready()  # all that it has said: later it would be taken for its successor's word
                     emptied.append(seat.index)
                     self._died(seat, os.waitstatus_to_exitcode(status))
         return emptied
@@ -283,12 +284,11 @@ class WorkerPool:
         WorkerPool._serial += 1
         first_ident = (IDENTS * seat.index // len(self.seats) + WorkerPool._serial * 4099) % IDENTS
         seat.slot[Cell.RESTARTS] = seat.forks
-        seat.forks += 1
         gate = -1
-        if seat.gated:
-            gate, seat.gate = os.pipe()
         failed = partial(logger.exception, "worker %d has failed and ends", seat.index, extra=about(worker=seat.index))
         try:
+            if seat.gated:
+                gate, seat.gate = os.pipe()
             with held_back(WORKER_SIGNALS):
                 pid = fork(partial(self._work, seat, first_ident, gate), failed)
         except OSError as error:
@@ -297,7 +297,7 @@ class WorkerPool:
                 seat.gate = -1
             told = about(worker=seat.index, reason=error.strerror)
             logger.error("worker %d cannot be forked: %s", seat.index, error.strerror, extra=told)
-            if seat.forks == 1:
+            if not seat.forks:
                 self._start_failed(seat, "fork failed")
             else:  # memory or process numbers are short for a while: no reason to end those that work
                 seat.fill_at = time.monotonic() + BOOT_DELAY
@@ -306,6 +306,7 @@ class WorkerPool:
             if gate >= 0:
                 os.close(gate)
         seat.pid = seat.slot[Cell.PID] = pid
+        seat.forks += 1
         logger.debug("worker %d has started (pid %d)", seat.index, pid, extra=seat.about())
 
     # -- in the child
