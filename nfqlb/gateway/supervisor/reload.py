@@ -210,7 +210,7 @@ class Changes:
             lighter = yield from self._loop.work(lambda: operator.drop_removed(plan), WORK_WITHIN)
             yield from self._put_in_force(lighter)
             logger.info("%d backends that a reload removed are no longer known", plan.leaving)
-        except (Refused, CannotRun, OSError) as error:
+        except (Refused, QueueError, CannotRun, OSError) as error:
             logger.error("backends that a reload removed cannot be forgotten, and stay known: %s", error)
         finally:
             self.under_way = ""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from faultcase import Processes
 
 from nfqlb.gateway.ha.liveness import Lifeline
 from nfqlb.gateway.ha.manager import WELL, HaManager
@@ -109,3 +110,23 @@ def test_what_cannot_be_written_is_told_once_and_written_when_it_can(
     ]
     scene.file.rmdir()
     assert scene.look() == WELL
+
+
+def test_without_a_process_to_look_at_the_rules_it_is_unwell_until_there_is_one(
+    scene: Scene, processes: Processes, caplog: pytest.LogCaptureFixture
+) -> None:
+    def look() -> int:
+        for _ in range(2):  # the second one tells what the first has found out
+            scene.keeper.tick(1e6, alive=True, ask_alarms=dict, queues=range(1), changing=False)
+            scene.loop.turn(0.0)
+            while scene.loop._tasks:
+                scene.loop.turn(0.05)
+        return int(scene.file.read_text())
+
+    assert look() == WELL
+    processes.none_to_be_had = True
+    assert look() == WELL + UNWELL
+    why = "No process can be started for it: Resource temporarily unavailable."
+    assert caplog.messages[-1] == f"the pair: this node is unwell ({why})"
+    processes.none_to_be_had = False
+    assert look() == WELL

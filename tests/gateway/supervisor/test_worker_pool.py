@@ -4,9 +4,10 @@ Processes are made up here, and so is time: the seats and what the pool does abo
 """
 
 import errno
+import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from selectors import DefaultSelector
 from typing import Any
@@ -35,7 +36,7 @@ class MadeUp:
         """Not reaped yet, and their status."""
         self.signals: list[tuple[int, int]] = []
         self.fork_fails = False
-        self.before_death = lambda: None
+        self.before_death: Callable[[], object] = lambda: None
         """What a worker does in the moment before it is seen to have died."""
         for name in ("fork", "kill", "waitpid"):
             monkeypatch.setattr(os, name, getattr(self, name))
@@ -78,7 +79,7 @@ class Scene:
         self.processes = MadeUp(monkeypatch)
         self.clock = Clock()
         monkeypatch.setattr(module, "time", self.clock)
-        monkeypatch.setattr(module.gc, "freeze", lambda: None)
+        monkeypatch.setattr(gc, "freeze", lambda: None)
         self.board = Board(folder / "board", About("lb", (300, 301), ()))
         self.files_before = open_files()
         self.selector = DefaultSelector()
@@ -140,7 +141,7 @@ def test_a_worker_dies_while_another_one_is_being_started(scene: Scene, caplog: 
 
 def test_a_worker_that_is_ready_and_dead_at_once_does_not_vouch_for_its_successor(scene: Scene) -> None:
     scene.pool.fill()
-    scene.processes.before_death = lambda: os.write(scene.pool._ready_write, b"\0") and None
+    scene.processes.before_death = lambda: os.write(scene.pool._ready_write, b"\0")
     scene.dies(0)
     scene.processes.before_death = lambda: None
     assert scene.tick(0.0) == pytest.approx(SHORT_LIFE_DELAY), "it took packets, so that it is replaced soon"
