@@ -11,9 +11,11 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
+from typing import Any
 
 import pytest
+
+from nfqlb import files
 
 EPOCH = 1_800_000_000.0
 """What the clock adds for times since 1970."""
@@ -146,13 +148,17 @@ def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_room(monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOSPC) -> None:
-    """Files can be begun, but what is written into them meets a full disk (or another error)."""
+    """Files that are to replace others can be begun, but the second half of them meets a full disk (or another error)."""
 
-    def write_text(path: Path, text: str) -> int:
-        path.write_bytes(text[: len(text) // 2].encode())
-        raise OSError(number, os.strerror(number), str(path))
+    class Full:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
 
-    monkeypatch.setattr(Path, "write_text", write_text)
+        def write(self, descriptor: int, content: memoryview) -> int:
+            os.write(descriptor, content[: len(content) // 2])
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files, "os", Full())
 
 
 def told(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:

@@ -40,6 +40,10 @@ def scene() -> Iterator[Scene]:
     made.close()
 
 
+def _fails(_: int) -> None:
+    raise ZeroDivisionError
+
+
 def says(text: str) -> Callable[[int], None]:
     def work(pipe: int) -> None:
         os.write(pipe, json.dumps(text).encode() + b"\n")
@@ -61,7 +65,7 @@ def test_what_it_says_is_heard_until_it_is_ended(scene: Scene) -> None:
 
 def test_its_death_is_told_and_another_may_come_a_while_later(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR, "nfqlb")
-    scene.helper.start(lambda _: 1 / 0)
+    scene.helper.start(_fails)
     os.waitid(os.P_PID, scene.helper.pid, os.WEXITED | os.WNOWAIT)
     scene.helper.tick(100.0, 100.0, 5.0)
     assert scene.helper.pid == 0
