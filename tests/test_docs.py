@@ -68,6 +68,7 @@ def test_commands_parse(block: Block) -> None:
         assert_parses(command)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", RUNNABLE, ids=str)
 def test_runnable_commands_do_what_the_page_shows(block: Block) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -143,6 +143,7 @@ WORD = st.text(st.sampled_from("abc1:.-/@東"), min_size=1, max_size=30)
 ROW = st.tuples(WORD, WORD, WORD, WORD, WORD, st.lists(WORD, max_size=8).map(" ".join))
 
 
+@pytest.mark.slow
 @given(st.lists(ROW, min_size=1, max_size=5), st.lists(WORD, max_size=6).map(" ".join), st.integers(10, 140))
 def test_no_cell_breaks_and_no_line_is_too_wide(rows: list[tuple[str, ...]], note: str, room: int) -> None:
     """Whatever stands in it: what must stay is there, whole; what goes, goes as a column, in order."""

@@ -220,3 +220,67 @@ def test_an_old_python_is_told(checkout: Checkout) -> None:
     result = checkout.run(ENV)
     assert result.returncode == 1
     assert "Python 3.11 or later is needed; python3 is older." in result.stderr
+
+
+class Suite:
+    """tools/test in such a checkout, with stand-ins for ruff, mypy and pytest that log how they were called."""
+
+    def __init__(self, checkout: Checkout) -> None:
+        self.checkout = checkout
+        shutil.copy(ROOT / "tools" / "test", checkout.root / "co" / "tools")
+        checkout.stand_in("nproc", "echo 3")
+        assert checkout.run("BUILD_PACKAGES=(); need_venv dev").returncode == 0
+        for name in ("ruff", "mypy", "pytest"):
+            self.ends(name, 0)
+
+    def ends(self, name: str, status: int) -> None:
+        log = self.checkout.log
+        body = f'echo {name} "$(printf \'[%s]\' "$@")" >>{log}; exit {status}'
+        self.checkout.stand_in(f"../co/.venv/bin/{name}", body)
+
+    def run(self, *arguments: str, root: bool) -> subprocess.CompletedProcess[str]:
+        """`is_root` is told as the last line of the set-up: who runs these tests may be root, or not."""
+        setup = self.checkout.root / "co" / "tools" / "setup.sh"
+        setup.write_text(
+            (ROOT / "tools" / "setup.sh").read_text() + f"is_root() {{ {'true' if root else 'false'}; }}\n"
+        )
+        return self.checkout.run(f"bash tools/test {' '.join(arguments)}")
+
+
+@pytest.fixture
+def suite(checkout: Checkout) -> Suite:
+    return Suite(checkout)
+
+
+def test_quick_runs_what_is_quick_and_says_what_it_left_out(suite: Suite) -> None:
+    for root in (True, False):
+        result = suite.run("--quick", "-k", "word", root=root)
+        assert result.returncode == 0, result.stderr
+        assert suite.checkout.done() == [
+            "ruff [check][.]",
+            "ruff [format][--check][.]",
+            "pytest [-n][3][--dist][loadfile][--no-loadscope-reorder][-m][not root and not slow][-k][word]",
+        ]
+        assert "NOT RUN: mypy, and the tests that are marked root or slow" in result.stderr
+        assert "All of them: sudo tools/test" in result.stderr
+
+
+def test_all_is_run_unless_told_otherwise(suite: Suite) -> None:
+    for root in (True, False):
+        result = suite.run("-k", "word", root=root)
+        assert result.returncode == 0, result.stderr
+        calls = [line for line in suite.checkout.done() if not line.startswith(("apt-get", "systemctl", "update-rc.d"))]
+        assert [line for line in calls if not line.startswith("service")] == [
+            "ruff [check][.]",
+            "ruff [format][--check][.]",
+            "mypy []",
+            "pytest [-n][6][--dist][loadfile][--no-loadscope-reorder][-k][word]",
+        ]
+        assert ("NOT RUN: the tests that need root" in result.stderr) is not root
+
+
+@pytest.mark.parametrize("name", ["ruff", "pytest"])
+def test_quick_fails_when_a_check_does(suite: Suite, name: str) -> None:
+    suite.ends(name, 1)
+    assert suite.run("--quick", root=False).returncode == 1
+    assert [line.split()[0] for line in suite.checkout.done()] == ["ruff", "ruff", "pytest"]

@@ -15,6 +15,8 @@ import pytest
 from nfqlb import share
 from nfqlb.config.reference.example import example
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "*.so", "tests")
 DATE = "1700000000"

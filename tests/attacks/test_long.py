@@ -67,6 +67,7 @@ FLOOD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("what", FLOOD)
 def test_a_datagram_full_of(what: str) -> None:

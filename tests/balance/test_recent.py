@@ -48,6 +48,7 @@ def entry(key: Key, token: int, lifetime: int, now: int = 0) -> tuple[int, int]:
 # -- what is stored is found, as long as it lasts
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=40), tokens, st.sampled_from([recent.LIFETIME, recent.INVITE_LIFETIME]), seconds, st.data())
 def test_P31_found_for_its_lifetime_and_not_much_longer(
     transaction: bytes, token: int, lifetime: int, now: int, data: st.DataObject
@@ -69,6 +70,7 @@ def test_P31_an_end_is_an_end() -> None:
     assert found == [5] * 33 + [NOTHING] * 67
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(0, 11), tokens, st.sampled_from([32, 180]), st.integers(0, 40)), max_size=60),
     seconds,
@@ -131,6 +133,7 @@ def test_P31_halves_of_two_entries_are_no_entry() -> None:
         assert memory.find(two) == 444
 
 
+@pytest.mark.slow
 @given(st.binary(min_size=64, max_size=64), seconds, st.binary(max_size=10))
 def test_P31_garbage_is_nothing_and_can_be_written_over(garbage: bytes, now: int, transaction: bytes) -> None:
     check, place = recent.key(transaction)
@@ -141,6 +144,7 @@ def test_P31_garbage_is_nothing_and_can_be_written_over(garbage: bytes, now: int
     assert memory.find((check, place)) == 77
 
 
+@pytest.mark.slow
 @given(seconds)
 @example(0)
 @example(WRAP - 100)
@@ -163,6 +167,7 @@ def test_P31_another_process_sees_it_though_its_clock_lags() -> None:
     assert behind.find(key) == 8, "it ends last"
 
 
+@pytest.mark.slow
 def test_P31_many_processes_write_at_once() -> None:
     """Three writers on a few sets; none ever finds another token than the one that goes with the transaction."""
     shared = mmap.mmap(-1, recent.SIZE)

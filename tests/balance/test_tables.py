@@ -62,6 +62,7 @@ def answers(of: Tables, *pools: str) -> list[int]:
 # -- the table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 3, 20])
 @pytest.mark.parametrize("count", COUNTS)
 def test_P30_weights_are_kept_to_two_percent(count: int, most: int) -> None:
@@ -84,6 +85,7 @@ def test_P30_no_share_is_off_by_more_than_a_slot_and_a_turn_of_each(weights: lis
         assert abs(counts[index] - exact) <= 1 + len(weights) * weight / sum(weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 3])
 @pytest.mark.parametrize("count", COUNTS)
 def test_P30_when_one_leaves_the_keys_of_the_others_stay(count: int, most: int) -> None:
@@ -128,6 +130,7 @@ BACKENDS = st.integers(0, 4).map(lambda n: f"b{n}")
 EVENTS = st.lists(st.tuples(st.sampled_from("pq"), BACKENDS, STANDINGS), max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(EVENTS, st.randoms(use_true_random=False))
 def test_P39_nodes_with_the_same_states_have_the_same_tables_whatever_came_before(

@@ -115,6 +115,7 @@ def test_pcapng_interfaces_have_their_own_link_type_and_time(tmp_path: Path, ord
     assert [packet.data for packet in whole] == [udp(b"a"), udp(b"bb"), udp(b"d"), udp(b"e")]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("tshark"), reason="needs tshark")
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_tshark_reads_the_same_frames(tmp_path: Path, order: str) -> None:
@@ -197,6 +198,7 @@ def test_pcap_truncated_at_every_offset(tmp_path: Path) -> None:
             assert str(path) in str(error)
 
 
+@pytest.mark.slow
 def test_pcapng_truncated_at_every_offset(tmp_path: Path) -> None:
     path = two_interfaces("<").write(tmp_path / "in.pcapng")
     whole, frames = path.read_bytes(), frames_of(path)
@@ -359,6 +361,7 @@ def test_any_bytes_give_frames_or_a_capture_error(tmp_path: Path, head: bytes, d
     read_all(path)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["<", ">", "pcap", "gzip"]),
@@ -401,6 +404,7 @@ print(count, re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_te
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["whole", "fragments", "pcapng", "gzip"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, kind: str) -> None:
     """Resident size for 30,000 large frames against 300. Fragments that never complete are the worst case."""

@@ -61,6 +61,7 @@ def feed_all(reassembler: Reassembler, packets: list[bytes]) -> list[Whole]:
 PAYLOAD = random.Random(5060).randbytes(7000)
 
 
+@pytest.mark.slow
 @given(
     version=st.sampled_from([4, 6]),
     length=st.integers(1500, 7000),
@@ -230,6 +231,7 @@ def test_the_oldest_unfinished_packets_go_when_memory_is_full() -> None:
     assert feed_all(reassembler, sets[0][1:]) == []
 
 
+@pytest.mark.slow
 def test_the_largest_packet_in_the_smallest_pieces() -> None:
     payload = bytes(65_535 - 20 - 8)
     pieces = pieces_of(payload, 8, 4)

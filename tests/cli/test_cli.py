@@ -92,6 +92,7 @@ def test_python_m_nfqlb_is_the_same_command() -> None:
     assert run("--help").stdout.startswith("Usage: nfqlb ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -172,6 +173,7 @@ def test_a_reader_that_has_gone_is_no_mistake_to_talk_about() -> None:
     assert process.wait(timeout=60) == 141
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [["version"], ["version", "--json"], ["--help"], ["--version"], ["rules", "apply", "--help"]],

@@ -116,6 +116,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]) -> None:
     monkeypatch.setattr(ha, "ask", lambda *_, **__: {"ok": True, **fields})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("board")
 def test_stats(crowd: Crowd, terminal: tuple[int, int], laid: set[Shape]) -> None:
     text = run("stats", exit_code=1)
@@ -134,6 +135,7 @@ def test_stats_of_a_few_workers(tmp_path: Path, crowd: Crowd, terminal: tuple[in
     assert any(line.split()[:5] == ["Reason", "Worker", "0", "Worker", "1"] for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_stats_on_the_screen(board: Gateway, crowd: Crowd, terminal: tuple[int, int], first: bool) -> None:
     """What is not well comes first, also where there is no room for all."""
@@ -151,6 +153,7 @@ def test_stats_on_the_screen(board: Gateway, crowd: Crowd, terminal: tuple[int, 
     assert lines[-1].endswith(" more backends")
 
 
+@pytest.mark.slow
 def test_backends(crowd: Crowd, terminal: tuple[int, int], laid: set[Shape], monkeypatch: pytest.MonkeyPatch) -> None:
     alarm = {crowd.name("pool", 0): "5 backends take requests, and min_up is 6"}
     answers(monkeypatch, {"backends": crowd.rows(), "alarms": alarm})
@@ -164,6 +167,7 @@ def test_backends(crowd: Crowd, terminal: tuple[int, int], laid: set[Shape], mon
     assert laid == {listing.BACKENDS}
 
 
+@pytest.mark.slow
 def test_backends_on_the_screen(crowd: Crowd, terminal: tuple[int, int]) -> None:
     page = listing.shown({"backends": crowd.rows(), "alarms": {}}, time.time(), worst_first=True)
     lines = [line.text for line in fit(page, *terminal)]
@@ -175,6 +179,7 @@ def test_backends_on_the_screen(crowd: Crowd, terminal: tuple[int, int]) -> None
     assert lines[-1].endswith(" more backends")
 
 
+@pytest.mark.slow
 def test_wide_shows_all_columns_and_all_errors(
     crowd: Crowd, terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +231,7 @@ def test_reload(crowd: Crowd, terminal: tuple[int, int], monkeypatch: pytest.Mon
     assert {name for each in crowd.backends for name in each} <= whole(run("reload"), crowd, terminal[0])
 
 
+@pytest.mark.slow
 def test_bans(crowd: Crowd, terminal: tuple[int, int], laid: set[Shape], monkeypatch: pytest.MonkeyPatch) -> None:
     why = ["", "scans every night, and has been told so by letter and by telephone", "走査 " * 60]
     entries = [
@@ -334,6 +340,7 @@ def test_check_live(crowd: Crowd, terminal: tuple[int, int], monkeypatch: pytest
     )
 
 
+@pytest.mark.slow
 def test_plan(crowd: Crowd, terminal: tuple[int, int], place: Path) -> None:
     text = (place / "nfqlb.toml").read_text()
     for number in range(crowd.pools):
@@ -364,6 +371,7 @@ def test_rules_that_differ(crowd: Crowd, terminal: tuple[int, int], monkeypatch:
 # ---- of stored packets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--diff"], ["-o", "out.pcap"]], ids=str)
 @pytest.mark.usefixtures("place")
 def test_replay(crowd: Crowd, terminal: tuple[int, int], laid: set[Shape], options: list[str]) -> None:
@@ -373,6 +381,7 @@ def test_replay(crowd: Crowd, terminal: tuple[int, int], laid: set[Shape], optio
     assert laid == {outcomes.FRAMES, outcomes.SUMMARY}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_titles_come_again_where_columns_go(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are printed as they come, so the first ones may have columns that there is no room for later."""
@@ -386,6 +395,7 @@ def test_titles_come_again_where_columns_go(crowd: Crowd, monkeypatch: pytest.Mo
     whole("\n".join(lines), crowd, room)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_explain(crowd: Crowd, terminal: tuple[int, int]) -> None:
     text = run("explain", "-c", "nfqlb.toml", "in.pcap", "--all")
@@ -399,6 +409,7 @@ def test_explain(crowd: Crowd, terminal: tuple[int, int]) -> None:
 # ---- of the lab
 
 
+@pytest.mark.slow
 def test_the_ladder(crowd: Crowd, terminal: tuple[int, int], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also with ends that nobody has named."""
     run("replay", "-c", "nfqlb.toml", "in.pcap", "-o", "out.pcap")

@@ -21,6 +21,8 @@ from nfqlb.cli import COMMANDS, COMPLETE, completion, main
 from nfqlb.cli import SHELLS as SHELLS_THAT_ASK
 from nfqlb.cli.completion import BREAKS, LINE, split
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {shell: ROOT / "nfqlb" / "cli" / f"completion.{shell}" for shell in completion.PLACES}
 WORDBREAKS = " \t\n\"'@><=;|&(:"

@@ -22,6 +22,8 @@ from nfqlb.manual.commands import FILES, SEE_ALSO, taken_apart
 from nfqlb.manual.roff import Roff
 from nfqlb.units import PLACES
 
+pytestmark = pytest.mark.slow
+
 CONFIGURATION = configuration.page()
 PAGES = {page.name: page for page in (*commands.pages(main), CONFIGURATION)}
 EVERY = [("nfqlb",), *(path for name in COMMANDS for path, _ in found(name))]

@@ -36,6 +36,7 @@ def test_json_is_one_object_a_line_for_each_frame(nfqlb: Nfqlb) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("tshark"), reason="needs tshark")
 def test_tshark_finds_nothing_wrong_with_what_is_written(nfqlb: Nfqlb) -> None:
     assert nfqlb("replay", "in.pcap", "-o", "out.pcap").exit_code == 0

@@ -21,6 +21,8 @@ from stored_case import Nfqlb, packets
 from nfqlb.cli import PIPE_CLOSED
 from nfqlb.interrupt import INTERRUPTED
 
+pytestmark = pytest.mark.slow
+
 
 def process(*arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
     """The command as a process of its own."""

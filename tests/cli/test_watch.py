@@ -27,6 +27,8 @@ from nfqlb.cli import PIPE_CLOSED
 from nfqlb.gateway.runtime.control_socket import Conversation
 from nfqlb.interrupt import INTERRUPTED
 
+pytestmark = pytest.mark.slow
+
 CROWD = Crowd(16)
 WATCHES = (["stats"], ["backends"], ["backends", "list"])
 SECONDS = 60.0

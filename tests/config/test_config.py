@@ -661,6 +661,7 @@ def problems_of(act: Callable[[], object]) -> tuple[Problem, ...]:
     return ()
 
 
+@pytest.mark.slow
 @given(mutations())
 def test_any_change_gives_a_configuration_or_places(raw: dict[str, object]) -> None:
     found = problems_of(lambda: build(Path("/etc/nfqlb/nfqlb.toml"), raw).setup(keys=(b"k" * 16,)))

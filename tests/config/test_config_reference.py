@@ -173,6 +173,7 @@ def around(key: Key) -> Iterator[float]:
     yield from (low - step, low, high, high + step)
 
 
+@pytest.mark.slow
 @given(mutations())
 def test_what_is_read_is_valid(raw: dict[str, object]) -> None:
     """The schema is never narrower than the reader: an editor marks nothing that `nfqlb check` would take."""
@@ -217,6 +218,7 @@ def test_what_a_pool_says_of_health_is_filled_up_with_what_holds_for_all(tmp_pat
     assert (health["rise"], health["fall"]) == (7, 9)
 
 
+@pytest.mark.slow
 @given(mutations())
 def test_whatever_is_read_can_be_shown(tmp_path_factory: pytest.TempPathFactory, raw: dict[str, object]) -> None:
     path = tmp_path_factory.getbasetemp() / "shown.toml"

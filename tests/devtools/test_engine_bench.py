@@ -19,6 +19,8 @@ from nfqlb import fast
 from nfqlb.lab import LabError, namespaces
 from nfqlb.proxy.verdict import Action, Reason
 
+pytestmark = pytest.mark.slow
+
 JUNK = {kind for kind, _ in traffic.JUNK}
 
 

@@ -27,6 +27,8 @@ from nfqlb import fast
 from nfqlb.gateway.ha.digest import code
 from nfqlb.proxy.verdict import Action, Reason
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

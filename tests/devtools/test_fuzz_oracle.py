@@ -15,6 +15,8 @@ from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.verdict import Action, Reason, Verdict
 from nfqlb.sip import via
 
+pytestmark = pytest.mark.slow
+
 TOS = 0xB8
 PLAIN = request(b"INVITE", b"sip:b@c", b"SIP/2.0/UDP h;branch=z9hG4bK1, SIP/2.0/UDP g;branch=2", b"Supported: path")
 

@@ -86,6 +86,7 @@ def test_without_a_compiler_it_says_what_to_install(tmp_path: Path, monkeypatch:
         load.compiled(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed (tools/test installs it)")
 def test_the_generator_compiles_without_a_warning(tmp_path: Path) -> None:
     program = load.compiled(tmp_path)

@@ -26,6 +26,7 @@ def stored(directory: Path) -> Iterator[bytes]:
             yield from (packet.data for packet in PacketReader(source) if not packet.skipped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["two-armed", "one-armed", "two-armed-ipv6", "one-armed-ipv6"])
 @pytest.mark.parametrize("states", [{}, STATES], ids=["all up", "one draining"])
 def test_P39_what_was_pickled_gives_the_same_verdicts(kind: str, states: dict[tuple[str, str], State]) -> None:

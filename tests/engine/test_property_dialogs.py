@@ -354,6 +354,7 @@ def forgets_a_flow(shape: str, record_routes: bool, habits: tuple[str, str]) -> 
     return shape in ("one-armed", "IPv6 one-armed") and not record_routes and "replaces" in habits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("record_routes", [True, False], ids=["record-routing", "hairpin"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_P16_P18_P26_phone_calls_phone(shape: str, record_routes: bool) -> None:

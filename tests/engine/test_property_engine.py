@@ -342,6 +342,7 @@ def check_destination(reason: Reason, dst: Endpoint, payload: bytes) -> None:
         assert dst in PEERS | BACKENDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETUPS)
 def test_P1_P18_P19_P35_tampered_messages(name: str) -> None:
     here = stage(name)

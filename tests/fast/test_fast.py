@@ -55,6 +55,7 @@ SLOW = {
 """Kinds that take the slow path there: Path depends on Supported."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETUPS)
 def test_plain_messages_take_the_fast_path(name: str) -> None:
     twins = Twins(SETUPS[name])
@@ -104,6 +105,7 @@ JUNK = [b"SIP/", b"xsip/", b"x sip/2.0", b" SIP/2.0 200", b"\r\n\r\nx", b"\0\1",
 STUN = b"\0\1\0\0\x21\x12\xa4\x42" + bytes(12)
 
 
+@pytest.mark.slow
 @given(st.one_of(st.sampled_from([*JUNK, STUN, b"\1" + STUN[1:]]), st.binary(max_size=40)), st.binary(max_size=30))
 @settings(max_examples=300, deadline=None)
 def test_junk_has_the_same_verdict(before: bytes, after: bytes) -> None:
@@ -152,6 +154,7 @@ def mutilated(draw: st.DrawFn, name: str) -> Packet:
     return (src, dst, payload) if src[0] != "[" and dst[0] != "[" else (six(src), six(dst), payload)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETUPS)
 @given(data=st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -40,6 +40,7 @@ def respelled(payload: bytes, form: str) -> bytes:
     return ROUTING.sub(lambda row: REFERENCE.sub(other, row[0]), payload)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["upper", "whole", "zeros", "WHOLE"])
 @pytest.mark.parametrize("name", [NAME, "one-armed, IPv6", "1:1 NAT, IPv6", "both versions"])
 def test_P24_an_address_is_the_same_in_all_its_forms(name: str, form: str) -> None:
@@ -71,6 +72,7 @@ groups = st.one_of(st.just(0), st.just(0), st.integers(0, 0xFFFF), st.sampled_fr
 addresses = st.lists(groups, min_size=8, max_size=8).map(lambda g: b"".join(each.to_bytes(2, "big") for each in g))
 
 
+@pytest.mark.slow
 @given(addresses, st.integers(1, 65535))
 @settings(max_examples=400, deadline=None)
 def test_addresses_are_written_as_the_careful_path_writes_them(addr: bytes, port: int) -> None:
@@ -93,6 +95,7 @@ texts = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(texts, st.sampled_from(["Via", "received", "Contact", "uri", "flow"]))
 @settings(max_examples=600, deadline=None)
 def test_texts_are_read_as_the_careful_path_reads_them(text: str, place: str) -> None:
@@ -122,6 +125,7 @@ ODD = [
 """What may stand where a host should."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [NAME, "one-armed, IPv6", "both versions"])
 @pytest.mark.parametrize("odd", ODD)
 def test_odd_references_have_the_same_verdict(name: str, odd: str) -> None:

@@ -52,6 +52,7 @@ def test_inputs_of_very_different_lengths_do_not_disturb_each_other(count: int) 
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("vectors")
 def test_a_gateway_writes_the_same_packets() -> None:
     for each in SETUPS:

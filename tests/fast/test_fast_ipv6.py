@@ -55,6 +55,7 @@ def test_P16_a_pair_and_an_alias_are_ours_in_each_form() -> None:
         assert twin_of("both versions").answers(PHONE6, E6, payload)
 
 
+@pytest.mark.slow
 def test_P29_rules_and_keys_are_asked_of_ipv6() -> None:
     """A host in brackets is a domain as it is written, in lower case; a source is its 16 bytes."""
     keys: tuple[HashOn, ...] = ("from-uri", "to-uri", "source-ip", "request-user")
@@ -106,6 +107,7 @@ def test_P19_P20_no_packet_changes_its_IP_version() -> None:
     here.check_memory()
 
 
+@pytest.mark.slow
 def test_P18_P20_a_signed_flow_does_not_change_the_IP_version() -> None:
     """Each Route that makes sense somewhere, with every request of every side, in both versions."""
     here = Twins(both_versions(BASE))
@@ -145,6 +147,7 @@ MIXED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("listener", MIXED)
 def test_a_listener_of_two_IP_versions_goes_the_careful_way(listener: Listener) -> None:
     """No configuration makes one; the engine takes what a Setup says."""
@@ -173,6 +176,7 @@ def test_P20_networks_of_both_versions_and_many() -> None:
 # -- packets ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_P37_mutilated_ipv6_packets_have_the_same_verdict(data: st.DataObject) -> None:

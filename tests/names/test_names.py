@@ -110,6 +110,7 @@ def test_a_name_without_addresses_is_no_failure_of_dns(server: DnsServer, target
     assert look(server, target) == Found((), NEGATIVE_TTL, f"{target.host} has no address")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["silent", "servfail"])
 def test_the_last_answer_to_each_question_stands_while_dns_fails(server: DnsServer, mode: str) -> None:
     target, past = Target("reg.example.org", 5060), Past()
@@ -122,6 +123,7 @@ def test_the_last_answer_to_each_question_stands_while_dns_fails(server: DnsServ
     assert look(server, target, {}).addresses == ()
 
 
+@pytest.mark.slow
 def test_one_dead_host_of_a_service_does_not_take_the_others_away(server: DnsServer) -> None:
     target, past = Target("_sip._udp.example.org"), Past()
     everyone = look(server, target, past).addresses

@@ -65,6 +65,7 @@ def test_P37_word_sum_is_the_one_s_complement_sum(data: bytes) -> None:
     assert 0 <= word_sum(data) < 0xFFFF
 
 
+@pytest.mark.slow
 @given(both, payloads, tos, st.integers(0, 70000))
 def test_P37_what_we_write_dpkt_and_scapy_read(
     pair: tuple[Endpoint, Endpoint], payload: bytes, tos: int, ident: int
@@ -114,6 +115,7 @@ def test_P37_a_checksum_of_zero_is_written_as_ffff(pair: tuple[Endpoint, Endpoin
 options = st.lists(st.sampled_from([b"\x01", b"\x94\x04\x00\x00", b"\x82\x0b" + b"\0" * 9]), max_size=3)
 
 
+@pytest.mark.slow
 @given(ends(4), st.binary(max_size=40), tos, options, st.binary(max_size=5), st.sampled_from(["", "DF", "evil"]))
 def test_P37_ipv4_of_scapy_with_options_and_padding(
     pair: tuple[Endpoint, Endpoint], payload: bytes, tos: int, extra: list[bytes], padding: bytes, flags: str
@@ -135,6 +137,7 @@ headers: list[Callable[[], object]] = [
 ]
 
 
+@pytest.mark.slow
 @given(ends(6), st.binary(max_size=40), tos, st.lists(st.sampled_from(headers), max_size=4), st.binary(max_size=5))
 def test_P37_ipv6_of_scapy_with_extension_headers(
     pair: tuple[Endpoint, Endpoint], payload: bytes, tos: int, extra: list[Callable[[], object]], padding: bytes

@@ -220,6 +220,7 @@ MESSAGES = [
 ]
 
 
+@pytest.mark.slow
 @given(
     message=st.sampled_from(MESSAGES),
     ends=st.sampled_from([(PHONE, EXT), (REG1, INT), (OTHER, INT)]),

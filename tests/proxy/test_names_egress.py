@@ -311,6 +311,7 @@ def running(server: DnsServer) -> Iterator[Running]:
     started.close()
 
 
+@pytest.mark.slow
 def test_a_name_is_looked_up_when_a_worker_asks_and_again_when_it_is_old(running: Running, server: DnsServer) -> None:
     names = running.desk.names()
     assert names.find(b"carrier.example.com", 5070, 4) is Missing.YET
@@ -322,6 +323,7 @@ def test_a_name_is_looked_up_when_a_worker_asks_and_again_when_it_is_old(running
     assert names.find(b"carrier.example.com", 5070, 6) is Missing.AT_ALL
 
 
+@pytest.mark.slow
 def test_the_last_answer_stands_while_dns_is_dead(running: Running, server: DnsServer) -> None:
     names = running.desk.names()
     assert running.until(lambda: names.find(b"carrier.example.com", 5070, 4) == FOUR)

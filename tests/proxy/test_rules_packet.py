@@ -44,6 +44,7 @@ def test_P37_a_checksum_of_zero_is_written_as_ffff() -> None:
         assert b"\xff\xff" in sums
 
 
+@pytest.mark.slow
 def test_P37_the_ip_header_checksum_of_every_identification() -> None:
     sums = set()
     for ident in range(65536):

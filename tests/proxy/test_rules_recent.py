@@ -88,6 +88,7 @@ def message_of(number: int, method: str, cookie: bool) -> str:
     return request(method, f"sip:bob{number}@x", Via=via, Call_ID=f"c{number}{cookie}", To=to)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     HASH_ON,

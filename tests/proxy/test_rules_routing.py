@@ -107,6 +107,7 @@ def test_P29_long_texts_are_looked_at_in_part() -> None:
     assert gateway.from_phone(request("MESSAGE", User_Agent=f"{long}xend")).dst == MISS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hash_on", ["call-id", "from-uri", "to-uri", "request-user", "auth-user", "source-ip"])
 def test_P29_a_canary_takes_its_part_of_the_keys_and_always_the_same(hash_on: HashOn) -> None:
     counts = {}
@@ -289,6 +290,7 @@ def holds(rule: RouteRule, asked: Stub) -> bool:
     return Routes([rule]).first(asked) == 0
 
 
+@pytest.mark.slow
 @given(RULES, RULES, st.lists(REQUESTS, min_size=5, max_size=30))
 def test_what_check_says_of_two_rules_is_so(before: RouteRule, after: RouteRule, requests: list[Stub]) -> None:
     for asked in requests:
@@ -298,6 +300,7 @@ def test_what_check_says_of_two_rules_is_so(before: RouteRule, after: RouteRule,
             assert not (holds(before, asked) and holds(after, asked))
 
 
+@pytest.mark.slow
 @given(RULES, st.data())
 def test_a_rule_covers_each_rule_made_narrower_from_it(wide: RouteRule, data: st.DataObject) -> None:
     """So that check does find what is never reached."""
@@ -307,6 +310,7 @@ def test_a_rule_covers_each_rule_made_narrower_from_it(wide: RouteRule, data: st
     assert covers(wide, narrow)
 
 
+@pytest.mark.slow
 @given(st.lists(RULES, max_size=5), REQUESTS, REQUESTS)
 def test_P29_the_invite_and_its_cancel_meet_one_rule_whatever_headers_they_have(
     rules: list[RouteRule], one: Stub, other: Stub

@@ -31,6 +31,7 @@ KEYS: list[tuple[HashOn, dict[str, str], dict[str, str]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hash_on", "same", "other"), KEYS)
 def test_P29_the_key_decides_and_nothing_else(hash_on: HashOn, same: dict[str, str], other: dict[str, str]) -> None:
     gateway = farm(100, hash_on)

@@ -69,6 +69,7 @@ def naive_rows(head: bytes) -> list[tuple[str, bytes]]:
     return found
 
 
+@pytest.mark.slow
 @given(written())
 def test_P1_P2_rows_are_those_of_a_naive_reader_and_cover_the_header_block(sample: Written) -> None:
     read = message.parse(sample.raw)
@@ -86,6 +87,7 @@ def test_P1_P2_rows_are_those_of_a_naive_reader_and_cover_the_header_block(sampl
         assert read.value(name) == read.raw[rows[0].value : rows[0].value_end].strip(b" \t\r\n")
 
 
+@pytest.mark.slow
 @given(written())
 def test_P4_P5_faults_are_those_of_a_naive_reader(sample: Written) -> None:
     read = message.parse(sample.raw)
@@ -117,6 +119,7 @@ def test_P4_content_length_cuts_or_is_refused(length: int, zeros: int, body: byt
 DAMAGE = [b"\r", b"\n", b"\0", b"\n\r", b"\r\r\n", b"\n\n"]
 
 
+@pytest.mark.slow
 @given(written(), st.sampled_from(DAMAGE), st.integers(0, 400))
 def test_P5_a_bare_cr_or_lf_or_a_nul_in_the_header_block_is_refused(sample: Written, damage: bytes, at: int) -> None:
     first = sample.head.index(b"\r\n") + 2
@@ -155,6 +158,7 @@ def check_frame(read: Message) -> None:
     assert edit.apply(read.raw, [], 0, len(read.raw)) == read.raw
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=200) | mutated())
 @example(b"")
 @example(b"SIP/2.0\n")
@@ -218,6 +222,7 @@ def listed(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
     return line + draw(st.sampled_from([b"", b" ", b",", b" \r\n\t"])), values
 
 
+@pytest.mark.slow
 @given(st.lists(listed(), max_size=4), st.integers(0, 8), st.integers(0, 2))
 def test_P16_P34_values_are_taken_from_the_front_and_the_back(
     lines: list[tuple[bytes, list[bytes]]], first: int, last: int
@@ -311,6 +316,7 @@ def param_text(draw: st.DrawFn, params: st.SearchStrategy[Params]) -> tuple[str,
     return written, found
 
 
+@pytest.mark.slow
 @given(param_text(st.lists(param, max_size=5)))
 def test_P2_params_are_read_with_their_spans(sample: tuple[str, list[tuple[str, str | None]]]) -> None:
     written, expected = sample
@@ -445,6 +451,7 @@ def test_name_addr_is_read(
     assert read.params == first
 
 
+@pytest.mark.slow
 @given(st.sampled_from(["sip:a@b", "tel:+1"]), param_text(st.lists(param, max_size=3)))
 def test_addr_spec_without_brackets_gives_its_params_to_the_header(
     inner: str, params: tuple[str, list[tuple[str, str | None]]]

@@ -115,6 +115,7 @@ def test_a_reload_tells_of_new_backends_only(tmp_path: Path, setup: Setup, caplo
     assert caplog.messages == ["backends of pool registrars are taken to be up until they have been asked: new"]
 
 
+@pytest.mark.slow
 def test_a_line_does_not_name_a_thousand_backends(
     tmp_path: Path, setup: Setup, caplog: pytest.LogCaptureFixture
 ) -> None:

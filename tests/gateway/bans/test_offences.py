@@ -94,6 +94,7 @@ class TestOffenceScores:
         assert counted.add((4, 1), 10, 0.0)
         assert not counted.add((4, 1), 9, 0.0)
 
+    @pytest.mark.slow
     def test_it_is_bounded_and_keeps_who_is_at_it(self) -> None:
         counted = OffenceScores(1000)
         for source in range(SOURCES + 1000):

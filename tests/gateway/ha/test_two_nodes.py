@@ -84,6 +84,7 @@ def test_the_nodes_differ_where_they_may() -> None:
     assert any(one.process(each).packet != other.process(each).packet for each in packets(capture))
 
 
+@pytest.mark.slow
 def test_digests_are_the_same_in_every_process() -> None:
     """Sets have another order in each: the hash of text is seeded by chance."""
     path = PCAPS / "two-armed" / "nfqlb.toml"

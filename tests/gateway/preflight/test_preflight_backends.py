@@ -120,6 +120,7 @@ def target(address: Endpoint, check: Check = CHECK, source: str = "") -> Target:
     return Target(address, own, check, (("p", "a"),), (0,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [4, 6])
 def test_who_answers_is_well_and_of_the_others_it_says_why(backends: Backends, version: int) -> None:
     manners = [answered(200), answered(404), late, answered(503), silent, trying, forged]

@@ -79,6 +79,7 @@ def test_room_tells_what_would_be_granted_and_takes_nothing(clock: Clock) -> Non
     assert granted == pytest.approx(5 * BURST, abs=1)
 
 
+@pytest.mark.slow
 def test_a_million_sources_take_no_memory_and_shut_nobody_out(clock: Clock) -> None:
     reply_limit = ReplyLimit(5000, 500, NOBODY, clock)
     for number in range(1_000_000):
