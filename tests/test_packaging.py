@@ -53,11 +53,15 @@ def test_every_import_is_declared() -> None:
     assert declared - needed <= {"pydantic_core"}, "declared, but not used"
 
 
+COMPILED = (".pxd", ".pxi", ".pyx")
+"""What only a compiler reads stands in the source distribution; of the wheel, see test_wheel."""
+
+
 def test_everything_that_is_no_python_is_installed_too() -> None:
     data = {
         path.relative_to(PACKAGE)
         for path in PACKAGE.rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc", ".so")
+        if path.is_file() and path.suffix not in (".py", ".pyc", ".so", *COMPILED)
     } | {Path("iptables", path.name) for path in (ROOT / "iptables").iterdir()}
     patterns = [
         f"{package.replace('.', '/')}/{pattern}"

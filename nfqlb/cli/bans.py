@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BY = {"deny": "operator", "ban": "gateway"}
 
-WORDS = {"flood": "too many requests a second", "junk": "junk: bytes that are no SIP"}
+WORDS = {"flood": "too many requests a second", "junk": "junk: non-SIP bytes"}
 """What the kernel bans for by itself."""
 BY_KERNEL = "junk or too many requests"
 """The same where nobody has noted which: the kernel was faster than the gateway, or there is none."""
@@ -167,7 +167,7 @@ def remove(everybody: bool, sources: tuple[str, ...]) -> None:
     from nfqlb.gateway.netfilter import ipset
 
     if everybody == bool(sources):
-        raise click.UsageError("Say whom to let go, or --all.")
+        raise click.UsageError("Name what to unban, or use --all.")
     with told():
         found = ipset.entries()
         chosen = found if everybody else []
@@ -210,7 +210,7 @@ def not_banned(text: str, found: list[Entry]) -> str:
     meant = network(text)
     if over := [entry.source for entry in part_of(meant, found)]:
         return (
-            f"{text} is banned as part of {' and '.join(over)}. To let go of all of it: nfqlb bans remove "
+            f"{text} is banned as part of {' and '.join(over)}. To lift all of it: nfqlb bans remove "
             f"{' '.join(over)}. To spare {text} alone, put it into [limits] allow."
         )
     if within := [entry.source for entry in found if covers(meant, entry.network)]:
@@ -235,7 +235,7 @@ def network(text: str) -> Network:
         ip_address(text.partition("/")[0])
         meant = ip_network(text, strict=False)
     except ValueError:
-        raise UserError(f"{text!r} is no address or network, such as 203.0.113.77 or 203.0.113.0/24.") from None
+        raise UserError(f"{text!r} is not an address or a network, such as 203.0.113.77 or 203.0.113.0/24.") from None
     raise UserError(f"{text} is an address within {meant}: say which of them you mean.")
 
 

@@ -105,7 +105,7 @@ def _found(old: Config, new: Config, setups: tuple[Setup, Setup], pcap: str | No
     standings, states, queues = _now(old)
     restarts = []
     if old.gateway.run_dir != new.gateway.run_dir:
-        restarts.append("[gateway] run_dir cannot change while the gateway runs; stop it, and start it anew")
+        restarts.append("[gateway] run_dir cannot change while the gateway runs: stop it, then start it again")
     rules, unknown = _rules(old, new, queues)
     changes = [*differences(old, new), *key_differences(*setups)]
     return {

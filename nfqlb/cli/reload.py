@@ -1,4 +1,4 @@
-"""`nfqlb reload`: have the running gateway read its configuration anew."""
+"""`nfqlb reload`: have the running gateway read its configuration again."""
 
 from __future__ import annotations
 

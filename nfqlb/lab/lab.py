@@ -91,7 +91,7 @@ class Lab:
         links.
         """
         if not re.fullmatch(r"[a-z0-9]{1,16}", plan.name):
-            raise LabError(f"{plan.name!r} is no name for a lab: take 1 to 16 small letters and digits.")
+            raise LabError(f"{plan.name!r} is not a name for a lab: use 1 to 16 small letters and digits.")
         self.plan, self.workers, self.forward_drop, self.masquerade = plan, workers, forward_drop, masquerade
         self.dir = run_dir(plan.name)
         self.config = self.dir / "nfqlb.toml"

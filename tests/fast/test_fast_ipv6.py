@@ -239,7 +239,7 @@ def test_P7_large_ipv6_messages_have_the_same_verdict(size: int) -> None:
 
 
 def test_sources_that_are_no_backends_are_dropped_at_once() -> None:
-    """P21, and what is no SIP; IPv4 addresses inside IPv6 take the slow path, which knows both of their texts."""
+    """P21, and what is not SIP; IPv4 addresses inside IPv6 take the slow path, which knows both of their texts."""
     stranger = six("192.168.1.99:5060")
     for src, dst, payload, reason in (
         (stranger, I6, b"x", Reason.NOT_FROM_BACKEND),

@@ -148,7 +148,7 @@ def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_room(monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOSPC) -> None:
-    """Files that are to replace others can be begun, but the second half of them meets a full disk (or another error)."""
+    """Files that replace others can be begun, but their second half meets a full disk (or another error)."""
 
     class Full:
         def __getattr__(self, name: str) -> Any:

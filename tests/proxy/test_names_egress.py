@@ -251,7 +251,7 @@ def test_names_that_cannot_be_looked_up_are_told_of_now_and_then(caplog: pytest.
     resolver = Resolver((), Dns(), (4,), desk.memory, desk.questions, -1, Counts())
     for now in (0.0, 1.0, 2.0, TOLD_EVERY):
         resolver._complain("no server answers", now)
-    text = "a name that a backend sends to cannot be looked up: no server answers"
+    text = "cannot look up a name that a backend sends to: no server answers"
     assert caplog.messages == [text, f"{text} (and 2 more before)"]
     desk.close()
 

@@ -63,4 +63,4 @@ def tell_order(word: str, place: Place, seconds: float | None) -> None:
 def tell_lapsed(places: Iterable[Place]) -> None:
     """The time has run out for which an operator had taken these out."""
     names = list(map(named, places))
-    logger.info("backends whose time out of use is over: %s", ", ".join(names), extra=about(backends=names))
+    logger.info("back in use, as their time is over: %s", ", ".join(names), extra=about(backends=names))

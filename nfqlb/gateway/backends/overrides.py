@@ -57,7 +57,7 @@ def read(state_dir: Path) -> Overrides:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise OverridesError(
             f"{path} is not what this program writes: backends that were drained or disabled take requests again. "
-            "Remove it, and say anew with 'nfqlb backends' what shall be out."
+            "Remove it, and drain or disable again with 'nfqlb backends'."
         ) from None
 
 

@@ -27,7 +27,7 @@ BACKLOG = 3.0
 """Seconds after a ban in which offences of the same source count no more: its packets that were in a queue by then. A
 full queue is served in less."""
 
-BY_KERNEL = {"junk": "junk: bytes that are no SIP", "flood": "a flood: too many requests a second"}
+BY_KERNEL = {"junk": "junk: non-SIP bytes", "flood": "a flood: too many requests a second"}
 """Name of a set (`ipset.NOTICES`) → what the log says."""
 
 logger = logging.getLogger("nfqlb")

@@ -53,7 +53,7 @@ class KernelShedding:
             return
         self._seconds, self._until = seconds, now + seconds
         logger.warning(
-            "overload: all workers have more than they can do; for %d s the kernel drops seven in eight new requests, "
+            "overload: all workers are overloaded; for %d s the kernel drops seven in eight new requests, "
             "and calls go on",
             seconds,
             extra=about(seconds=seconds),
@@ -68,7 +68,7 @@ class KernelShedding:
             before = self._failures.before(now)
             if before is not None:
                 logger.error(
-                    "overload: the kernel cannot be told to drop new requests to %s (%s)%s. Are the rules in place? "
+                    "overload: cannot make the kernel drop new requests to %s (%s)%s. Are the rules in place? "
                     "Try: nfqlb rules apply",
                     host,
                     error,

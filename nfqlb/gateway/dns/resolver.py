@@ -159,7 +159,7 @@ class Resolver:
     def _complain(self, error: str, now: float) -> None:
         before = self._complaints.before(now)
         if before is not None:
-            logger.warning("a name that a backend sends to cannot be looked up: %s%s", error, more(before))
+            logger.warning("cannot look up a name that a backend sends to: %s%s", error, more(before))
 
     # -- what is told
 

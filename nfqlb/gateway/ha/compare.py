@@ -146,7 +146,7 @@ def problems(own: Report, peer: Report) -> list[str]:
 
 def _placed(name: str, here: str, there: str) -> list[str]:
     if "partly" in (here, there):
-        return [f"group {name}: one node has some of its addresses only; is keepalived.conf rendered anew on both?"]
+        return [f"group {name}: one node has some of its addresses only; was keepalived.conf rendered again on both?"]
     if here == there == "active":
         return [f"group {name}: BOTH nodes have its addresses; can they reach each other, does keepalived run on both?"]
     if here == there == "standby":

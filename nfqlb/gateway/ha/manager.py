@@ -67,7 +67,7 @@ REQUESTS = ("ha-status", "ha-yield", "ha-resume")
 Alarms = Callable[[], Mapping[str, str]]
 """Name of a pool → what is wrong with it."""
 
-# linux/rtnetlink.h: names that Python's socket module lacks.
+# linux/rtnetlink.h: constants that Python's socket module does not have.
 _NEWS_OF_ADDRESSES = 0x10 | 0x100
 
 logger = logging.getLogger("nfqlb")
@@ -111,7 +111,7 @@ class HaManager:
                 self.lifeline.take()
             except OSError as error:
                 logger.error(
-                    "the pair: there is no lifeline, as /dev/net/tun cannot be used (%s): if all processes of this "
+                    "the pair: no lifeline, because /dev/net/tun cannot be used (%s): if all processes of this "
                     "gateway are killed, the other node will not take over",
                     error.strerror,
                 )
@@ -337,7 +337,8 @@ class HaManager:
         except OSError as error:
             opened.close()
             logger.error(
-                "the pair: the other node cannot compare itself with this one: %s port %d cannot be opened (%s)",
+                "the pair: the other node cannot compare its configuration with this one: %s port %d cannot be opened "
+                "(%s)",
                 ha_plan.address,
                 ha_plan.check_port,
                 error.strerror,

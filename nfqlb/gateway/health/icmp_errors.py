@@ -18,7 +18,7 @@ from typing import NamedTuple
 from nfqlb.gateway.host.sockets import bind_ahead, let_nothing_in
 from nfqlb.net.endpoint import Endpoint
 
-# linux/in.h, linux/in6.h, linux/errqueue.h: names that Python's socket module lacks.
+# linux/in.h, linux/in6.h, linux/errqueue.h: constants that Python's socket module does not have.
 _IP_RECVERR = 11
 _IPV6_RECVERR = 25
 _EXTENDED_ERROR = struct.Struct("@IBBBxII")
@@ -54,7 +54,7 @@ class Complaint(NamedTuple):
 
 
 def open_error_socket(endpoint: Endpoint) -> socket.socket:
-    """A socket that hears of ICMP errors about packets from `endpoint`, and of nothing else. Raises OSError.
+    """Open a socket that receives only ICMP errors for packets sent from `endpoint`. Raises OSError.
 
     It is alone there as far as the kernel's choice goes: of several sockets it takes one that does not share its port
     by SO_REUSEPORT first, and those of `worker.ipv6_sender` do.
@@ -72,7 +72,10 @@ def open_error_socket(endpoint: Endpoint) -> socket.socket:
 
 
 def open_probe_socket(host: Endpoint) -> socket.socket:
-    """A socket to ask from, on a port of its own at that host; it hears of ICMP errors, too. Raises OSError."""
+    """Open a socket to send probes from, on a port of its own at that host. It receives ICMP errors, too.
+
+    Raises OSError.
+    """
     probe_socket = _socket(host)
     try:
         probe_socket.bind((host.host, 0))

@@ -112,7 +112,7 @@ class Prober:
                 try:
                     error_socket = icmp_errors.open_error_socket(place)
                 except OSError as error:
-                    self._trouble(f"{place} hears of no ICMP errors: {error.strerror}")
+                    self._trouble(f"{place} receives no ICMP errors: {error.strerror}")
                     continue
                 self._error_sockets[place] = error_socket
                 self._selector.register(

@@ -23,7 +23,7 @@ RULES = {
 
 def look(config: Config) -> tuple[int, dict[str, int]] | None:
     """How many sources are banned, and how many packets were dropped since the rules were changed last: `banned` by the
-    gateway, `denied` by an operator, `limited` for more than the permitted rate, `junk` for what is no SIP, `shed`
+    gateway, `denied` by an operator, `limited` for more than the permitted rate, `junk` for what is not SIP, `shed`
     because all workers had more than they could do. None where that cannot be known.
     """
     if not config.limits.enabled or not has_capability(CAP_NET_ADMIN):

@@ -11,7 +11,7 @@ GUARD = "NFQLB-GUARD"
 OVER = "NFQLB-OVER"
 """The chain in which ends what is above the limit of requests."""
 JUNK = "NFQLB-JUNK"
-"""The chain in which ends what is no SIP."""
+"""The chain in which ends what is not SIP."""
 
 BAN_FLOOD, BAN_JUNK = "NFQLB-BAN-FLOOD", "NFQLB-BAN-JUNK"
 """The chains by which the kernel bans for either, and notes for which."""

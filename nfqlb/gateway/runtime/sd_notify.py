@@ -38,7 +38,7 @@ class Notifier:
         """As the service manager has told this process by its environment. What is not understood is not there."""
         address = environment.get(SOCKET) or None
         if address is not None and address[0] not in "/@":
-            logger.warning("the service manager is told nothing: %s=%s is no address that we know", SOCKET, address)
+            logger.warning("the service manager cannot be notified: %s=%s is not an address we know", SOCKET, address)
             address = None
         return cls(address, _interval(environment) if address else None)
 

@@ -121,7 +121,7 @@ def retire(loop: Loop, orphans: Orphans) -> Task[None]:
     orphans.retire()
     if not (yield from loop.until(orphans.gone, RELIEF_DRAIN + PATIENCE)):
         pids = ", ".join(map(str, orphans.pids))
-        logger.error("workers of an earlier supervisor do not stop and are killed (pids %s)", pids)
+        logger.error("workers of an earlier supervisor did not stop and are killed (pids %s)", pids)
         orphans.kill()
         yield from loop.until(orphans.gone, PATIENCE)
 

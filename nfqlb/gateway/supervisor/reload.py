@@ -141,7 +141,7 @@ class Changes:
         except (Refused, QueueError, CannotRun, OSError) as error:
             lines = error.lines if isinstance(error, Refused) else (str(error),)
             text = " ".join(line.strip() for line in lines)
-            logger.error("the reload is refused, and everything goes on as it was: %s", text, extra=about(reason=text))
+            logger.error("the reload is refused; nothing has changed: %s", text, extra=about(reason=text))
             if tell is not None:
                 tell.refuse(*lines)
         else:
@@ -181,7 +181,7 @@ class Changes:
             plan = yield from self._loop.work(lambda: operator.rename(current, answers), WORK_WITHIN)
             yield from self._put_in_force(plan)
         except (Refused, QueueError, CannotRun, OSError) as error:
-            logger.error("names have other addresses now, but the old ones stay in use: %s", error)
+            logger.error("names have new addresses, but the old ones stay in use: %s", error)
         else:
             old, new = current.named, plan.named
             come, gone = sorted(new - old), sorted(old - new)
@@ -211,7 +211,7 @@ class Changes:
             yield from self._put_in_force(lighter)
             logger.info("%d backends that a reload removed are no longer known", plan.leaving)
         except (Refused, QueueError, CannotRun, OSError) as error:
-            logger.error("backends that a reload removed cannot be forgotten, and stay known: %s", error)
+            logger.error("backends that a reload removed cannot be removed from the state yet: %s", error)
         finally:
             self.under_way = ""
 

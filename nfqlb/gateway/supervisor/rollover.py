@@ -118,7 +118,7 @@ class Rollover:
         """Have workers of `plan` take the place of those that there are. Raises Refused, QueueError, CannotRun."""
         current = self.worker_pool.plan
         if plan.run_dir != current.run_dir:
-            raise Refused("[gateway] run_dir cannot change while the gateway runs; stop it, and start it anew.")
+            raise Refused("[gateway] run_dir cannot change while the gateway runs: stop it, then start it again.")
         if plan.keeps(self.queues, current):
             if plan.reach != current.reach and not plan.fits:  # other interfaces may need sysctls; they come first
                 yield from self.place_rules(plan, self.queues)

@@ -292,7 +292,7 @@ class Supervisor:
             self.handed_over = yield from hand_over(self._loop, self._pidfile.fileno(), tell.event, self._commit)
         except Refused as error:
             yield from self._go_on()
-            logger.error("the upgrade is refused, and everything goes on as it was: %s", error)
+            logger.error("the upgrade is refused; nothing has changed: %s", error)
             tell.refuse(*error.lines)
         else:
             logger.info("the upgrade is done: handed over to pid %d", self.handed_over)
@@ -319,7 +319,8 @@ class Supervisor:
             self._control.reclaim()
         except (Refused, OSError) as error:
             logger.error(
-                "the rules cannot be led back from the workers of the new code, which are left running: %s", error
+                "the rules cannot be changed back and still lead to the workers of the new code, which are left running: %s",
+                error,
             )
             return
         if others is not None:

@@ -65,7 +65,7 @@ class QueueError(HostError):
 
 
 class NoPrivilege(QueueError):
-    """CAP_NET_ADMIN lacks."""
+    """CAP_NET_ADMIN is missing."""
 
 
 class QueueTaken(QueueError):

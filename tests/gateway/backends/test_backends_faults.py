@@ -186,7 +186,7 @@ def test_health_that_cannot_be_kept_is_told_once_and_kept_when_there_is_room(
         scene.hear_of_reg1(State.DOWN)
         for _ in range(3):
             scene.tick(SAVE_INTERVAL)
-    text = "what is known of the health of backends cannot be kept for a successor: "
+    text = "the health of backends cannot be saved for the next supervisor: "
     assert [line.partition("[")[0] for line in faultcase.told(caplog, logging.ERROR)][1:] == [text]
     assert backends_status.load(scene.run_dir)[REG1].state is State.UNKNOWN, "what was kept before is still whole"
     assert [path.name for path in scene.run_dir.iterdir() if path.name.startswith("health.")] == []
@@ -209,7 +209,7 @@ def test_activity_that_cannot_be_kept_is_told_once_and_kept_when_there_is_room(
             scene.board.slot(0)[BACKENDS + Traffic.REQUESTS_TO] += 1
             at = scene.clock.time() + ACTIVITY_INTERVAL
             scene.tick(ACTIVITY_INTERVAL)
-    text = "when backends were last sent a request cannot be handed on: "
+    text = "the times of the last requests to backends cannot be saved: "
     assert [line.partition("[")[0] for line in faultcase.told(caplog, logging.ERROR)] == [text]
     assert [path.name for path in scene.run_dir.iterdir() if "." in path.name] == []
     scene.tick(ACTIVITY_INTERVAL)

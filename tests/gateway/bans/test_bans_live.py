@@ -47,7 +47,7 @@ def test_junk_is_banned_and_drops_in_the_kernel(gateway: Gateway, family: int) -
 @pytest.mark.parametrize("family", [4, 6])
 def test_whom_the_kernel_bans_for_junk_is_told_of_once_with_the_reason(gateway: Gateway, family: int) -> None:
     source = {4: PHONE[4], 6: "2001:db8:1::/64"}[family]
-    line = f"{source} banned for 600 s for junk: bytes that are no SIP"
+    line = f"{source} banned for 600 s for junk: non-SIP bytes"
     send(gateway, ENDS_IN_THE_KERNEL, ENOUGH, family)
     assert until(lambda: line in gateway.net.log, 10), gateway.net.log
     save = ["ipset", "save", f"NFQLB-ban{family}"]
@@ -60,7 +60,7 @@ def test_whom_the_kernel_bans_for_junk_is_told_of_once_with_the_reason(gateway: 
     gateway.reload()
     send(gateway, ENDS_IN_THE_KERNEL, ENOUGH, family)
     (row,) = json.loads(namespaces.run(gateway.net.gateway, [*NFQLB, "bans", "list", "--json"]))
-    assert (row["source"], row["by"], row["why"]) == (source, "gateway", "junk: bytes that are no SIP")
+    assert (row["source"], row["by"], row["why"]) == (source, "gateway", "junk: non-SIP bytes")
     assert gateway.net.log.count(line) == 1
     gateway.stop()
 

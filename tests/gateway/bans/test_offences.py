@@ -222,9 +222,9 @@ def test_a_ban_is_logged_with_fields(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("kind", "source", "shown", "text"),
     [
-        ("junk", "192.0.2.9", "192.0.2.9", "junk: bytes that are no SIP"),
+        ("junk", "192.0.2.9", "192.0.2.9", "junk: non-SIP bytes"),
         ("flood", "192.0.2.9", "192.0.2.9", "a flood: too many requests a second"),
-        ("junk", "2001:db8:1:2::", "2001:db8:1:2::/64", "junk: bytes that are no SIP"),
+        ("junk", "2001:db8:1:2::", "2001:db8:1:2::/64", "junk: non-SIP bytes"),
     ],
 )
 def test_whom_the_kernel_bans_is_noticed_once_and_gets_a_reason(

@@ -168,7 +168,7 @@ def test_who_sends_much_that_is_no_SIP_is_banned(host: Host, family: int) -> Non
     source = {4: PHONE[4], 6: "2001:db8:1::/64"}[family]
     assert list(banned(host)) == [source]
     assert banned(host)[source].why == "junk"
-    assert why(host) == "junk: bytes that are no SIP"
+    assert why(host) == "junk: non-SIP bytes"
     host.run("ipset", "flush", f"NFQLB-junk{family}")  # so many that it was forgotten
     assert why(host) == "junk or too many requests"
 

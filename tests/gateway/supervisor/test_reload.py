@@ -264,7 +264,7 @@ def test_a_reload_that_fails_leaves_all_as_it_was_and_the_next_one_begins(
     client = scene.ask()
     scene.turns()
     text = "nfqlb.toml: two mistakes" if fault == "refused" else str(error)
-    assert faultcase.told(caplog) == [f"the reload is refused, and everything goes on as it was: {text}"]
+    assert faultcase.told(caplog) == [f"the reload is refused; nothing has changed: {text}"]
     assert client.answers == [("nfqlb.toml: two", "mistakes") if fault == "refused" else (text,)]
     assert scene.plan is scene.first
     if at == "the workers":
@@ -287,7 +287,7 @@ def test_a_reload_without_a_process_to_read_in_is_refused(
     scene.turns()
     why = "No process can be started for it: Resource temporarily unavailable."
     assert client.answers == [(why,)]
-    assert faultcase.told(caplog) == [f"the reload is refused, and everything goes on as it was: {why}"]
+    assert faultcase.told(caplog) == [f"the reload is refused; nothing has changed: {why}"]
     assert scene.changes.under_way == ""
 
 
@@ -346,7 +346,7 @@ def test_names_whose_plan_fails_keep_their_addresses_and_are_tried_again(
     scene.names.is_due = True
     scene.changes.tick_names(scene.clock.now)
     scene.turns()
-    assert faultcase.told(caplog) == [f"names have other addresses now, but the old ones stay in use: {error}"]
+    assert faultcase.told(caplog) == [f"names have new addresses, but the old ones stay in use: {error}"]
     assert scene.plan is scene.first
     assert scene.followed() == [1] * 4
     assert scene.changes.under_way == ""
@@ -411,6 +411,6 @@ def test_removed_backends_that_cannot_be_forgotten_stay_known(
     scene.rollover.fault = error = FAULTS[fault]()
     scene.clock.after(LINGER)
     scene.turns()
-    assert faultcase.told(caplog) == [f"backends that a reload removed cannot be forgotten, and stay known: {error}"]
+    assert faultcase.told(caplog) == [f"backends that a reload removed cannot be removed from the state yet: {error}"]
     assert scene.plan.leaving == 1
     assert scene.changes.under_way == ""

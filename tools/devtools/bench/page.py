@@ -155,7 +155,7 @@ def ratios(live: Figures, _scaling: Figures) -> str:
     if live["junk_part"] is not None and live["idle_junk_part"] is not None:
         part, least, most = live["junk_part"]
         text += (
-            f"\nBytes that are no SIP cost {part:.0%} ({least:.0%}–{most:.0%}) of a forwarded REGISTER when the core "
+            f"\nNon-SIP bytes cost {part:.0%} ({least:.0%}–{most:.0%}) of a forwarded REGISTER when the core "
             f"has no time\nleft, and {live['idle_junk_part']:.0%} when it sleeps between two messages.\n"
         )
     return text

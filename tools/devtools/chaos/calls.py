@@ -155,7 +155,7 @@ class CallArena(Arena):
 
     def start_backend(self, node: Node) -> None:
         """A callee for each kind of call, and a capture of what reaches them."""
-        argv = ["tcpdump", "-i", "eth0", "-n", "-Z", "root", "-B", "32768", "-w", str(self.capture(node)), "udp"]
+        argv = tcpdump(self.capture(node), "udp")
         log = self.dir / f"{node.role}.log"
         self._processes[node.role] = namespaces.spawn(self.plan.namespace(node.role), argv, log)
         for number, kind in enumerate(KINDS):
@@ -229,6 +229,16 @@ class CallArena(Arena):
 def statistics(stem: Path) -> tuple[str, ...]:
     """SIPp's options for a file of statistics, renewed every second, and for as many calls at once as there are."""
     return ("-trace_stat", "-stf", str(stem.with_suffix(".csv")), "-fd", "1", "-l", str(NO_END))
+
+
+def tcpdump(file: Path, *more: str) -> list[str]:
+    """How it is called to write all that matches into `file`, until SIGINT.
+
+    It gives up root before it opens a file, and must not be told to keep it: that of Ubuntu 24.04 (4.99.4-3ubuntu4)
+    dies of a segmentation fault with `-Z root -w FILE`. So the file is opened for it.
+    """
+    words = ["-i", "eth0", "-n", "-B", "32768", "-w", "-", *more]
+    return ["sh", "-c", 'exec tcpdump "$@" >"$0"', str(file), *words]
 
 
 def plan_events(options: Options) -> list[type[Scenario]]:

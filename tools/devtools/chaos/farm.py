@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from devtools.chaos.arena import PORT, Arena
-from devtools.chaos.calls import NO_END, statistics
+from devtools.chaos.calls import NO_END, statistics, tcpdump
 from devtools.chaos.counted import CountedArena
 from nfqlb.errors import NotRunning
 from nfqlb.gateway.host import procfs
@@ -136,11 +136,9 @@ class FarmArena(CountedArena):
     # captures
 
     def _capture(self, name: str, node: Node, what: str) -> None:
-        argv = ["tcpdump", "-i", "eth0", "-n", "-Z", "root", "-s", str(SNAP), "-B", "32768"]
+        argv = tcpdump(self.capture(name), "-s", str(SNAP), *what.split())
         log = self.dir / f"{name}.tcpdump"
-        process = namespaces.spawn(
-            self.plan.namespace(node.role), [*argv, "-w", str(self.capture(name)), *what.split()], log
-        )
+        process = namespaces.spawn(self.plan.namespace(node.role), argv, log)
         self._processes[f"capture {name}"] = process
         deadline = time.monotonic() + 10
         while "listening on" not in log.read_text():
