@@ -319,7 +319,7 @@ class Supervisor:
             self._control.reclaim()
         except (Refused, OSError) as error:
             logger.error(
-                "the rules cannot be changed back and still lead to the workers of the new code, which are left running: %s",
+                "the rules cannot be changed back and still lead to the workers of the new code, which go on: %s",
                 error,
             )
             return
