@@ -46,14 +46,17 @@ HOUSE: dict[str, str] = {
     # the running gateway
     "gateway": "",
     "gateway.host": "errors",
+    "gateway.bans.offences": "proxy",
     "gateway.shm": "balance errors files proxy",
     "gateway.runtime": "config errors gateway.host nfqlb",
     "gateway.stats": "balance errors gateway.host gateway.shm proxy",
-    "gateway.netfilter": "config errors files gateway.host gateway.shm net proxy",
-    "gateway.worker": "balance engine errors fast gateway.host gateway.runtime gateway.shm net proxy",
+    "gateway.netfilter": "config errors files gateway.bans.offences gateway.host gateway.shm net proxy",
+    "gateway.worker": (
+        "balance engine errors fast gateway.bans.offences gateway.host gateway.runtime gateway.shm net proxy"
+    ),
     "gateway.health": "balance gateway.host gateway.runtime gateway.shm net sip",
     "gateway.dns": "balance config gateway.runtime gateway.shm names net proxy",
-    "gateway.bans": "config errors gateway.netfilter gateway.runtime gateway.shm proxy",
+    "gateway.bans": "config errors gateway.bans.offences gateway.netfilter gateway.runtime gateway.shm proxy",
     "gateway.ha": "config errors files gateway.host gateway.netfilter gateway.runtime net nfqlb proxy",
     "gateway.backends": (
         "balance config errors files gateway.health gateway.runtime gateway.shm gateway.stats net proxy spelling"

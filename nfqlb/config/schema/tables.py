@@ -4,7 +4,7 @@ Each class is one table. Its docstring and those below its fields are the refere
 takes them from here for the example, the JSON Schema and nfqlb.toml(5). So each is a sentence or two that stand alone,
 with the unit; where TOML cannot write the default, it says what holds "unless given".
 
-Whether tables fit together is for `contradictions`; here each stands alone. Those of a pair are in `ha_tables`.
+Whether tables fit together is for `config.checks`; here each stands alone. Those of a pair are in `ha`.
 """
 
 from typing import Annotated, Any

@@ -94,12 +94,12 @@ class BackendsManager:
         self._samples: list[tuple[float, list[int]]] = []
         self._activity = Activity(activity.load(run_dir) if past else {})
         self._health_file = SuccessorFile(
-            "what is known of the health of backends cannot be kept for a successor",
+            "the health of backends cannot be saved for the next supervisor",
             SAVE_INTERVAL,
             lambda: backends_status.save(run_dir, self._statuses.records),
         )
         self._activity_file = SuccessorFile(
-            "when backends were last sent a request cannot be handed on",
+            "the times of the last requests to backends cannot be saved",
             ACTIVITY_INTERVAL,
             lambda: self._activity.save(run_dir),
         )

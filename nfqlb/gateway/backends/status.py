@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from nfqlb.balance.states import WHOLE, Place, Standing, State
+from nfqlb.balance.states import Place, Standing, State
 from nfqlb.config.dns_backends import base
 from nfqlb.files import replace_file
+from nfqlb.gateway.backends import warmup
 from nfqlb.gateway.backends.overrides import Override, Overrides
 
 FILE_NAME = "health"
@@ -57,7 +58,7 @@ class BackendStatuses:
         """Forget the health of all others. What the operator has said of them stands: they may come back."""
         kept = set(places)
         self._records = {place: record for place, record in self._records.items() if place in kept}
-        self._warmups = {place: warmup for place, warmup in self._warmups.items() if place in kept}
+        self._warmups = {place: each for place, each in self._warmups.items() if place in kept}
 
     @property
     def records(self) -> Mapping[Place, Record]:
@@ -123,18 +124,14 @@ class BackendStatuses:
         return Standing(record.state, self.share(place, now))
 
     def share(self, place: Place, now: float) -> int:
-        """In tenths: it grows by one after each tenth of the warm-up."""
-        warm_from, warmup = self._records[place].warm_from, self._warmups.get(place, 0.0)
-        if warm_from is None or not warmup:
-            return WHOLE
-        return max(1, min(WHOLE, 1 + int((now - warm_from) / warmup * WHOLE)))
+        """In tenths of its weight; see `warmup`."""
+        return warmup.share(self._records[place].warm_from, self._warmups.get(place, 0.0), now)
 
     def next_change(self, now: float) -> float:
         """When a standing changes without anybody saying anything; inf for never."""
         times = [override.until for override in self.overrides.values() if override.until is not None]
         for place, record in self._records.items():
-            if record.warm_from is not None and (share := self.share(place, now)) < WHOLE:
-                times.append(record.warm_from + self._warmups[place] * share / WHOLE)
+            times.append(warmup.next_step(record.warm_from, self._warmups.get(place, 0.0), now))
         return min(times, default=float("inf"))
 
 

@@ -12,13 +12,14 @@ from ipaddress import IPv4Address, IPv6Address
 
 from nfqlb.errors import HostError
 from nfqlb.gateway.bans.kernel_bans import KernelBans
+from nfqlb.gateway.bans.offences import WEIGHTS
 from nfqlb.gateway.bans.plan import BansPlan
 from nfqlb.gateway.bans.scoring import SOURCES, OffenceScores, Source
 from nfqlb.gateway.netfilter import ipset
 from nfqlb.gateway.netfilter.kernel_sets import Address, KernelSets
 from nfqlb.gateway.runtime.log import about
 from nfqlb.gateway.runtime.log_limit import LogLimit, more
-from nfqlb.gateway.shm.offence_ring import WEIGHTS, Note, OffenceRings, Tally
+from nfqlb.gateway.shm.offence_ring import Note, OffenceRings, Tally
 
 LOG_LINES = 5
 """Bans in log_limit.INTERVAL seconds that are logged one by one; the others only as a number."""

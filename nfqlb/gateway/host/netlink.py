@@ -1,9 +1,9 @@
 """What the kernel says of routes, interfaces and addresses, asked over netlink; and how netlink is spoken.
 
 Knows the few bytes of three questions and their answers (linux/netlink.h, rtnetlink.h, if_link.h, if_addr.h), and no
-meaning of them. What is said of sets of addresses is in `kernelsets`. They are not left to pyroute2: it takes longer to
-be loaded than all of them together to be answered, and a millisecond for each route, of which a reload asks for three a
-backend.
+meaning of them. What is said of sets of addresses is in `netfilter.kernel_sets`. They are not left to pyroute2: it
+takes longer to be loaded than all of them together to be answered, and a millisecond for each route, of which a reload
+asks for three a backend.
 """
 
 import os

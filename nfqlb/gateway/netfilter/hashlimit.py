@@ -4,7 +4,7 @@ Knows [limits] and hashlimit. What the rules do with them is in the templates, a
 """
 
 from nfqlb.config.limits import Limits
-from nfqlb.gateway.shm.offence_ring import NO_SIP
+from nfqlb.gateway.bans.offences import NO_SIP
 
 GUARD = "NFQLB-GUARD"
 """The chain that packets to external sockets are led to."""

@@ -2,7 +2,7 @@
 has no millisecond to spare for each.
 
 Knows the bytes of four messages (linux/netfilter/ipset/ip_set.h), for sets of addresses. What the sets are for, and the
-command that makes them, is in `sets`.
+command that makes them, is in `ipset`.
 """
 
 import errno

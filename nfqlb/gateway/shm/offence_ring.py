@@ -1,9 +1,9 @@
 """Offences: what a source has sent that no honest one sends, noted by workers and read by who bans for it
 (`bans.manager`).
 
-Knows which Reasons are offences and how much each weighs, and the memory between workers and reader. A worker only
-notes: no look, no system call, nothing kept for a source, and nothing at all for a packet that goes on. It also notes
-when its queue is about to be full. Does not know what follows from a note.
+Knows the memory between workers and reader. Which Reasons are offences, and what each counts, is in `bans.offences`. A
+worker only notes: no look, no system call, nothing kept for a source, and nothing at all for a packet that goes on. It
+also notes when its queue is about to be full. Does not know what follows from a note.
 
 Layout: a ring for each seat of a worker, in memory that all share. Cells of 64 bits: how many notes there have been,
 how many of these were read (the next reader goes on from there), when the queue was full last (CLOCK_MONOTONIC,
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
-from nfqlb.proxy.verdict import REASON_SLOTS, Reason
+from nfqlb.proxy.verdict import Reason
 
 SEATS = 256
 """As many workers as [workers] count allows. A ring that nobody uses takes no memory."""
@@ -40,41 +40,8 @@ RING = FIRST + 2 * NOTES
 
 IPV6 = 1 << 16
 
-AT_ONCE = 1_000_000
-"""As many points as [limits] offences may be: the first of its kind is too much."""
-NO_SIP, REFUSED, BROKEN, STRAY = 10, 5, 1, 1
-
 SHORT = 8
 """Bytes of a datagram that may be anything: phones hold their NAT's door open with more than CRLF."""
-
-WEIGHTS: dict[Reason, int] = {
-    Reason.NOT_SIP: NO_SIP,
-    Reason.SCANNER: AT_ONCE,
-    Reason.NOT_A_BACKEND: REFUSED,
-    Reason.BAD_FLOW: REFUSED,
-    Reason.BAD_START_LINE: BROKEN,
-    Reason.BAD_HEADER_BLOCK: BROKEN,
-    Reason.BAD_LENGTH: BROKEN,
-    Reason.DUPLICATE_HEADER: BROKEN,
-    Reason.BAD_QUOTING: BROKEN,
-    Reason.MISSING_HEADER: BROKEN,
-    Reason.BAD_HEADER: BROKEN,
-    Reason.METHOD_MISMATCH: BROKEN,
-    Reason.BAD_MAX_FORWARDS: BROKEN,
-    Reason.BAD_URI: BROKEN,
-    Reason.BAD_VERSION: BROKEN,
-    Reason.BAD_SCHEME: BROKEN,
-    Reason.UNANSWERABLE: BROKEN,
-    Reason.BROKEN_ACK: BROKEN,
-    Reason.BROKEN_RESPONSE: BROKEN,
-    Reason.STRAY_RESPONSE: STRAY,
-}
-"""Points. What an honest phone or carrier may send by mistake, in a dialog that has lost its backend, or late, weighs
-little or nothing; docs/limits.md has the arithmetic. Reasons of packets to an internal socket are none, and those of a
-forged source address (BAD_SOURCE) would ban whoever is forged."""
-
-OFFENCE = [number in WEIGHTS for number in range(REASON_SLOTS)]
-"""By number of the Reason: for the loop over packets."""
 
 _REASONS = {int(reason): reason for reason in Reason}
 _REFUSALS = {Reason.NOT_A_BACKEND, Reason.BAD_FLOW}
@@ -104,7 +71,7 @@ class OffenceWriter:
         self._ring = ring
 
     def note(self, packet: bytes, reason: Reason) -> None:
-        """An offence: the IP packet as it came, and what became of it, a Reason in WEIGHTS.
+        """An offence: the IP packet as it came, and what became of it, a Reason in `bans.offences.WEIGHTS`.
 
         A request of a dialog that is refused is none: the backend in its Route may have been taken out meanwhile. Nor
         is a keepalive of a phone's own making.

@@ -2,7 +2,8 @@
 
 Knows netfilterqueue, and the few netlink messages that it does not send by itself. Does not know SIP, counters or
 processes: a `Consumer` decides. Everything else in the gateway sees only the interface below. Behind it are two loops
-that do the same, and pass the same tests: netfilterqueue's, and where it could be compiled the shorter one of pump.pyx.
+that do the same, and pass the same tests: netfilterqueue's, and where it could be compiled the shorter one beside this
+file.
 
 The queue belongs to the netlink socket, not to a process: it lives, and packets wait in it, as long as any process
 has that socket open. So one process binds, its children serve, and packets survive the death of a child: those that
@@ -92,7 +93,7 @@ class Consumer(Protocol):
 
 
 def loop() -> str:
-    """Which loop serves a queue: `compiled` (pump.pyx), or `pure` (netfilterqueue's)."""
+    """Which loop serves a queue: `compiled` (_nfqueue_loop.pyx), or `pure` (netfilterqueue's)."""
     if fast.which() != "compiled":
         return "pure"
     return "pure" if importlib.util.find_spec("nfqlb.gateway.worker._nfqueue_loop") is None else "compiled"

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from nfqlb.balance.recent import Recent
 from nfqlb.engine import Engine
+from nfqlb.gateway.bans.offences import OFFENCE
 from nfqlb.gateway.runtime.log import about
 from nfqlb.gateway.runtime.log_limit import LogLimit, more
 from nfqlb.gateway.shm.board import BACKENDS, REASONS, Cell, Header, State, Traffic
-from nfqlb.gateway.shm.offence_ring import OFFENCE, OffenceWriter
+from nfqlb.gateway.shm.offence_ring import OffenceWriter
 from nfqlb.gateway.worker.ipv6_sender import IPV6_MINIMUM_MTU, Ipv6Sender
 from nfqlb.gateway.worker.nfqueue import MAX_PACKET
 from nfqlb.gateway.worker.overload import Load

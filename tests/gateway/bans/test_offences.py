@@ -9,12 +9,13 @@ from nfqlb.errors import HostError
 from nfqlb.gateway.bans import scoring
 from nfqlb.gateway.bans.banning import BACKLOG, LOG_LINES, Banning
 from nfqlb.gateway.bans.kernel_bans import AT_ONCE
+from nfqlb.gateway.bans.offences import OFFENCE, WEIGHTS
 from nfqlb.gateway.bans.plan import BansPlan
 from nfqlb.gateway.bans.scoring import MINUTE, SOURCES, OffenceScores
 from nfqlb.gateway.netfilter.kernel_sets import Address
 from nfqlb.gateway.runtime.log_limit import INTERVAL
 from nfqlb.gateway.shm import offence_ring
-from nfqlb.gateway.shm.offence_ring import NOTES, OFFENCE, SEATS, WEIGHTS, Note, OffenceRings, Tally
+from nfqlb.gateway.shm.offence_ring import NOTES, SEATS, Note, OffenceRings, Tally
 from nfqlb.net import datagram
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy.verdict import Action, Reason

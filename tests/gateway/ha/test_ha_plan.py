@@ -146,7 +146,7 @@ def test_it_comes_out_of_a_child_and_can_still_look_at_the_rules(
     copy: Any = pickle.loads(pickle.dumps(ha_plan.make(config, config.setup(KEYS))))
     monkeypatch.setattr(ruleset, "queues_in_place", lambda _: range(300, 302))
     assert copy.misplaced(range(300, 302)) == ""
-    assert copy.digests == ha_plan.make(config, config.setup(KEYS)).digests  # type: ignore[union-attr]
+    assert copy.digests == ha_plan.make(config, config.setup(KEYS)).digests  # type: ignore[union-attr]  # there is a pair
 
 
 # -- the rules

@@ -185,7 +185,7 @@ class Scene:
         """A reload by the control socket."""
         client: Any = Client()
         self.loop.begin(self.changes.reload(client, force=force))
-        return client  # type: ignore[no-any-return]
+        return client  # type: ignore[no-any-return]  # a stand-in
 
     def turns(self, count: int = 20) -> None:
         for _ in range(count):

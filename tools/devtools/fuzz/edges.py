@@ -11,9 +11,10 @@ from devtools.fuzz.invariants import broken
 from devtools.fuzz.target import Target
 from devtools.fuzz.world import response
 from nfqlb.balance.health import Check
+from nfqlb.gateway.bans.offences import WEIGHTS
 from nfqlb.gateway.health.probe import Questions
 from nfqlb.gateway.health.probe import Target as Asked
-from nfqlb.gateway.shm.offence_ring import WEIGHTS, Note, OffenceRings
+from nfqlb.gateway.shm.offence_ring import Note, OffenceRings
 from nfqlb.net import datagram, stun
 from nfqlb.net.endpoint import Endpoint
 from nfqlb.proxy import names
