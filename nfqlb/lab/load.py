@@ -75,7 +75,7 @@ def run(lab: Lab, rate: int, seconds: int, say: Callable[[str], None]) -> Result
             statuses = [dialogue.process.wait(seconds + 40) for dialogue in calling]
         except subprocess.TimeoutExpired:
             raise LabError(f"SIPp does not end its calls within {seconds + 40} s.") from None
-        statuses += [status for dialogue in called if (status := _end(dialogue)) is not None]
+        statuses += _end(called)
     finally:
         for dialogue in called + calling:
             if dialogue.process.poll() is None:
@@ -121,17 +121,25 @@ def _start(phone: Phone, calls: int, *, caller: bool, peer: str = "", rate: int 
     return [started]
 
 
-def _end(dialogue: Dialogue) -> int | None:
-    """The exit status of who is called, once all calls have been made; None when it waited for calls that were refused
-    on their way, and was told to end.
+def _end(called: list[Dialogue]) -> list[int]:
+    """The exit statuses of those who are called, once all calls have been made; but for those that wait for calls which
+    were refused on their way: they are told to end.
     """
-    try:
-        return dialogue.process.wait(5)
-    except subprocess.TimeoutExpired:
-        dialogue.process.send_signal(signal.SIGUSR1)  # for SIPp: no new calls, end with those that there are
-    with suppress(subprocess.TimeoutExpired):
-        dialogue.process.wait(5)
-    return None
+    _wait(called)
+    statuses = [status for dialogue in called if (status := dialogue.process.poll()) is not None]
+    for dialogue in called:
+        if dialogue.process.poll() is None:
+            dialogue.process.send_signal(signal.SIGUSR1)  # for SIPp: no new calls, end with those that there are
+    _wait(called)
+    return statuses
+
+
+def _wait(dialogues: list[Dialogue], patience: float = 4.0) -> None:
+    """Until all have ended, but not longer than `patience` seconds."""
+    deadline = time.monotonic() + patience
+    for dialogue in dialogues:
+        with suppress(subprocess.TimeoutExpired):
+            dialogue.process.wait(max(0.0, deadline - time.monotonic()))
 
 
 def last_row(path: Path) -> dict[str, int]:

@@ -70,7 +70,7 @@ def test_kamailio_has_nothing_left_to_fill_in(registrars: int) -> None:
 
 @pytest.mark.parametrize("name", ["my-lab", "", "Lab", "a" * 17, "lab/.."])
 def test_names_that_could_be_mistaken_are_refused(name: str) -> None:
-    with pytest.raises(LabError, match="is no name for a lab"):
+    with pytest.raises(LabError, match="is not a name for a lab"):
         Lab(Plan(name))
 
 

@@ -393,10 +393,10 @@ def test_a_ban_that_ends_lasts_as_long_as_the_kernel_can_count(host: Host) -> No
     [
         (["add", BACKEND[4]], 1, "is a backend"),
         (["add", "203.0.113.9/24"], 1, "an address within 203.0.113.0/24"),
-        (["add", "nobody"], 1, "no address or network"),
+        (["add", "nobody"], 1, "not an address or a network"),
         (["remove", "203.0.113.9"], 1, "is not banned"),
-        (["remove"], 2, "Say whom"),
-        (["remove", "--all", "203.0.113.9"], 2, "Say whom"),
+        (["remove"], 2, "Name what to unban"),
+        (["remove", "--all", "203.0.113.9"], 2, "Name what to unban"),
     ],
 )
 def test_mistakes_are_told(host: Host, words: list[str], code: int, told: str) -> None:
