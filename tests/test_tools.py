@@ -274,7 +274,7 @@ def test_all_is_run_unless_told_otherwise(suite: Suite) -> None:
             "ruff [check][.]",
             "ruff [format][--check][.]",
             "mypy []",
-            "pytest [-n][6][--dist][loadfile][--no-loadscope-reorder][-k][word]",
+            "pytest [-n][9][--dist][loadfile][--no-loadscope-reorder][-k][word]",
         ]
         assert ("NOT RUN: the tests that need root" in result.stderr) is not root
 

@@ -117,14 +117,26 @@ venv_works() {
         [[ $("$VENV/bin/python" -c "$version" 2>/dev/null) == "$("$PYTHON" -c "$version")" ]]
 }
 
+# What an environment that is up to date was made of, as its stamp says.
+venv_wanted() {
+    printf '%s %s\n' "$CHECKOUT" \
+        "$(cat pyproject.toml setup.py nfqlb/fast/*.p{xd,xi,yx} nfqlb/gateway/worker/*.pyx | sha256sum)"
+}
+
+# Whether `need_venv` of this word has nothing to do.
+venv_is_current() {
+    local stamp=$VENV/nfqlb.stamp
+    [[ -f $stamp && $(<"$stamp") == "$(venv_wanted)" && ($1 == run || -e $VENV/nfqlb.dev) ]] && venv_works
+}
+
 # Makes the Python environment, or brings it up to date when pyproject.toml or what is compiled is not as last time.
 #
 # `need_venv dev`: with what tests and developers need; `need_venv run` does without, unless it is there already.
 need_venv() {
     local stamp=$VENV/nfqlb.stamp dev=$VENV/nfqlb.dev extra='[dev]' wanted
-    wanted="$CHECKOUT $(cat pyproject.toml setup.py nfqlb/fast/*.p{xd,xi,yx} nfqlb/gateway/worker/*.pyx | sha256sum)"
+    if venv_is_current "$1"; then return; fi
+    wanted=$(venv_wanted)
     if [[ $1 == run && ! -e $dev ]]; then extra=; fi
-    if [[ -f $stamp && $(<"$stamp") == "$wanted" && (! $extra || -e $dev) ]] && venv_works; then return; fi
     need_packages "${BUILD_PACKAGES[@]}"
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         die "Python 3.11 or later is needed; $PYTHON is older. Name another one in NFQLB_PYTHON."
