@@ -1,6 +1,6 @@
 """The `nfqlb` command: a group that knows its commands by name and imports each one only when it is called.
 
-Knows the list of commands with a line for each, and how a run ends (exit status, error, broken pipe, Ctrl-C). Does
+Knows the list of commands with a line for each, and how a run ends (exit status, broken pipe, Ctrl-C). Does
 not know what any command does: `nfqlb NAME` is `command` in nfqlb/cli/NAME.py, with _ for -. Nothing heavy may be
 imported here, because `nfqlb --help` has to answer at once.
 """
@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nfqlb import __version__, interrupt
-from nfqlb.cli._common import Group, UserError
-from nfqlb.errors import NfqlbError, PacketError
+from nfqlb.cli._common import Group
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -88,10 +87,6 @@ class LazyGroup(Group):
             sys.stdout.flush()
         except KeyboardInterrupt:
             ctx.exit(interrupt.INTERRUPTED)
-        except PacketError:
-            raise  # it should have become the fate of a packet: our bug, with its traceback
-        except NfqlbError as error:
-            raise UserError(str(error)) from None
         except BrokenPipeError:
             # What is still buffered would raise once more when Python closes stdout.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

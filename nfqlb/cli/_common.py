@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from nfqlb.errors import NfqlbError, PacketError
 from nfqlb.spelling import nearest
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ class UserError(click.ClickException):
 
 
 class Group(click.Group):
-    """A group that says which command or option was probably meant, of its own and of all commands below it."""
+    """A group that says which command or option was probably meant, and what went wrong, for itself and all commands
+    below it: whatever is below NfqlbError and not caught becomes a UserError.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with _meant():
@@ -54,8 +57,13 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _meant():
-            return super().invoke(ctx)
+        try:
+            with _meant():
+                return super().invoke(ctx)
+        except PacketError:
+            raise  # it should have become the fate of a packet: our bug, with its traceback
+        except NfqlbError as error:
+            raise UserError(str(error)) from None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import click
 
 from nfqlb.cli import _screen as screen
 from nfqlb.cli import completion
-from nfqlb.cli._common import DEFAULT_CONFIG, Group, UserError, config_option, echo_json, json_option
+from nfqlb.cli._common import DEFAULT_CONFIG, Group, UserError, ask, config_option, echo_json, errors_in, json_option
 from nfqlb.layout import Line, Page, Shape, Table
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -133,8 +133,6 @@ def list_(config_path: Path, as_json: bool, interval: float | None, wide: bool) 
 
 def listed(config_path: Path, as_json: bool) -> dict[str, Any]:
     """The gateway's answer, printed if wanted as JSON. Raises UserError."""
-    from nfqlb.cli._common import ask, errors_in
-
     answer = ask(config_path, {"do": "backends"}, quiet=as_json, timeout=10)
     if as_json:
         echo_json(answer)
@@ -371,8 +369,6 @@ def say(
     config_path: Path, as_json: bool, word: str, name: str, seconds: float | None, *, quiet: bool = False
 ) -> dict[str, Any]:
     """Tell the gateway, and how that has ended; its answer. `quiet`: what is fine is not told to people."""
-    from nfqlb.cli._common import ask, errors_in
-
     answer = ask(config_path, {"do": word, "backend": name, "for": seconds}, quiet=True, timeout=10)
     if as_json or (quiet and not answer["ok"]):
         echo_json(answer)

@@ -5,8 +5,6 @@ Asks and changes the kernel's sets (`nfqlb.gateway.netfilter.ipset`), so it work
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -94,8 +92,7 @@ def list_(as_json: bool, wide: bool) -> None:
     """
     from nfqlb.gateway.netfilter import ipset
 
-    with told():
-        found = ipset.entries()
+    found = ipset.entries()
     if as_json:
         echo_json([plain(entry) for entry in found])
         return
@@ -136,15 +133,12 @@ def add(seconds: float | None, why: str | None, force: bool, sources: tuple[str,
     for each in wanted:
         if each.prefixlen < WIDEST[each.version] and not force:
             raise UserError(too_wide(each))
-    with told():
-        allowed = [entry.network for entry in ipset.entries(["allow"])]
-        for each in wanted:
-            over = next((one for one in allowed if covers(one, each)), None)
-            if over is not None:
-                raise UserError(
-                    f"{each} cannot be banned: {over} is a backend, a node of the pair, or in [limits] allow."
-                )
-        ipset.ban(wanted, int(seconds or 0), why)
+    allowed = [entry.network for entry in ipset.entries(["allow"])]
+    for each in wanted:
+        over = next((one for one in allowed if covers(one, each)), None)
+        if over is not None:
+            raise UserError(f"{each} cannot be banned: {over} is a backend, a node of the pair, or in [limits] allow.")
+    ipset.ban(wanted, int(seconds or 0), why)
     click.echo(f"{', '.join(sources)} banned {'for ever' if seconds is None else f'for {span(seconds)}'}.")
 
 
@@ -168,16 +162,15 @@ def remove(everybody: bool, sources: tuple[str, ...]) -> None:
 
     if everybody == bool(sources):
         raise click.UsageError("Name what to unban, or use --all.")
-    with told():
-        found = ipset.entries()
-        chosen = found if everybody else []
-        for text in sources:
-            exact = [entry for entry in found if is_ban_of(entry, network(text))]
-            if not exact:
-                raise UserError(not_banned(text, found))
-            chosen += [entry for entry in exact if entry not in chosen]
-        for entry in chosen:
-            ipset.unban(entry)
+    found = ipset.entries()
+    chosen = found if everybody else []
+    for text in sources:
+        exact = [entry for entry in found if is_ban_of(entry, network(text))]
+        if not exact:
+            raise UserError(not_banned(text, found))
+        chosen += [entry for entry in exact if entry not in chosen]
+    for entry in chosen:
+        ipset.unban(entry)
     click.echo(f"{', '.join(entry.source for entry in chosen) or 'Nobody'} let go.")
     left = [entry for entry in found if entry not in chosen]
     if still := [not_banned(text, left) for text in sources if part_of(network(text), left)]:
@@ -252,14 +245,3 @@ def plain(entry: Entry) -> dict[str, object]:
 
 def reason(entry: Entry) -> str:
     return entry.why if entry.kind != "ban" else WORDS.get(entry.why, entry.why) or BY_KERNEL
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """What goes wrong with the host is told in a sentence."""
-    from nfqlb.errors import HostError
-
-    try:
-        yield
-    except HostError as error:
-        raise UserError(str(error)) from None

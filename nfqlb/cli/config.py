@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from nfqlb.cli._common import Group, UserError, config_option, echo_json, json_option
+from nfqlb.cli._common import Group, config_option, echo_json, json_option
 
 
 @click.group(cls=Group)
@@ -73,14 +73,10 @@ def show(config_path: Path, as_json: bool) -> None:
     Example:
       nfqlb config show -c /etc/nfqlb/nfqlb.toml
     """
-    from nfqlb.config.problems import ConfigError
     from nfqlb.config.reference import toml
     from nfqlb.config.reference.effective import effective
 
-    try:
-        found = effective(config_path)
-    except ConfigError as error:
-        raise UserError(str(error)) from None
+    found = effective(config_path)
     if as_json:
         echo_json(found)
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from nfqlb.cli import _screen as screen
-from nfqlb.cli._common import UserError, config_option, echo_json, json_option
+from nfqlb.cli._common import UserError, ask, config_option, echo_json, errors_in, json_option
 
 
 @click.command()
@@ -36,8 +36,6 @@ def command(config_path: Path, force: bool, as_json: bool) -> None:
     Example:
       nfqlb check && nfqlb reload
     """
-    from nfqlb.cli._common import ask, errors_in
-
     answer = ask(config_path, {"do": "reload", "force": force}, quiet=as_json)
     if as_json:
         echo_json(answer)

@@ -6,8 +6,7 @@ Does nothing itself: `nfqlb.gateway.netfilter.ruleset` does. Knows how its findi
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,14 +68,13 @@ def show(config_path: Path, family: str | None, as_json: bool, **only: bool) -> 
 
     parts = [part for part in PARTS if only[part]] or [*PARTS]
     shown: dict[str, dict[str, str] | None] = {}
-    with told():
-        config = load_settled(config_path)
-        if "sets" in parts:
-            shown["sets"] = of_family(ruleset.render_sets(config), family)
-        if "sysctls" in parts:
-            shown["sysctls"] = sysctls_here(config, family, must=len(parts) == 1)
-        if "rules" in parts:
-            shown["rules"] = of_family(ruleset.render(config, ruleset.live_queues(config)), family)
+    config = load_settled(config_path)
+    if "sets" in parts:
+        shown["sets"] = of_family(ruleset.render_sets(config), family)
+    if "sysctls" in parts:
+        shown["sysctls"] = sysctls_here(config, family, must=len(parts) == 1)
+    if "rules" in parts:
+        shown["rules"] = of_family(ruleset.render(config, ruleset.live_queues(config)), family)
     if as_json:
         echo_json(shown)
         return
@@ -121,8 +119,7 @@ def apply(config_path: Path, as_json: bool) -> None:
     """
     from nfqlb.gateway.netfilter import ruleset
 
-    with told():
-        changes = ruleset.apply_live(load_settled(config_path))
+    changes = ruleset.apply_live(load_settled(config_path))
     report(changes, as_json, "Rules and sysctls were in place already.", "put right")
 
 
@@ -154,8 +151,7 @@ def remove(config_path: Path, yes: bool, as_json: bool) -> None:
         warn(f"{error}\nThe rules are taken out all the same; what the sysctls were is looked up in {run_dir}.")
     if not yes and (pid := host.serving(run_dir)):
         make_sure(pid, config_path)
-    with told():
-        changes = ruleset.take_out(run_dir, backend)
+    changes = ruleset.take_out(run_dir, backend)
     report(changes, as_json, "There was nothing of ours.", "taken out or put back")
     if pid := host.serving(run_dir):
         warn(
@@ -194,9 +190,8 @@ def diff(config_path: Path, as_json: bool) -> None:
     """
     from nfqlb.gateway.netfilter import ruleset
 
-    with told():
-        config = load_settled(config_path)
-        found = ruleset.differences(config, ruleset.live_queues(config))
+    config = load_settled(config_path)
+    found = ruleset.differences(config, ruleset.live_queues(config))
     if as_json:
         echo_json([difference._asdict() for difference in found])
     for difference in () if as_json else found:
@@ -217,15 +212,3 @@ def report(changes: list[Difference], as_json: bool, nothing: str, done: str) ->
 
 def warn(text: str) -> None:
     screen.tell(f"Warning: {text}", hang=2, err=True, fg="yellow")
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """What goes wrong with the host or the secret is told in a sentence."""
-    from nfqlb.config.problems import ConfigError
-    from nfqlb.errors import HostError
-
-    try:
-        yield
-    except (ConfigError, HostError) as error:
-        raise UserError(str(error)) from None

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from nfqlb.cli import _screen as screen
-from nfqlb.cli._common import UserError, config_option, echo_json, json_option
+from nfqlb.cli._common import UserError, ask, config_option, echo_json, errors_in, json_option
 
 
 @click.command()
@@ -27,8 +27,6 @@ def command(config_path: Path, as_json: bool) -> None:
     Example:
       nfqlb status
     """
-    from nfqlb.cli._common import ask, errors_in
-
     answer = ask(config_path, {"do": "status"}, quiet=as_json, timeout=10)
     if as_json:
         echo_json(answer)

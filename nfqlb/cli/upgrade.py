@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nfqlb.cli._common import UserError, config_option, echo_json, json_option
+from nfqlb.cli._common import UserError, ask, config_option, echo_json, errors_in, json_option
 
 
 @click.command()
@@ -29,8 +29,6 @@ def command(config_path: Path, as_json: bool) -> None:
     Example:
       /opt/nfqlb/bin/pip install /path/to/nfqlb && nfqlb upgrade
     """
-    from nfqlb.cli._common import ask, errors_in
-
     answer = ask(config_path, {"do": "upgrade"}, quiet=as_json)
     if as_json:
         echo_json(answer)

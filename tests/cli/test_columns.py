@@ -26,7 +26,7 @@ from nfqlb import cli, layout
 from nfqlb.cli import _outcomes as outcomes
 from nfqlb.cli import _screen as screen
 from nfqlb.cli import backends as listing
-from nfqlb.cli import bans, check, ha, lab, main, rules, stats
+from nfqlb.cli import bans, check, ha, lab, main, reload, rules, stats, status
 from nfqlb.config.build import load
 from nfqlb.config.problems import Problem
 from nfqlb.gateway.netfilter import ipset
@@ -112,8 +112,8 @@ def board(crowd: Crowd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate
 
 def answers(monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]) -> None:
     """Let the gateway answer so, whatever it is asked."""
-    monkeypatch.setattr("nfqlb.cli._common.ask", lambda *_, **__: {"ok": True, **fields})
-    monkeypatch.setattr(ha, "ask", lambda *_, **__: {"ok": True, **fields})
+    for module in (listing, ha, reload, status):
+        monkeypatch.setattr(module, "ask", lambda *_, **__: {"ok": True, **fields})
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from nfqlb.cli import _common as common
 from nfqlb.cli import _draining as draining
+from nfqlb.cli import backends as listing
 from nfqlb.cli import main as nfqlb
 from nfqlb.cli._common import UserError
 from nfqlb.cli._draining import INTERVAL, PATIENCE, TOLD_EVERY, Look, Progress, look
@@ -101,7 +101,7 @@ class Gateway:
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         monkeypatch.setattr(time, "sleep", self.sleep)
         monkeypatch.setattr(draining, "ask", self.ask)
-        monkeypatch.setattr(common, "ask", self.ask)
+        monkeypatch.setattr(listing, "ask", self.ask)
 
     def sleep(self, seconds: float) -> None:
         assert 0 < seconds <= INTERVAL
