@@ -11,11 +11,15 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from selectors import DefaultSelector
+from types import ModuleType
+from typing import Any, Protocol
 
 import pytest
 
 from nfqlb import files
+from nfqlb.gateway.runtime import helper
+from nfqlb.gateway.shm.board import Board
 
 EPOCH = 1_800_000_000.0
 """What the clock adds for times since 1970."""
@@ -133,6 +137,57 @@ def in_turn(processes: Processes, acts: Sequence[Act]) -> Act:
         acts[min(len(processes.pids), len(acts) - 1)](writing)  # a child does not count itself
 
     return act
+
+
+# -- who has such a child
+
+
+class Watched(Protocol):
+    """A part of the supervisor that has a process beside the workers."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def end(self) -> None: ...
+
+
+class HelperScene:
+    """Such a part, whose processes are real and whose time is made up. The subclass makes the `manager`."""
+
+    manager: Watched
+
+    def __init__(self, module: ModuleType, processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+        """`module`: where the part stands."""
+        self.processes, self._patch = processes, monkeypatch
+        self.clock = Clock()
+        monkeypatch.setattr(module, "time", self.clock)
+        monkeypatch.setattr(helper, "time", self.clock)
+        self.selector = DefaultSelector()
+
+    def tick(self, seconds: float = 0.0) -> object:
+        """What the supervisor does at every turn, so much later."""
+        raise NotImplementedError
+
+    def listen(self) -> None:
+        """Until a process has said something or has died, or somebody has asked."""
+        for key, _ in self.selector.select():
+            key.data()
+
+    def bury(self) -> None:
+        """The process has died, or is about to; the supervisor sees it."""
+        self.processes.wait_for_end()
+        self.tick()
+        assert not self.manager.pid
+
+    def close(self) -> None:
+        self.manager.end()
+        self.selector.close()
+
+
+def close_board(board: Board) -> None:
+    """Let its file go, so that none is left open."""
+    board._cells.release()
+    board._map.close()
 
 
 # -- what a host may lack

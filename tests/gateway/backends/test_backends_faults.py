@@ -125,8 +125,7 @@ def scene(
     yield made
     made.manager.end(others_go_on=False)
     made.loop.close()
-    made.board._cells.release()
-    made.board._map.close()
+    faultcase.close_board(made.board)
 
 
 # -- tables that are built in a child

@@ -8,16 +8,14 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from selectors import DefaultSelector
 
 import faultcase
 import pytest
-from faultcase import Act, Clock, Processes, fails, stays
+from faultcase import Act, HelperScene, Processes, fails, stays
 
 from nfqlb.gateway.bans import manager as module
 from nfqlb.gateway.bans.manager import STUCK_AFTER, BansManager
 from nfqlb.gateway.bans.plan import BansPlan
-from nfqlb.gateway.runtime import helper
 from nfqlb.gateway.runtime.helper import RESPAWN_AFTER
 from nfqlb.gateway.shm.board import About, Board, Header
 from nfqlb.gateway.shm.offence_ring import Tally
@@ -26,15 +24,11 @@ PLAN = BansPlan(60, 600, ())
 DIED = "the process that bans sources (pid N) died ({}); floods are still stopped"
 
 
-class Scene:
+class Scene(HelperScene):
     def __init__(self, folder: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.processes, self._patch = processes, monkeypatch
-        self.clock = Clock()
-        monkeypatch.setattr(module, "time", self.clock)
-        monkeypatch.setattr(helper, "time", self.clock)
+        super().__init__(module, processes, monkeypatch)
         self.board = Board(folder / "board", About("lb", (300,), ()))
-        self.selector = DefaultSelector()
-        self.manager = BansManager(self.selector)
+        self.manager: BansManager = BansManager(self.selector)
 
     def start(self, *acts: Act) -> None:
         """One process after the other does what is told."""
@@ -44,12 +38,6 @@ class Scene:
 
     def tick(self, seconds: float = 0.0) -> None:
         self.manager.tick(self.clock.after(seconds), self.board)
-
-    def bury(self) -> None:
-        """The process has died, or is about to; the supervisor sees it."""
-        self.processes.wait_for_end()
-        self.tick()
-        assert not self.manager.pid
 
     def count(self, offences: int, bans: int) -> None:
         """What the process does: it only counts up."""
@@ -64,10 +52,8 @@ class Scene:
 def scene(tmp_path: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     made = Scene(tmp_path, processes, monkeypatch)
     yield made
-    made.manager.end()
-    made.selector.close()
-    made.board._cells.release()
-    made.board._map.close()
+    made.close()
+    faultcase.close_board(made.board)
 
 
 def test_one_that_dies_at_every_start_is_tried_again_and_nothing_that_was_counted_is_lost(
@@ -96,8 +82,7 @@ def test_counts_go_on_when_a_reload_puts_another_board_in_the_place(scene: Scene
     scene.count(offences=2, bans=1)  # between the two
     scene.manager.tick(scene.clock.now, fresh)
     assert (fresh.get(Header.OFFENCES), fresh.get(Header.BANS)) == (7, 2), "neither lost nor counted twice"
-    fresh._cells.release()
-    fresh._map.close()
+    faultcase.close_board(fresh)
 
 
 def test_one_that_hangs_is_killed_and_its_last_sign_of_life_is_not_held_against_the_next(

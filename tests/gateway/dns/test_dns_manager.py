@@ -9,18 +9,16 @@ import logging
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from selectors import DefaultSelector
 from types import SimpleNamespace
 from typing import Any
 
 import faultcase
 import pytest
-from faultcase import Act, Clock, Processes, fails, says, stays
+from faultcase import Act, HelperScene, Processes, fails, says, stays
 
 from nfqlb.gateway.dns import manager as module
 from nfqlb.gateway.dns.manager import CHANGE_INTERVAL, STUCK_AFTER, DnsManager
 from nfqlb.gateway.dns.plan import DnsPlan
-from nfqlb.gateway.runtime import helper
 from nfqlb.gateway.runtime.helper import RESPAWN_AFTER
 from nfqlb.names import remembered
 from nfqlb.names.target import Address, Dns, Known, Target, as_plain
@@ -38,16 +36,12 @@ def answer(target: Target, what: Known) -> bytes:
     return json.dumps(as_plain(target, what)).encode() + b"\n"
 
 
-class Scene:
+class Scene(HelperScene):
     def __init__(self, folder: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.processes, self._patch = processes, monkeypatch
-        self.clock = Clock()
-        monkeypatch.setattr(module, "time", self.clock)
-        monkeypatch.setattr(helper, "time", self.clock)
+        super().__init__(module, processes, monkeypatch)
         self.state_dir = folder / "state"
-        self.selector = DefaultSelector()
         loop: Any = SimpleNamespace(selector=self.selector)
-        self.manager = DnsManager(loop)
+        self.manager: DnsManager = DnsManager(loop)
 
     def plan(self, answers: Mapping[Target, Known]) -> DnsPlan:
         """What was made with these answers."""
@@ -70,11 +64,6 @@ class Scene:
         self.manager.apply_plan(plan)
         return plan
 
-    def listen(self) -> None:
-        """Until the process has said something, or a worker has asked."""
-        for key, _ in self.selector.select():
-            key.data()
-
     def says(self, target: Target, what: Known) -> None:
         """What the process says besides."""
         self.manager._said(as_plain(target, what))
@@ -84,12 +73,6 @@ class Scene:
 
     def tick(self, seconds: float = 0.0) -> None:
         self.manager.tick(self.clock.after(seconds))
-
-    def bury(self) -> None:
-        """The process has died, or is about to; the supervisor sees it."""
-        self.processes.wait_for_end()
-        self.tick()
-        assert not self.manager.pid
 
     def addresses(self, target: Target = NAME) -> list[str]:
         (row,) = [row for row in self.manager.status()["known"] if row["name"] == str(target)]
@@ -101,8 +84,7 @@ class Scene:
 def scene(tmp_path: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     made = Scene(tmp_path, processes, monkeypatch)
     yield made
-    made.manager.end()
-    made.selector.close()
+    made.close()
 
 
 # -- answers that come late

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import pytest
 from faultcase import open_files
+from paircase import GROUPS, LISTENERS, NODES
 
 from nfqlb.config.build import build
 from nfqlb.config.model import Config
@@ -19,52 +20,7 @@ from nfqlb.gateway.ha import plan as ha_plan
 from nfqlb.gateway.netfilter import ruleset
 from nfqlb.net.endpoint import Endpoint
 
-ALONE = """
-[[listener]]
-name = "a"
-external = "203.0.113.5:5060"
-internal = "192.168.1.5:5060"
-[[listener]]
-name = "a2"
-external = "203.0.113.5:5070"
-internal = "192.168.1.5:5070"
-[[listener]]
-name = "b"
-external = "203.0.113.6:5060"
-internal = "192.168.1.6:5060"
-[[listener]]
-name = "b6"
-external = "[2001:db8:5::5]:5060"
-internal = "[2001:db8:1::5]:5060"
-[[pool]]
-name = "p"
-[[pool.backend]]
-name = "one"
-address = "192.168.1.11:5060"
-[[pool.backend]]
-name = "one6"
-address = "[2001:db8:1::11]:5060"
-[[route]]
-pool = "p"
-"""
-PAIR = """
-[ha]
-address = "192.168.1.2"
-peer = "192.168.1.3"
-interface = "eth1"
-outside = "eth7"
-check_port = 8090
-[[ha.group]]
-name = "left"
-listeners = ["a", "a2"]
-router_id = 61
-priority = 254
-[[ha.group]]
-name = "right"
-listeners = ["b", "b6"]
-router_id = 62
-priority = 249
-"""
+PAIR = f"{NODES}check_port = 8090\n{GROUPS}"
 RIGHT = ("203.0.113.6", "192.168.1.6", "2001:db8:5::5", "2001:db8:1::5")
 KEYS = (b"0123456789abcdef0123456789abcdef",)
 BACKEND, BACKEND6 = Endpoint.parse("192.168.1.11:5060"), Endpoint.parse("[2001:db8:1::11]:5060")
@@ -85,7 +41,7 @@ def read(text: str) -> Config:
 
 @pytest.fixture
 def config() -> Config:
-    return read(ALONE + PAIR)
+    return read(LISTENERS + PAIR)
 
 
 class FakeSocket:
@@ -126,7 +82,7 @@ def fake_socket(monkeypatch: pytest.MonkeyPatch) -> type[FakeSocket]:
 
 
 def test_a_node_that_stands_alone_has_none() -> None:
-    config = read(ALONE)
+    config = read(LISTENERS)
     assert ha_plan.make(config, config.setup(KEYS)) is None
     assert ha_plan.own_sources(config)(BACKEND) is None, "probes leave from the internal socket"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from paircase import GROUPS, LISTENERS, NODES
 
 from nfqlb.cli import main
 from nfqlb.config.build import load
@@ -15,57 +16,9 @@ from nfqlb.gateway.ha import keepalived
 from nfqlb.gateway.ha.protocol import LIFELINE
 from nfqlb.lab.namespaces import search_path
 
-LISTENERS = """
-[gateway]
-run_dir = "/run/nfqlb-test"
-[[listener]]
-name = "a"
-external = "203.0.113.5:5060"
-internal = "192.168.1.5:5060"
-[[listener]]
-name = "a2"
-external = "203.0.113.5:5070"
-internal = "192.168.1.5:5070"
-[[listener]]
-name = "b"
-external = "203.0.113.6:5060"
-internal = "192.168.1.6:5060"
-[[listener]]
-name = "six"
-external = "[2001:db8:5::5]:5060"
-internal = "[2001:db8:1::5]:5060"
-[[pool]]
-name = "p"
-[[pool.backend]]
-name = "one"
-address = "192.168.1.11:5060"
-[[pool.backend]]
-name = "one6"
-address = "[2001:db8:1::11]:5060"
-[[route]]
-pool = "p"
-"""
-HA = """
-[ha]
-address = "192.168.1.2"
-peer = "192.168.1.3"
-interface = "eth1"
-outside = "eth7"
-networks = ["203.0.113.0/24", "2001:db8:5::/64"]
+HA = f"""{NODES}networks = ["203.0.113.0/24", "2001:db8:5::/64"]
 """
 HA6 = HA.replace("192.168.1.2", "2001:db8:1::2").replace("192.168.1.3", "2001:db8:1::3")
-GROUPS = """
-[[ha.group]]
-name = "left"
-listeners = ["a", "a2"]
-router_id = 61
-priority = 254
-[[ha.group]]
-name = "right"
-listeners = ["b", "six"]
-router_id = 62
-priority = 249
-"""
 
 
 def listeners(folder: Path) -> str:

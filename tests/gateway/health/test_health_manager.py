@@ -8,12 +8,11 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from selectors import DefaultSelector
 from typing import Any
 
 import faultcase
 import pytest
-from faultcase import Act, Clock, Processes, fails, says, stays
+from faultcase import Act, HelperScene, Processes, fails, says, stays
 
 from nfqlb.balance.health import Check
 from nfqlb.balance.states import State
@@ -21,7 +20,6 @@ from nfqlb.config.model import Log
 from nfqlb.gateway.health import manager as module
 from nfqlb.gateway.health.manager import STUCK_AFTER, HealthManager
 from nfqlb.gateway.health.probe import Round, Target
-from nfqlb.gateway.runtime import helper
 from nfqlb.gateway.runtime import log as runtime_log
 from nfqlb.gateway.runtime.helper import RESPAWN_AFTER
 from nfqlb.gateway.shm.board import About, Board
@@ -38,14 +36,10 @@ def line(said: dict[str, Any]) -> bytes:
     return json.dumps(said).encode() + b"\n"
 
 
-class Scene:
+class Scene(HelperScene):
     def __init__(self, folder: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.processes, self._patch = processes, monkeypatch
-        self.clock = Clock()
-        monkeypatch.setattr(module, "time", self.clock)
-        monkeypatch.setattr(helper, "time", self.clock)
+        super().__init__(module, processes, monkeypatch)
         self.board = Board(folder / "board", About("lb", (300,), ("reg1",)))
-        self.selector = DefaultSelector()
         self.heard: list[dict[str, Any]] = []
         self.asked_for_known = 0
         self.manager: HealthManager
@@ -61,29 +55,16 @@ class Scene:
         self.asked_for_known += 1
         return [State.UNKNOWN]
 
-    def listen(self) -> None:
-        """Until the prober has said something, or has died."""
-        for key, _ in self.selector.select():
-            key.data()
-
     def tick(self, seconds: float = 0.0) -> float:
         return self.manager.tick(self.clock.after(seconds))
-
-    def bury(self) -> None:
-        """The prober has died, or is about to; the supervisor sees it."""
-        self.processes.wait_for_end()
-        self.tick()
-        assert not self.manager.pid
 
 
 @pytest.fixture
 def scene(tmp_path: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     made = Scene(tmp_path, processes, monkeypatch)
     yield made
-    made.manager.end()
-    made.selector.close()
-    made.board._cells.release()
-    made.board._map.close()
+    made.close()
+    faultcase.close_board(made.board)
 
 
 def test_half_a_line_waits_for_its_other_half(scene: Scene) -> None:

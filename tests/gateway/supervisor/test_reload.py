@@ -204,8 +204,7 @@ def scene(
     yield made
     assert processes.pids == [], "all work is done inline"
     made.loop.close()
-    made.board._cells.release()
-    made.board._map.close()
+    faultcase.close_board(made.board)
 
 
 def test_two_reloads_at_once_come_one_after_the_other(scene: Scene) -> None:
