@@ -5,6 +5,7 @@ rings, refused. They lose some of their own responses, so that both sides repeat
 by captures on the backends' side (`proof`).
 """
 
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -173,12 +174,7 @@ class CallArena(Arena):
             self.callees.append((kind, started))
 
     def wait_backend(self, node: Node) -> None:
-        log = self.dir / f"{node.role}.log"
-        deadline = time.monotonic() + 10
-        while "listening on" not in log.read_text():
-            if time.monotonic() > deadline:
-                raise LabError(f"tcpdump does not listen. {tail(log)}")
-            time.sleep(0.02)
+        wait_listening(self._processes[node.role], self.dir / f"{node.role}.log")
 
     def _manner(self, *, late_ms: int = 0, hold_ms: int = 0) -> Manner:
         linger_ms = round(self.options.linger * 1000)
@@ -239,6 +235,15 @@ def tcpdump(file: Path, *more: str) -> list[str]:
     """
     words = ["-i", "eth0", "-n", "-B", "32768", "-w", "-", *more]
     return ["sh", "-c", 'exec tcpdump "$@" >"$0"', str(file), *words]
+
+
+def wait_listening(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until that tcpdump takes packets. LabError with its last words if it does not."""
+    deadline = time.monotonic() + 10
+    while "listening on" not in log.read_text():
+        if time.monotonic() > deadline or process.poll() is not None:
+            raise LabError(f"tcpdump does not listen. {tail(log)}")
+        time.sleep(0.02)
 
 
 def plan_events(options: Options) -> list[type[Scenario]]:

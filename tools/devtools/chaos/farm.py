@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from devtools.chaos.arena import PORT, Arena
-from devtools.chaos.calls import NO_END, statistics, tcpdump
+from devtools.chaos.calls import NO_END, statistics, tcpdump, wait_listening
 from devtools.chaos.counted import CountedArena
 from nfqlb.errors import NotRunning
 from nfqlb.gateway.host import procfs
@@ -140,11 +140,7 @@ class FarmArena(CountedArena):
         log = self.dir / f"{name}.tcpdump"
         process = namespaces.spawn(self.plan.namespace(node.role), argv, log)
         self._processes[f"capture {name}"] = process
-        deadline = time.monotonic() + 10
-        while "listening on" not in log.read_text():
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise LabError(f"tcpdump does not listen. {tail(log)}")
-            time.sleep(0.02)
+        wait_listening(process, log)
 
     def capture(self, name: str) -> Path:
         """The file of what reached a backend, or `callers`."""
