@@ -284,7 +284,7 @@ class BackendsManager:
     def override(self, word: str, name: str, seconds: float | None) -> tuple[list[Place], str]:
         """Do what an operator wants: "drain", "disable", "enable". Whom it concerns, and a warning or nothing.
 
-        `name` is that of a backend, or pool/backend where several have it. Raises Unknown.
+        `name` is that of a backend, or pool/backend where several have it. Raises UnknownBackend.
         """
         places, now = self._find(name), time.time()
         state = WORDS.get(word)

@@ -19,7 +19,7 @@ class UnknownBackend(NfqlbError):
 
 
 def find(name: str, places: list[Place]) -> list[Place]:
-    """The one of `places` that an operator means by `BACKEND` or `POOL/BACKEND`. Raises Unknown."""
+    """The one of `places` that an operator means by `BACKEND` or `POOL/BACKEND`. Raises UnknownBackend."""
     pool, slash, backend = name.rpartition("/")
     found = [place for place in places if place[1] == backend and (not slash or place[0] == pool)]
     if len(found) == 1:
@@ -32,7 +32,7 @@ def find(name: str, places: list[Place]) -> list[Place]:
 
 
 def override_of(request: dict[str, Any]) -> tuple[str, float | None]:
-    """Whom, and for how many seconds. Raises Unknown."""
+    """Whom, and for how many seconds. Raises UnknownBackend."""
     name, seconds = request.get("backend"), request.get("for")
     if not isinstance(name, str):
         raise UnknownBackend('Say which backend: {"do": "drain", "backend": "reg1"}.')

@@ -130,8 +130,10 @@ class BackendStatuses:
     def next_change(self, now: float) -> float:
         """When a standing changes without anybody saying anything; inf for never."""
         times = [override.until for override in self.overrides.values() if override.until is not None]
-        for place, record in self._records.items():
-            times.append(warmup.next_step(record.warm_from, self._warmups.get(place, 0.0), now))
+        times += [
+            warmup.next_step(record.warm_from, self._warmups.get(place, 0.0), now)
+            for place, record in self._records.items()
+        ]
         return min(times, default=float("inf"))
 
 

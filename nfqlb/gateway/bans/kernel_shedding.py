@@ -53,7 +53,7 @@ class KernelShedding:
             return
         self._seconds, self._until = seconds, now + seconds
         logger.warning(
-            "overload: all workers are overloaded; for %d s the kernel drops seven in eight new requests, "
+            "overload: all workers have more than they can do; for %d s the kernel drops seven in eight new requests, "
             "and calls go on",
             seconds,
             extra=about(seconds=seconds),

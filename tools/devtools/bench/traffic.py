@@ -187,7 +187,7 @@ JUNK = (
     ("keepalive", "\r\n\r\n"),
     ("stun", "\x00\x01\x00\x00\x21\x12\xa4\x42" + "0123456789ab"),
 )
-"""Non-SIP bytes message at all."""
+"""Bytes that are not a SIP message at all."""
 
 STRAY = (
     "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP 203.0.113.5;branch=z9hG4bKnfq0123456789abcdef.01234567\r\n"
